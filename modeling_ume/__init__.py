@@ -1,0 +1,28 @@
+"""Everything of UME that travels with a checkpoint: config, encoders, fusion heads, model, processor, pipeline."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor
+
+from .configuration_ume import UMEConfig
+from .fusion_ume import FUSIONS, FusionHead, FusionOutput, Stream
+from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
+from .pipeline_ume import UMEVQAPipeline
+from .processing_ume import UMEProcessor
+
+
+# Where this package is imported, UME checkpoints load through the Auto classes without remote code.
+AutoConfig.register("ume", UMEConfig, exist_ok=True)
+AutoModel.register(UMEConfig, UMEModel, exist_ok=True)
+AutoModelForVisualQuestionAnswering.register(UMEConfig, UMEForVisualQuestionAnswering, exist_ok=True)
+AutoProcessor.register(UMEConfig, UMEProcessor, exist_ok=True)
+
+__all__ = [
+    "FUSIONS",
+    "FusionHead",
+    "FusionOutput",
+    "Stream",
+    "UMEConfig",
+    "UMEForVisualQuestionAnswering",
+    "UMEModel",
+    "UMEProcessor",
+    "UMEVQAPipeline",
+]

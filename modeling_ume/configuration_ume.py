@@ -1,0 +1,193 @@
+"""What a UME model is made of: two encoder configs, the fusion head between them, and the answers it can give.
+
+`UMEConfig` travels with every checkpoint, so this file imports nothing but transformers and its siblings.
+"""
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .fusion_ume import FUSIONS
+
+
+POOLINGS = ("auto", "cls", "mean", "pooler", "last")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+
+
+class UMEConfig(PretrainedConfig):
+    r"""
+    Configuration of [`UMEModel`] and [`UMEForVisualQuestionAnswering`].
+
+    Args:
+        text_config (`PretrainedConfig` or `dict`, *optional*, defaults to `BertConfig()`):
+            Config of the question encoder: any that `AutoModel` knows. Of a dual config such as CLIP's, its
+            `text_config` is taken.
+        vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to `ViTConfig()`):
+            Config of the image encoder. Of a dual config, its `vision_config` is taken.
+        fusion (`str`, *optional*, defaults to `"ume"`):
+            Name of the fusion head, a key of `FUSIONS`.
+        fusion_hidden_size (`int`, *optional*, defaults to 512):
+            Common width D to which a head brings every modality, and width of what it returns.
+        fusion_num_heads (`int`, *optional*):
+            Attention heads of the heads that attend, several pair weightings for `ume`, glimpses for `ban`. `None` takes
+            the head's own default (`FUSIONS[fusion].default_num_heads`).
+        fusion_num_layers (`int`, *optional*, defaults to 1):
+            Layers (blocks) of the heads that have layers.
+        fusion_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout inside the head, on the projected vectors and in its blocks.
+        classifier_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout on the fused vector before the classifier.
+        text_pooling, vision_pooling (`str`, *optional*, defaults to `"auto"`):
+            What summarises a modality in one vector: `"cls"` (first token), `"mean"` (over real content tokens),
+            `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder gives.
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
+            `"single_label_classification"` (cross-entropy) or `"multi_label_classification"` (binary cross-entropy on
+            soft answer scores).
+        id2label (`dict[int, str]`, *optional*): The answers. `num_labels=n` gives n unnamed ones.
+
+    Raises:
+        ValueError: for an unknown name, an impossible size or fields that contradict each other; the message names the
+            field, the value and what is allowed.
+
+    Example:
+
+    ```python
+    >>> from transformers import BertConfig, ViTConfig
+    >>> from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering
+
+    >>> config = UMEConfig.from_encoder_configs(BertConfig(), ViTConfig(), fusion="ume", num_labels=3129)
+    >>> model = UMEForVisualQuestionAnswering(config)
+    ```"""
+
+    model_type = "ume"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (read by transformers)
+    # In evaluation the Trainer gathers every output that is not listed here: only the logits are wanted.
+    keys_to_ignore_at_inference = ("fused", "fusion_weights")
+
+    def __init__(
+        self,
+        text_config=None,
+        vision_config=None,
+        fusion="ume",
+        fusion_hidden_size=512,
+        fusion_num_heads=None,
+        fusion_num_layers=1,
+        fusion_dropout=0.1,
+        classifier_dropout=0.1,
+        text_pooling="auto",
+        vision_pooling="auto",
+        initializer_range=0.02,
+        problem_type="single_label_classification",
+        **kwargs,
+    ):
+        self.text_config = _encoder_config("text_config", text_config, default="bert")
+        self.vision_config = _encoder_config("vision_config", vision_config, default="vit")
+        self.fusion = fusion
+        self.fusion_hidden_size = fusion_hidden_size
+        self.fusion_num_heads = fusion_num_heads
+        self.fusion_num_layers = fusion_num_layers
+        self.fusion_dropout = fusion_dropout
+        self.classifier_dropout = classifier_dropout
+        self.text_pooling = text_pooling
+        self.vision_pooling = vision_pooling
+        self.initializer_range = initializer_range
+        self._check_labels(kwargs)
+        super().__init__(problem_type=problem_type, **kwargs)
+        # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.
+        self.auto_map = {
+            "AutoConfig": "configuration_ume.UMEConfig",
+            "AutoModel": "modeling_ume.UMEModel",
+            "AutoModelForVisualQuestionAnswering": "modeling_ume.UMEForVisualQuestionAnswering",
+        }
+        self.custom_pipelines = {
+            "visual-question-answering": {
+                "impl": "pipeline_ume.UMEVQAPipeline",
+                "pt": ["AutoModelForVisualQuestionAnswering"],
+            }
+        }
+        self._check()
+
+    @classmethod
+    def from_encoder_configs(cls, text_config, vision_config, **kwargs):
+        r"""
+        Args:
+            text_config (`PretrainedConfig`): config of any text `AutoModel`, or of a dual one (its text half is taken).
+            vision_config (`PretrainedConfig`): config of any image `AutoModel`, or of a dual one.
+            kwargs: every other field of [`UMEConfig`].
+
+        Returns:
+            `UMEConfig`, which holds copies of both configs.
+        """
+        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
+
+    @staticmethod
+    def _check_labels(kwargs):
+        id2label, label2id, num_labels = (kwargs.get(name) for name in ("id2label", "label2id", "num_labels"))
+        if id2label is None:
+            if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 2):
+                raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
+            return
+        if sorted(int(key) for key in id2label) != list(range(len(id2label))):
+            raise ValueError(
+                f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
+                "from 0 without gaps."
+            )
+        if len(set(id2label.values())) != len(id2label):
+            raise ValueError("id2label gives the same answer to several ids: every answer must appear once.")
+        if len(id2label) < 2:
+            raise ValueError(f"id2label={id2label!r}: a model that chooses an answer needs two or more.")
+        if num_labels is not None and num_labels != len(id2label):
+            raise ValueError(f"num_labels={num_labels} contradicts id2label, which has {len(id2label)} answers.")
+        if label2id is None:
+            kwargs["label2id"] = {label: int(key) for key, label in id2label.items()}
+        elif {int(key): label for key, label in id2label.items()} != {int(v): k for k, v in label2id.items()}:
+            raise ValueError("label2id contradicts id2label: give one of them, the other follows.")
+
+    def _check(self):
+        def one_of(field, allowed):
+            value = getattr(self, field)
+            if value not in allowed:
+                raise ValueError(f"{field}={value!r} is not known: choose one of {', '.join(allowed)}.")
+
+        def at_least_one(field):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field}={value!r} is impossible: it must be a whole number of 1 or more.")
+
+        one_of("fusion", sorted(FUSIONS))
+        one_of("text_pooling", POOLINGS)
+        one_of("vision_pooling", POOLINGS)
+        one_of("problem_type", PROBLEM_TYPES)
+        at_least_one("fusion_hidden_size")
+        at_least_one("fusion_num_layers")
+        if self.fusion_num_heads is not None:
+            at_least_one("fusion_num_heads")
+        for field in ("fusion_dropout", "classifier_dropout"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")
+        FUSIONS[self.fusion].check_config(self)
+
+
+def _encoder_config(field, value, default):
+    """Returns the encoder's config object for what the user gave: a config, its dict, a dual config, or None."""
+    if value is None:
+        return AutoConfig.for_model(default)
+    if isinstance(value, dict):
+        value = dict(value)
+        model_type = value.pop("model_type", None)
+        if model_type is None:
+            raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
+        value = AutoConfig.for_model(model_type, **value)
+    elif not isinstance(value, PretrainedConfig):
+        raise ValueError(f"{field} is a {type(value).__name__}: give a transformers config or its dict.")
+    # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.
+    value = getattr(value, field, value)
+    is_text = hasattr(value, "vocab_size")
+    is_image = any(hasattr(value, name) for name in ("image_size", "num_channels", "patch_size"))
+    if field == "text_config" and is_image and not is_text:
+        raise ValueError(f"text_config is of the image encoder {value.model_type!r}: were the two configs swapped?")
+    if field == "vision_config" and is_text and not is_image:
+        raise ValueError(f"vision_config is of the text encoder {value.model_type!r}: were the two configs swapped?")
+    return value
+
+
+UMEConfig.register_for_auto_class()

@@ -1,0 +1,334 @@
+"""From a picture and a question to what the model reads, and from its logits back to answers in words.
+
+`UMEProcessor` pairs any tokenizer with any image processor and keeps the answers, so a saved folder is complete.
+"""
+
+import io
+import os
+import urllib.request
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_utils import is_valid_image
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+# Vocabulary files of SentencePiece, which transformers reads only when that package is installed.
+SENTENCEPIECE_FILES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES,
+)  # fmt: skip
+# A tokenizer that knows no limit says so with a huge `model_max_length` (1e30).
+UNLIMITED = 1_000_000
+DOWNLOAD_SECONDS = 60
+
+
+def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
+    """
+    Reads one image as the models see all of them: upright 8-bit RGB, as a viewer shows it on a white page.
+
+    EXIF orientation is applied, what is transparent becomes white, 16-bit greys are scaled to 8 bits.
+
+    Args:
+        image (`PIL.Image.Image`, `str` or `os.PathLike`): an image, a local path, an http(s) or a `data:image/` URL.
+
+    Returns:
+        `PIL.Image.Image` of mode RGB.
+
+    Raises:
+        ValueError: if there is no such file or address, if it is not an image that can be read to its end, or if its
+            pixels are floating-point values, whose white is not known.
+    """
+    name = "The image"
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            path = os.fspath(image)
+            name = f"The image {path[:200]!r}"
+            if path.startswith(("http://", "https://", "data:image/")):
+                # Not by `load_image`, which drops the alpha channel: the same file by its path would look different.
+                request = urllib.request.Request(path, headers={"User-Agent": "Mozilla/5.0 (ume)"})
+                with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+                    image = Image.open(io.BytesIO(response.read()))
+            elif os.path.isfile(path):
+                with Image.open(path) as opened:
+                    return _to_rgb(opened)
+            else:
+                raise FileNotFoundError("there is no such file; check the path")
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"it is a {type(image).__name__}; give a PIL image, a path or a URL")
+        return _to_rgb(image)
+    except Exception as error:  # a decoder raises whatever it likes for a broken file: SyntaxError, struct.error, …
+        raise ValueError(f"{name} cannot be read: {error}.") from error
+
+
+def _to_rgb(image):
+    if image.mode == "F":
+        raise TypeError("its pixels are floating-point values; save it with 8 bits a channel")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16 bits, which PIL would clip to white: 65535 / 257 = 255.
+        image = image.convert("I").point(lambda grey: grey * (1 / 257) + 0.5).convert("L")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _is_array(image):
+    return is_valid_image(image) and not isinstance(image, Image.Image)
+
+
+def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: str, top_k: int) -> list[list[dict]]:
+    """
+    The best answers of each row and their probabilities.
+
+    Args:
+        logits (`torch.Tensor` of shape [B, C]): what the classifier gives, any float type.
+        id2label (`dict[int, str]`): the C answers.
+        problem_type (`str`): `"single_label_classification"` (softmax: the scores of all C answers sum to 1) or
+            `"multi_label_classification"` (sigmoid: each answer has its own score).
+        top_k (`int`): answers a row, 1 … C.
+
+    Returns:
+        `list[list[dict]]`: B lists of top_k `{"answer": str, "score": float}`, the best first.
+
+    Raises:
+        ValueError: if the logits do not have one column an answer, or top_k is not in 1 … C.
+    """
+    if logits.ndim != 2 or logits.shape[1] != len(id2label):
+        raise ValueError(
+            f"Logits of shape {list(logits.shape)} do not fit {len(id2label)} answers: the shape must be "
+            f"[rows, {len(id2label)}], one column an answer. Do the model and id2label belong together?"
+        )
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= len(id2label):
+        raise ValueError(
+            f"top_k={top_k!r} is impossible: choose a whole number from 1 to {len(id2label)}, the number of answers."
+        )
+    logits = logits.detach().float()
+    scores = logits.softmax(-1) if problem_type == "single_label_classification" else logits.sigmoid()  # [B, C]
+    scores, ids = scores.topk(top_k, dim=-1)  # [B, top_k] each
+    return [
+        [{"answer": id2label[i], "score": score} for i, score in zip(row_ids, row_scores, strict=True)]
+        for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+class UMEProcessor(ProcessorMixin):
+    r"""
+    Turns images and questions into model inputs, and logits into answers.
+
+    Args:
+        image_processor (`BaseImageProcessor`): the one that belongs to the image encoder.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The one that belongs to the question encoder. One without a padding token (GPT-2, LLaMA) pads with its
+            end-of-sequence token from then on; the attention mask hides the padding either way.
+        id2label (`dict[int, str]`, *optional*): the answers, numbered from 0. Needed for `decode_answers` only.
+        problem_type (`str`, *optional*):
+            `"single_label_classification"` or `"multi_label_classification"`, as in [`UMEConfig`]; `None` means the
+            first, which is the config's default too.
+
+    Raises:
+        ValueError: if the tokenizer cannot pad, the ids of the answers have gaps or the problem type is unknown.
+
+    Example:
+
+    ```python
+    >>> processor = UMEProcessor.from_encoders_pretrained("bert-base-uncased", "google/vit-base-patch16-224")
+    >>> inputs = processor(images="street.jpg", text="What colour is the bus?")
+    >>> logits = model(**inputs).logits
+    >>> processor.decode_answers(logits, top_k=3)
+    ```"""
+
+    def __init__(
+        self, image_processor, tokenizer, id2label: dict[int, str] | None = None, problem_type: str | None = None
+    ):
+        super().__init__(image_processor, tokenizer)
+        if problem_type is None:
+            problem_type = PROBLEM_TYPES[0]
+        if problem_type not in PROBLEM_TYPES:
+            raise ValueError(f"problem_type={problem_type!r} is not known: choose one of {', '.join(PROBLEM_TYPES)}.")
+        if id2label is not None:
+            id2label = {int(key): answer for key, answer in id2label.items()}  # JSON has made the ids strings
+            if sorted(id2label) != list(range(len(id2label))):
+                raise ValueError(
+                    f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the "
+                    "answers from 0 without gaps."
+                )
+        if tokenizer.pad_token is None:
+            # Decoder-only models were trained on single long texts and never had to pad. Which token fills the gap
+            # does not matter, as the mask hides it; it has to be one that the embedding table knows.
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    f"The tokenizer ({type(tokenizer).__name__}) has neither a padding nor an end-of-sequence token, "
+                    "so questions of different lengths cannot share a batch: set `tokenizer.pad_token` first."
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        self.id2label = id2label
+        self.problem_type = problem_type
+
+    @classmethod
+    def from_encoders_pretrained(
+        cls,
+        text_name: str | os.PathLike,
+        vision_name: str | os.PathLike,
+        id2label: dict[int, str] | None = None,
+        problem_type: str | None = None,
+        image_size: int | None = None,
+    ) -> "UMEProcessor":
+        r"""
+        The processor that fits two pretrained encoders.
+
+        Args:
+            text_name (`str`): Hub name or folder with the question encoder's tokenizer.
+            vision_name (`str`): Hub name or folder with the image encoder's image processor.
+            id2label, problem_type: as in [`UMEProcessor`].
+            image_size (`int`, *optional*):
+                Height and width in pixels of the images that the model gets, instead of what the image processor says.
+
+        Raises:
+            ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing.
+        """
+        tokenizer = _load_tokenizer(str(text_name))
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(vision_name)
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"No image processor can be loaded from {str(vision_name)!r}: a folder needs its "
+                f"preprocessor_config.json, a Hub repository must be one of an image model ({error})"
+            ) from error
+        if image_size is not None:
+            image_processor = _with_image_size(image_processor, image_size)
+        return cls(image_processor, tokenizer, id2label=id2label, problem_type=problem_type)
+
+    def __call__(
+        self,
+        images=None,
+        text: str | list[str] | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        truncation: bool | str = True,
+        max_length: int | None = None,
+        text_kwargs: dict | None = None,
+        images_kwargs: dict | None = None,
+    ) -> BatchFeature:
+        r"""
+        Args:
+            images (image or list of images, *optional*):
+                U images. PIL images, paths and URLs are brought to upright RGB first; arrays and tensors go to the
+                image processor as they are.
+            text (`str` or `list[str]`, *optional*):
+                B questions. U and B may differ: the model's `image_index` says which question looks at which image.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
+            padding, truncation, max_length:
+                As in any tokenizer, but on by default: to the longest question, and to `max_length` or else the
+                tokenizer's `model_max_length`, if it knows one.
+            text_kwargs, images_kwargs (`dict`, *optional*): passed on to the tokenizer and to the image processor.
+
+        Returns:
+            `BatchFeature` with `input_ids` [B, L], `attention_mask` [B, L], `token_type_ids` [B, L] if the tokenizer
+            makes them, and `pixel_values` [U, 3, H, W]; only those of the modality that was given.
+
+        Raises:
+            ValueError: if neither images nor text are given, or if one of them cannot be read.
+        """
+        if images is None and text is None:
+            raise ValueError("There is nothing to process: give images, text or both.")
+        batch = {}
+        if text is not None:
+            questions = [text] if isinstance(text, str) else text
+            if not isinstance(questions, (list, tuple)) or not questions:
+                raise ValueError(f"text must be a question or a list of questions that is not empty, not {text!r}.")
+            for question in questions:
+                if not isinstance(question, str):
+                    raise ValueError(f"A question must be a string, not {question!r} ({type(question).__name__}).")
+            if truncation is True and max_length is None:
+                limit = self.tokenizer.model_max_length
+                # Without a limit there is nothing to cut to, and tokenizers warn when they are asked to.
+                max_length, truncation = (limit, True) if limit < UNLIMITED else (None, False)
+            batch.update(
+                self.tokenizer(
+                    list(questions),
+                    padding=padding,
+                    truncation=truncation,
+                    max_length=max_length,
+                    return_tensors=return_tensors,
+                    **(text_kwargs or {}),
+                )
+            )
+        if images is not None:
+            images = list(images) if isinstance(images, (list, tuple)) else [images]
+            if not images:
+                raise ValueError("images is an empty list: give at least one image, or None for text alone.")
+            images = [image if _is_array(image) else read_image(image) for image in images]
+            batch.update(self.image_processor(images, return_tensors=return_tensors, **(images_kwargs or {})))
+        return BatchFeature(batch)
+
+    def decode_answers(self, logits: torch.Tensor, top_k: int = 1) -> list[list[dict]]:
+        r"""
+        Args:
+            logits (`torch.Tensor` of shape [B, C]): the model's logits.
+            top_k (`int`, *optional*, defaults to 1): answers a row, 1 … C.
+
+        Returns:
+            `list[list[dict]]`: B lists of top_k `{"answer": str, "score": float}`, the best first. Scores are
+            probabilities: a softmax over the answers, or a sigmoid of each for `"multi_label_classification"`.
+
+        Raises:
+            ValueError: if the processor does not know the answers, the logits do not fit them or top_k is not 1 … C.
+        """
+        if self.id2label is None:
+            raise ValueError(
+                "This processor does not know the answers: give it `id2label`, for instance "
+                "UMEProcessor(image_processor, tokenizer, id2label=model.config.id2label)."
+            )
+        return decode_logits(logits, self.id2label, self.problem_type, top_k)
+
+
+def _load_tokenizer(name):
+    if os.path.isdir(name):
+        files = os.listdir(name)
+        if not any(file in TOKENIZER_FILES for file in files):
+            raise ValueError(
+                f"The folder {name!r} has no tokenizer: it holds none of {', '.join(TOKENIZER_FILES)}. Save the "
+                "tokenizer there with `tokenizer.save_pretrained(folder)`."
+            )
+        needs_conversion = "tokenizer.json" not in files and any(file in SENTENCEPIECE_FILES for file in files)
+        # Without the packages transformers fails later, with a message about another one.
+        if needs_conversion and not (is_sentencepiece_available() and is_protobuf_available()):
+            raise ValueError(
+                f"The tokenizer in {name!r} is a SentencePiece file that has to be converted once: "
+                "`pip install sentencepiece protobuf` and try again. Saved again, it loads without them."
+            )
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"No tokenizer can be loaded from {name!r}. A SentencePiece one (DeBERTa-v3, ALBERT, XLM-R, T5) needs "
+            f"`pip install sentencepiece protobuf`; other than that: {error}"
+        ) from error
+
+
+def _with_image_size(image_processor, image_size):
+    """The same image processor, whose output is image_size × image_size; resize and crop keep their proportion."""
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+        raise ValueError(f"image_size={image_size!r} is impossible: it is a number of pixels, 1 or more.")
+    settings = image_processor.to_dict()
+    size = {edge: pixels for edge, pixels in dict(settings.get("size") or {}).items() if pixels}
+    if not size:
+        raise ValueError(
+            f"image_size={image_size} cannot be set: the image processor ({type(image_processor).__name__}) has no "
+            "`size` to change."
+        )
+    crop = settings.get("crop_size") if settings.get("do_center_crop") else None
+    if crop:
+        # A crop of 224 out of a resize to 256 becomes, for 112, a crop of 112 out of 128.
+        scale = image_size / crop["height"]
+        settings["size"] = {edge: round(pixels * scale) for edge, pixels in size.items()}
+        settings["crop_size"] = {"height": image_size, "width": image_size}
+    else:
+        settings["size"] = dict.fromkeys(size, image_size)
+    return type(image_processor).from_dict(settings)
+
+
+UMEProcessor.register_for_auto_class()

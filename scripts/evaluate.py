@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""Score a checkpoint on a data set, and write the results, and answers for the challenge server, as JSON.
+
+python scripts/evaluate.py runs/easy_vqa --source easy_vqa --baselines question_only image_only --out easy_vqa.json
+python scripts/evaluate.py runs/vqa --questions v2_Questions_Test.zip --images test2015 --challenge_file test.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+# Here lies an evaluate.py, which must not hide the package of that name: look here last.
+sys.path.append(sys.path.pop(0))
+
+from training_ume.data import load_vqa
+from training_ume.evaluation import BLIND, evaluate_checkpoint
+from training_ume.results import align, write_json
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a folder that scripts/train.py wrote, or a UME model on the Hub")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--source",
+        default="vqa_v2",
+        help="vqa_v2 (files in VQA v2's layout, the default), easy_vqa (the pip package), or the name of a Hub data "
+        "set or folder with VQAv2's columns",
+    )
+    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
+    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
+    data.add_argument("--annotations", help="annotations JSON; left out: answer the questions without scoring")
+    data.add_argument("--images", help="folder with the images")
+    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
+    data.add_argument("--name", help="configuration of a Hub data set")
+    data.add_argument(
+        "--skipped_log",
+        help="leave out questions that cannot be used (a missing image and the like) and list them in this file; "
+        "without it they are an error",
+    )
+    data.add_argument("--max_questions", type=int, help="only the first so many questions")
+    data.add_argument("--max_question_length", type=int, help="longest question in tokens; the rest is cut off")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", help="results JSON: scores, overall and per type of question and answer")
+    output.add_argument("--challenge_file", help="answers in the form that the VQA challenge server reads")
+    output.add_argument(
+        "--baselines", nargs="+", choices=BLIND, default=[], help="score this checkpoint without the other input, too"
+    )
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
+    speed.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    return parser.parse_args(argv)
+
+
+def evaluate(args: argparse.Namespace) -> dict:
+    split = args.split or ("test" if args.source == "easy_vqa" else "validation")
+    dataset = load_vqa(
+        args.source,
+        split=split,
+        questions=args.questions,
+        annotations=args.annotations,
+        images=args.images,
+        image_pattern=args.image_pattern,
+        name=args.name,
+        on_error="skip" if args.skipped_log else "raise",
+        skipped_log=args.skipped_log,
+    )
+    if args.max_questions is not None:
+        dataset = dataset.select(range(min(args.max_questions, len(dataset))))
+    results = evaluate_checkpoint(
+        args.model,
+        dataset,
+        baselines=args.baselines,
+        batch_size=args.batch_size,
+        max_question_length=args.max_question_length,
+        num_workers=args.num_workers,
+        challenge_file=args.challenge_file,
+    )
+    return {**results, "data": {key: value for key, value in vars(args).items() if key != "model"}}
+
+
+def score_table(results: dict) -> str:
+    rows = {"": results["scores"], **results["baselines"]}
+    kinds = sorted(results["scores"].get("per_answer_type", {}))
+    lines = [("", "VQA accuracy", "exact match", *kinds)]
+    for name, scores in rows.items():
+        per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
+        label = name.replace("_", " ") or Path(results["model"]).name
+        lines.append((label, f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", *per_type))
+    return align(lines)
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    try:
+        results = evaluate(args)
+        if args.out:
+            write_json(args.out, results)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{results['questions']:,} questions about {results['images']:,} images in {results['seconds']:.1f} s")
+    if "scores" in results:
+        print(score_table(results))
+    for path in (args.out, args.challenge_file):
+        if path:
+            print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

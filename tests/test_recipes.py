@@ -1,0 +1,120 @@
+"""Recipes: read from YAML, changed on the command line, wrong ones refused in sentences."""
+
+import re
+
+import pytest
+from vqa_files import write_tiny_recipe
+
+from configuration_ume import UMEConfig
+from training_ume.recipes import parse_recipe, shipped_recipes
+
+FILES = {"train_questions": "q.json", "train_annotations": "a.json", "train_images": "images"}
+PATHS = [f"--{part}_{name}={name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")]
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(**fields):
+        return str(write_tiny_recipe(tmp_path / "mine.yaml", FILES, **fields))
+
+    return write
+
+
+def test_the_command_line_overrides_every_kind_of_field(recipe_file):
+    recipe = parse_recipe(
+        [
+            recipe_file(),
+            "--fusion=concat",
+            "--learning_rate=2e-5",
+            "--seeds", "1", "2",
+            "--group_by_image=false",
+            "--vision_config", '{"model_type": "beit"}',
+            "--bf16", "false",
+            "--top_k_answers", "7",
+        ]
+    )  # fmt: skip
+    assert recipe.name == "mine"
+    assert recipe.model.fusion == "concat"
+    assert recipe.training.learning_rate == 2e-5
+    assert recipe.training.seeds == [1, 2]
+    assert recipe.data.group_by_image is False
+    assert recipe.model.vision_config == {"model_type": "beit"}
+    assert recipe.data.top_k_answers == 7
+
+
+def test_a_float_that_yaml_reads_as_a_string_is_a_float(recipe_file):
+    assert parse_recipe([recipe_file(learning_rate="2e-5")]).training.learning_rate == 2e-5
+
+
+def test_null_empties_a_field_of_the_recipe(recipe_file):
+    path = recipe_file(top_k_answers=5)
+    recipe = parse_recipe([path, "--top_k_answers", "null", "--min_answer_count", "9"])
+    assert recipe.data.top_k_answers is None
+    assert recipe.data.min_answer_count == 9
+
+
+def test_the_output_folder_follows_the_recipes_name(tmp_path):
+    path = write_tiny_recipe(tmp_path / "mine.yaml", FILES, output_dir=None)
+    assert parse_recipe([str(path)]).training.output_dir == "runs/mine"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"lerning_rate": 1.0}, "'lerning_rate' is not a field of a recipe. Did you mean learning_rate"),
+        ({"num_train_epochs": "many"}, "invalid float value: 'many'"),
+        ({"save_strategy": False}, "put quotes around it"),
+        ({"inputs": "sound"}, "invalid choice: 'sound'"),
+        ({"text_model": "bert"}, "text_model='bert' and text_config are both given"),
+        ({"text_config": None}, "Neither text_model nor text_config is given"),
+        ({"tokenizer": None}, "text_config needs a tokenizer"),
+        ({"image_size": None}, "vision_config needs image_size"),
+        ({"vision_config": {"hidden_size": 4}}, "vision_config has no `model_type`"),
+        ({"vision_config": None, "vision_model": "vit"}, "image_size contradicts vision_model='vit'"),
+        ({"top_k_answers": 3, "min_answer_count": 3}, "top_k_answers and min_answer_count are both given"),
+        ({"validation_fraction": None}, "There is nothing to validate on"),
+        ({"validation_fraction": 1.5}, "validation_fraction=1.5 is impossible"),
+        ({"train_images": None}, "source=vqa_v2 needs train_images"),
+        ({"lora_dropout": 0.1}, "need lora_r"),
+        ({"lora_r": 4, "freeze_text": True, "freeze_vision": True}, "LoRA would have nothing to adapt"),
+        ({"resume_from_checkpoint": True, "overwrite_output": True}, "contradict each other"),
+        ({"beside": ["concat", "concat"]}, "names the same run twice"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_in_a_sentence(recipe_file, fields, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        parse_recipe([recipe_file(**fields)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "The first argument is the recipe"),
+        (["nonsense"], "There is no recipe 'nonsense'"),
+        (["easy_vqa", "--learning_rat", "1"], "--learning_rat is not a field of a recipe. Did you mean learning_rate"),
+        (["easy_vqa", "stray"], "stray is not a field of a recipe"),
+        (["easy_vqa", "--seed", "x"], "invalid int value: 'x'"),
+        (["easy_vqa", "--text_config", "{oops"], "text_config is not valid JSON"),
+        (["easy_vqa", "--text_config", "[1]"], "text_config is JSON but no object"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_a_sentence(argv, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        parse_recipe(argv)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_parses_and_describes_a_possible_model(name):
+    files = {"daquar": PATHS[:3], "vqa_v2_deberta_v3_beit_ume": PATHS}.get(name, [])
+    recipe = parse_recipe([name, *files])
+    UMEConfig(fusion=recipe.model.fusion, fusion_hidden_size=recipe.model.fusion_hidden_size, num_labels=2)
+    assert recipe.training.output_dir == f"runs/{name}"
+
+
+def test_help_shows_the_recipes_own_values(recipe_file, capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe([recipe_file(fusion_hidden_size=48), "--help"])
+    text = capsys.readouterr().out
+    assert "--fusion_hidden_size FUSION_HIDDEN_SIZE" in text
+    assert "(default: 48)" in text
+    assert "fsdp" not in text  # TrainingArguments' rare fields work, but are not shown

@@ -1,0 +1,239 @@
+"""The scripts as a user meets them: what they print, what they refuse, and a kill -9 in the middle of training."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from vqa_files import write_tiny_recipe, write_vqa_files
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ["train", "evaluate", "ask"]
+
+
+def script(name):
+    """The script as a module; scripts move the first entry of sys.path back, which is undone."""
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location(f"ume_script_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny model that `scripts/train.py` trained: (its folder, the paths of its data)."""
+    folder = tmp_path_factory.mktemp("trained")
+    files = write_vqa_files(folder / "data")
+    recipe = write_tiny_recipe(folder / "tiny.yaml", files, num_train_epochs=1)
+    assert script("train").main([str(recipe)]) == 0
+    return folder / "run", files
+
+
+def data_options(files, annotations=True):
+    options = ["--questions", files["train_questions"], "--images", files["train_images"]]
+    return [*options, "--annotations", files["train_annotations"]] if annotations else options
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_docstring_is_two_runnable_commands(name):
+    commands = [line for line in script(name).__doc__.splitlines() if line.startswith("python ")]
+    assert len(commands) == 2
+    assert all(command.startswith(f"python scripts/{name}.py ") for command in commands)
+
+
+# Every script needs the cure; one of them is enough for the fast tests, as each takes seconds to import torch.
+@pytest.mark.parametrize("name", ["evaluate", *(pytest.param(n, marks=pytest.mark.slow) for n in ("train", "ask"))])
+def test_help_of_the_script_itself_works_beside_the_evaluate_package(name):
+    command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT / "tests", check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"python scripts/{name}.py" in done.stdout
+
+
+def test_a_folder_that_is_not_empty_is_refused_then_overwritten_and_other_files_stay(tmp_path, trained, capsys):
+    _, files = trained
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    (output / "checkpoint-999").mkdir()
+    recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=1))
+    assert script("train").main([recipe]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The output folder {output} is not empty.")
+    assert "--resume_from_checkpoint" in error
+    assert "--overwrite_output" in error
+    assert script("train").main([recipe, "--overwrite_output"]) == 0
+    assert (output / "notes.txt").read_text() == "mine"
+    assert not (output / "checkpoint-999").exists()
+
+
+def test_training_prints_the_ceiling_before_and_the_table_after(tmp_path, trained, capsys):
+    _, files = trained
+    recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=1))
+    assert script("train").main([recipe, "--beside", "concat"]) == 0
+    printed = capsys.readouterr().out
+    assert "no model can score above" in printed.split("Run 1 of 2")[0]
+    assert re.search(r"^ume +\d+\.\d\d", printed, re.MULTILINE)
+    assert re.search(r"^concat +\d+\.\d\d", printed, re.MULTILINE)
+
+
+def test_ctrl_c_says_where_the_checkpoint_is_and_how_to_go_on(tmp_path, trained, capsys, monkeypatch):
+    from training_ume.trainer import UMETrainer
+
+    _, files = trained
+    step, seen = UMETrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        seen.append(1)
+        if len(seen) > 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(UMETrainer, "training_step", training_step)
+    recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files))
+    assert script("train").main([recipe]) == 130
+    error = capsys.readouterr().err
+    assert f"The last checkpoint is {tmp_path / 'run' / 'checkpoint-5'}" in error
+    assert "--resume_from_checkpoint" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["nonsense"], "There is no recipe 'nonsense'"),
+        (["easy_vqa", "--fusoin", "x"], "Did you mean fusion"),
+        (["TINY", "--beside", "nonsense"], "beside names 'nonsense', which is unknown: choose from"),
+        (["TINY", "--beside", "ume"], "which the recipe trains anyway"),
+        (["TINY", "--fusion", "nonsense"], "fusion='nonsense' is not known"),
+        (["TINY", "--train_questions", "absent.json"], "absent.json"),
+        (["TINY", "--text_config", "null", "--tokenizer", "null", "--text_model", "./absent"], "'./absent'"),
+    ],
+)
+def test_what_train_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trained, capsys, argv, sentence):
+    recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", trained[1]))
+    assert script("train").main([recipe if a == "TINY" else a for a in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_evaluate_writes_scores_baselines_and_challenge_answers(tmp_path, trained, capsys):
+    model, files = trained
+    out, challenge = tmp_path / "results.json", tmp_path / "challenge.json"
+    options = ["--baselines", "question_only", "image_only", "--out", str(out), "--challenge_file", str(challenge)]
+    assert script("evaluate").main([str(model), *data_options(files), *options]) == 0
+    results = json.loads(out.read_text())
+    assert results["questions"] == 24
+    assert results["images"] == 8
+    assert results["scores"]["per_answer_type"].keys() == {"other", "yes/no"}
+    assert results["baselines"].keys() == {"question_only", "image_only"}
+    assert "question alone" in results["baselines"]["question_only"]["what"]
+    answers = json.loads(challenge.read_text())
+    assert [answer["question_id"] for answer in answers] == list(range(24))
+    assert "question only" in capsys.readouterr().out
+
+
+def test_evaluate_equals_the_score_of_the_training_run(tmp_path, trained):
+    model, files = trained
+    out = tmp_path / "results.json"
+    assert script("evaluate").main([str(model), *data_options(files), "--out", str(out), "--batch_size", "3"]) == 0
+    results = json.loads(out.read_text())
+    recorded = json.loads((model / "results.json").read_text())
+    assert recorded["scores"].keys() == results["scores"].keys()
+    assert results["coverage"]["questions"] == 1.0
+
+
+def test_questions_without_annotations_are_answered_and_not_scored(tmp_path, trained):
+    model, files = trained
+    out = tmp_path / "results.json"
+    assert script("evaluate").main([str(model), *data_options(files, annotations=False), "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert "scores" not in results
+    assert len(results["predictions"]) == 24
+
+
+def test_a_baseline_without_annotations_is_refused(trained, capsys):
+    model, files = trained
+    argv = [str(model), *data_options(files, annotations=False), "--baselines", "question_only"]
+    assert script("evaluate").main(argv) == 2
+    assert "leave --baselines out" in capsys.readouterr().err
+
+
+def test_ask_prints_answers_with_probabilities(trained, capsys):
+    model, files = trained
+    image = str(Path(files["train_images"]) / "image0.png")
+    assert script("ask").main([str(model), image, "what color is it?", "is it red?", "--top_k", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "what color is it?"
+    assert lines[3] == "is it red?"
+    assert all(re.fullmatch(r" +\d+\.\d%  \S.*", line) for line in (*lines[1:3], *lines[4:6]))
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "question", "sentence"),
+    [
+        ("absent", "IMAGE", "q", "There is no model 'absent'"),
+        ("EMPTY", "IMAGE", "q", "holds no model (it has no config.json)"),
+        ("OTHER", "IMAGE", "q", "is of type 'bert', not 'ume'"),
+        ("IMAGE", "IMAGE", "q", "is a file, not a model"),
+        ("MODEL", "absent.png", "q", "The image 'absent.png' cannot be read"),
+        ("MODEL", "TEXT", "q", "cannot be read"),
+        ("MODEL", "IMAGE", "", "A question is empty"),
+    ],
+)
+def test_what_ask_cannot_use_is_one_sentence_and_exit_code_2(
+    tmp_path, trained, capsys, model, image, question, sentence
+):
+    folder, files = trained
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "text.png").write_text("no image")
+    names = {
+        "MODEL": folder,
+        "IMAGE": Path(files["train_images"]) / "image0.png",
+        "EMPTY": tmp_path / "empty",
+        "OTHER": tmp_path / "other",
+        "TEXT": tmp_path / "text.png",
+    }
+    assert script("ask").main([str(names.get(model, model)), str(names.get(image, image)), question]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert sentence in error
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_with_resume_give_the_weights_of_an_uninterrupted_run(tmp_path):
+    files = write_vqa_files(tmp_path / "data", num_images=60)
+    recipe = write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=4)
+
+    def command(output, *more):
+        return [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe), "--output_dir", str(output), *more]
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(whole), env=environment, check=True, capture_output=True)
+    killed = subprocess.Popen(command(cut), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / "checkpoint-34" / "trainer_state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (cut / "results.json").exists()
+    resumed = subprocess.run(
+        command(cut, "--resume_from_checkpoint"), env=environment, check=True, capture_output=True, text=True
+    )
+    assert "Going on from" in resumed.stdout
+    first, second = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert all((first[name] == second[name]).all() for name in first)

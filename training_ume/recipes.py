@@ -1,0 +1,482 @@
+"""A recipe is a YAML file with the fields of three dataclasses: the model, the data, the training.
+
+`parse_recipe` reads one and lets the command line override every field. YAML values go through the same argument
+parser as the command line, so there is one set of types, one spelling and one kind of error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
+
+from configuration_ume import RECIPES
+
+
+@dataclass
+class ModelArguments:
+    """The two encoders and what joins them. Each encoder is either pretrained (a name) or new (a config)."""
+
+    _argument_group_name = "model"
+
+    text_model: str | None = field(
+        default=None, metadata={"help": "Pretrained question encoder: a Hub name or a folder."}
+    )
+    text_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the text model."})
+    text_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "New question encoder instead: its config as JSON with `model_type`; `vocab_size` follows "
+            "the tokenizer."
+        },
+    )
+    vision_model: str | None = field(
+        default=None, metadata={"help": "Pretrained image encoder: a Hub name or a folder."}
+    )
+    vision_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the vision model."})
+    vision_config: dict | str | None = field(
+        default=None, metadata={"help": "New image encoder instead: its config as JSON with `model_type`."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tokenizer: a Hub name or a folder, or `words` for a word-level one made from the training "
+            "questions. Left out, it is the text model's own."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side in pixels to which images are resized, for a new image encoder."}
+    )
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "Mean of each colour, for a new image encoder (left out: 0.5 each)."}
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Deviation of each colour, as above (left out: 0.5 each)."}
+    )
+    fusion: str = field(default="ume", metadata={"help": "Fusion head."})
+    fusion_hidden_size: int = field(
+        default=512, metadata={"help": "Common width D to which the head brings each modality."}
+    )
+    fusion_num_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads of the fusion head (left out: the head's own default)."}
+    )
+    fusion_num_layers: int = field(
+        default=1, metadata={"help": "Layers of the fusion head, for heads that have layers."}
+    )
+    fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
+    text_pooling: str = field(
+        default="auto", metadata={"help": "What summarises a question: auto, cls, mean, pooler or last."}
+    )
+    vision_pooling: str = field(
+        default="auto", metadata={"help": "What summarises an image: auto, cls, mean, pooler or last."}
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = field(
+        default="single_label_classification",
+        metadata={
+            "help": "single_label_classification: cross-entropy on the most common answer. "
+            "multi_label_classification: binary cross-entropy on the soft scores of all ten."
+        },
+    )
+    freeze_text: bool = field(default=False, metadata={"help": "Keep the question encoder as it is."})
+    freeze_vision: bool = field(default=False, metadata={"help": "Keep the image encoder as it is."})
+    lora_r: int = field(
+        default=0, metadata={"help": "Rank of LoRA on the encoders' linear layers; 0 trains without LoRA."}
+    )
+    lora_alpha: int | None = field(default=None, metadata={"help": "LoRA's scale (left out: twice the rank)."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before LoRA's matrices."})
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention of both encoders: eager, sdpa, flash_attention_2 … (left out: each encoder's own)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for part in ("text", "vision"):
+            name, config = f"{part}_model", f"{part}_config"
+            setattr(self, config, _json_dict(config, getattr(self, config)))
+            if getattr(self, name) is not None and getattr(self, config) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} and {config} are both given: an encoder is either pretrained or "
+                    f"new. Empty one of them (`--{name} null` or `--{config} null`)."
+                )
+            if getattr(self, name) is None and getattr(self, config) is None:
+                raise ValueError(
+                    f"Neither {name} nor {config} is given: name a pretrained encoder, or configure a new one."
+                )
+            if getattr(self, config) is not None and "model_type" not in getattr(self, config):
+                raise ValueError(f"{config} has no `model_type`: add the kind of encoder, for example bert or resnet.")
+            if getattr(self, f"{part}_revision") is not None and getattr(self, name) is None:
+                raise ValueError(f"{part}_revision is given without {name}: a new encoder has no revision.")
+        if self.text_config is not None and self.tokenizer is None:
+            raise ValueError(
+                "text_config needs a tokenizer: give `words` (made from the training questions), a Hub name or a "
+                "folder."
+            )
+        if self.text_model is not None and self.tokenizer is not None:
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r} contradicts text_model={self.text_model!r}, which brings its own "
+                "tokenizer: leave tokenizer out (`--tokenizer null`)."
+            )
+        if self.vision_config is not None and self.image_size is None:
+            raise ValueError("vision_config needs image_size: the side in pixels to which images are resized.")
+        if self.vision_model is not None:
+            for name in ("image_size", "image_mean", "image_std"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} contradicts vision_model={self.vision_model!r}, which brings its own image "
+                        f"processor: leave it out (`--{name} null`)."
+                    )
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
+        if self.lora_r and self.freeze_text and self.freeze_vision:
+            raise ValueError("lora_r is given while both encoders are frozen: LoRA would have nothing to adapt.")
+        if not self.lora_r and (self.lora_alpha is not None or self.lora_dropout):
+            raise ValueError("lora_alpha and lora_dropout need lora_r: give the rank, or leave them out.")
+
+
+@dataclass
+class DataArguments:
+    """Where questions, answers and images come from, and what of them is used."""
+
+    _argument_group_name = "data"
+
+    source: Literal["easy_vqa", "vqa_v2", "hub"] = field(
+        default="vqa_v2",
+        metadata={
+            "help": "easy_vqa: the pip package of that name. vqa_v2: files in VQA v2's layout. hub: a dataset with "
+            "VQAv2's columns."
+        },
+    )
+    train_questions: str | None = field(
+        default=None, metadata={"help": "Questions JSON (plain, .gz or inside the official .zip)."}
+    )
+    train_annotations: str | None = field(default=None, metadata={"help": "Annotations JSON with the answers."})
+    train_images: str | None = field(default=None, metadata={"help": "Folder with the images."})
+    train_image_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "File name of an image, for example COCO_train2014_{image_id:012d}.jpg (needs train_images)."
+        },
+    )
+    eval_questions: str | None = field(
+        default=None, metadata={"help": "Questions to validate on; or see validation_fraction."}
+    )
+    eval_annotations: str | None = field(default=None, metadata={"help": "Their answers."})
+    eval_images: str | None = field(default=None, metadata={"help": "Folder with their images."})
+    eval_image_pattern: str | None = field(default=None, metadata={"help": "File name of an image to validate on."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub dataset, or a folder that `datasets.load_dataset` reads."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
+    train_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of the Hub dataset to validate on."})
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Share of the training images, with all their questions, to hold out for validation."},
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for every training seed."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "A missing image and the like: raise stops, skip leaves the question out, counts and logs it."
+        },
+    )
+    top_k_answers: int | None = field(default=None, metadata={"help": "Keep the K most frequent answers …"})
+    min_answer_count: int | None = field(
+        default=None, metadata={"help": "… or those given to this many questions or more; neither: all."}
+    )
+    inputs: Literal["both", "question", "image"] = field(
+        default="both", metadata={"help": "What the model gets to see."}
+    )
+    max_question_length: int | None = field(
+        default=None, metadata={"help": "Longest question in tokens; the rest is cut off."}
+    )
+    group_by_image: bool = field(
+        default=True, metadata={"help": "Put questions about the same image into the same batch: it is encoded once."}
+    )
+    image_cache_mb: int = field(
+        default=0,
+        metadata={"help": "Keep processed images in memory up to this size; worth it where all fit (easy-VQA: 250)."},
+    )
+    max_train_questions: int | None = field(
+        default=None, metadata={"help": "Train on the first so many questions only, for a trial."}
+    )
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Validate on the first so many questions only."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.source == "vqa_v2":
+            # Blind training never opens an image, so it needs no folder.
+            needed = (
+                ["questions", "annotations"] if self.inputs == "question" else ["questions", "annotations", "images"]
+            )
+            for name in needed:
+                if getattr(self, f"train_{name}") is None:
+                    raise ValueError(f"source=vqa_v2 needs train_{name}: give the path as `--train_{name} PATH`.")
+            missing = [f"eval_{name}" for name in needed if getattr(self, f"eval_{name}") is None]
+            if self.validation_fraction is None and missing:
+                raise ValueError(
+                    f"There is nothing to validate on: give {', '.join(missing)}, or a validation_fraction of the "
+                    "training images to hold out."
+                )
+            if self.validation_fraction is not None and len(missing) < len(needed):
+                raise ValueError("validation_fraction and eval_* files are both given: validate on one of the two.")
+        if self.source == "hub" and self.dataset_name is None:
+            raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
+        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction} is impossible: it lies between 0 and 1.")
+        if self.top_k_answers is not None and self.min_answer_count is not None:
+            raise ValueError(
+                "top_k_answers and min_answer_count are both given: the vocabulary is cut by one of them. Empty the "
+                "other (`--top_k_answers null` or `--min_answer_count null`)."
+            )
+        for name in ("top_k_answers", "min_answer_count", "max_train_questions", "max_eval_questions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more, or leave it out.")
+
+
+@dataclass
+class UMETrainingArguments(TrainingArguments):
+    """HF's TrainingArguments with the defaults that a VQA run wants, and what UME adds."""
+
+    _argument_group_name = "training (every field of transformers.TrainingArguments works; these are the usual ones)"
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch or best."}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep; the best one is always kept."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the weights of the best checkpoint as the final model."}
+    )
+    metric_for_best_model: str | None = field(
+        default="eval_vqa_accuracy", metadata={"help": "What makes a checkpoint the best one."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Stays false: the collator needs the columns."}
+    )
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Stays labels."})
+    resume_from_checkpoint: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from the last whole checkpoint in output_dir; finished runs of a set are not run again."
+        },
+    )
+    overwrite_output: bool = field(
+        default=False, metadata={"help": "Delete what an earlier run of this script left in output_dir."}
+    )
+    fusion_learning_rate_multiplier: float = field(
+        default=1.0, metadata={"help": "Learning rate of the fusion head, as a multiple."}
+    )
+    classifier_learning_rate_multiplier: float = field(
+        default=1.0, metadata={"help": "Learning rate of the classifier, as a multiple."}
+    )
+    beside: list[str] | None = field(
+        default=None,
+        metadata={"help": "Train these on equal terms too: names of other fusion heads, question_only, image_only."},
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Train everything once for each of these seeds (instead of `seed`)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume_from_checkpoint and self.overwrite_output:
+            raise ValueError("resume_from_checkpoint and overwrite_output contradict each other: choose one.")
+        for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
+        for name in ("beside", "seeds"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names the same run twice: {' '.join(map(str, values))}.")
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # nothing to pin for, and torch warns at every epoch
+
+
+class Recipe(NamedTuple):
+    """What `parse_recipe` returns: the recipe's name and its three parts, with the command line's changes."""
+
+    name: str
+    model: ModelArguments
+    data: DataArguments
+    training: UMETrainingArguments
+
+
+# What --help shows of TrainingArguments, which has over a hundred fields.
+_SHOWN = {
+    "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
+    "max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "gradient_checkpointing", "seed", "eval_strategy",
+    "save_strategy", "save_steps",
+    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "logging_steps", "report_to",
+    "dataloader_num_workers", "use_cpu", "disable_tqdm", "push_to_hub", "resume_from_checkpoint", "overwrite_output",
+    "fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "beside", "seeds",
+}  # fmt: skip
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """One spelling for each option, and a default only where there is one."""
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        return f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}".strip()
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class _RecipeParser(HfArgumentParser):
+    def __init__(self, description: str | None = None):
+        super().__init__(
+            [ModelArguments, DataArguments, UMETrainingArguments],
+            description=description,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+            usage="%(prog)s RECIPE [--FIELD VALUE …]",
+        )
+        self.add_argument("recipe", help=f"A YAML file, or a shipped recipe: {', '.join(shipped_recipes())}.")
+        self.options = {}
+        for action in self._actions:
+            if not action.option_strings or action.dest == "help":
+                continue
+            if action.option_strings[0].startswith("--no_"):
+                action.help = SUPPRESS
+                continue
+            self.options[action.dest] = action
+            if action.default is None and action.type is not None:
+                action.type = _or_null(action.type)
+        shown = _SHOWN | set(ModelArguments.__dataclass_fields__) | set(DataArguments.__dataclass_fields__)
+        for name, action in self.options.items():
+            if name not in shown:
+                action.help = SUPPRESS
+
+    def error(self, message: str):
+        raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+    def nearest(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self.options, n=1, cutoff=0.5)
+        return f" Did you mean {close[0]}?" if close else " See --help for the fields there are."
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in configuration_ume/recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
+    """
+    Reads a recipe and the changes that the command line makes to it.
+
+    Args:
+        argv (`list[str]`): the recipe (a YAML file or the bare name of a shipped one), then `--field value` pairs. The
+            value `null` empties a field that may be empty; dicts are given as JSON.
+        description (`str`, *optional*): what `--help` says above the list of fields.
+
+    Returns:
+        `Recipe`, with `training.output_dir` set to `runs/<name>` where nobody set it.
+
+    Raises:
+        ValueError: for a recipe that is not there, an unknown field (the nearest one is named), a value of the wrong
+            type and fields that contradict each other.
+    """
+    parser = _RecipeParser(description)
+    if not argv or argv[0].startswith("-"):
+        if any(argument in ("-h", "--help") for argument in argv):
+            parser.parse_args(argv)  # prints the help and leaves
+        raise ValueError(f"The first argument is the recipe: a YAML file, or one of {', '.join(shipped_recipes())}.")
+    path = _recipe_path(argv[0])
+    values = _read_yaml(path)
+    parser.set_defaults(**_parse_yaml_values(parser, path, values))
+    # A file is written into one folder by default, so that `train.py RECIPE` alone is a complete command.
+    if parser.get_default("output_dir") is None:
+        parser.set_defaults(output_dir=f"runs/{path.stem}")
+    model, data, training, _, rest = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if rest:
+        name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
+        raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name)}")
+    return Recipe(path.stem, model, data, training)
+
+
+def _recipe_path(name: str) -> Path:
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"There is no recipe {name!r}: give a YAML file that exists, or one of {', '.join(shipped_recipes())}."
+        )
+    return path
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}: a recipe is a list of `field: value` lines.")
+    return values
+
+
+def _parse_yaml_values(parser: _RecipeParser, path: Path, values: dict) -> dict:
+    """YAML values as if they had been typed on the command line: `2e-5`, which YAML reads as a string, is a float."""
+    argv = [str(path)]
+    for name, value in values.items():
+        if name not in parser.options:
+            raise ValueError(f"{path}: {name!r} is not a field of a recipe.{parser.nearest(str(name))}")
+        action = parser.options[name]
+        if isinstance(value, bool) and getattr(action.type, "__wrapped__", action.type) is not string_to_bool:
+            raise ValueError(
+                f"{path}: {name} reads as {value}. YAML takes yes and no for truth values: put quotes around it."
+            )
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            argv.append(f"--{name}={json.dumps(value)}")
+        else:
+            argv.append(f"--{name}={'null' if value is None else value}")
+    try:
+        parsed = vars(parser.parse_args(argv))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return {name: parsed[name] for name in values}
+
+
+def _or_null(convert):
+    @functools.wraps(convert, updated=())
+    def converted(text: str):
+        return None if text == "null" else convert(text)
+
+    converted.__wrapped__ = convert
+    return converted
+
+
+def _json_dict(name: str, value: dict | str | None) -> dict | None:
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{name} is not valid JSON ({error}): write it as \'{{"model_type": "bert", …}}\'.'
+        ) from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f'{name} is JSON but no object: write it as \'{{"model_type": "bert", …}}\'.')
+    return parsed

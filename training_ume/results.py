@@ -1,0 +1,178 @@
+"""What a run leaves behind: JSON files written whole or not at all, the machine it ran on, and tables to read.
+
+Every number in a README or a model card comes from such a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "ume",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "evaluate",
+    "accelerate",
+    "peft",
+    "numpy",
+    "pillow",
+)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as JSON in one step: a reader sees the old file or the new one, also after a kill."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: str | Path) -> Any:
+    """
+    Reads a JSON file; None if there is none.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): delete it, or restore it from where it came."
+        ) from error
+
+
+def environment() -> dict:
+    """Versions, source revision and hardware of this process, for the record of a run."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    hardware = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count()}
+    hardware["torch_threads"] = torch.get_num_threads()
+    hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"versions": versions, "git_revision": _git_revision(), "hardware": hardware, "command": sys.argv}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    """The commit of the source tree, with `+changes` where files differ from it; None outside a git clone."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).parent.parent
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def comparison_rows(runs: Iterable[dict]) -> list[dict]:
+    """
+    Sums up the results of several runs: one row a name, over its seeds.
+
+    Args:
+        runs: the runs' results, each with `name`, `seed`, `scores`, `train_seconds`, `parameters`, `arguments`.
+
+    Returns:
+        `list[dict]` in the order of first appearance: `vqa_accuracy` and `exact_match`, each as `{"each", "mean",
+        "sd"}` (in percent; the sample standard deviation, None for a single seed), mean `train_seconds`, `parameters`.
+    """
+    by_name: dict[str, list[dict]] = {}
+    for run in runs:
+        by_name.setdefault(run["name"], []).append(run)
+    return [
+        {
+            "name": name,
+            "fusion": group[0]["arguments"]["model"]["fusion"],
+            "inputs": group[0]["arguments"]["data"]["inputs"],
+            "seeds": [run["seed"] for run in group],
+            "vqa_accuracy": _summary([run["scores"]["vqa_accuracy"] for run in group]),
+            "exact_match": _summary([run["scores"]["exact_match"] for run in group]),
+            "train_seconds": statistics.mean(run["train_seconds"] for run in group),
+            "parameters": group[0]["parameters"],
+        }
+        for name, group in by_name.items()
+    ]
+
+
+def _summary(values: list[float]) -> dict:
+    return {
+        "each": values,
+        "mean": statistics.mean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> str:
+    """The rows of `comparison_rows` and the scores of simple baselines as text, scores in percent."""
+    lines = [("", "VQA accuracy", "exact match", "seconds", "parameters (trained)")]
+    for name, scores in baselines.items():
+        lines.append((name.replace("_", " "), f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", "", ""))
+    for row in rows:
+        total, trained = row["parameters"]["total"], row["parameters"]["trainable"]
+        lines.append(
+            (
+                row["name"].replace("_", " "),
+                _score_text(row["vqa_accuracy"]),
+                _score_text(row["exact_match"]),
+                f"{row['train_seconds']:.0f}",
+                f"{total:,} ({trained:,})",
+            )
+        )
+    return align(lines)
+
+
+def _score_text(summary: dict) -> str:
+    if summary["sd"] is None:
+        return f"{summary['mean']:.2f}"
+    return f"{summary['mean']:.2f} ± {summary['sd']:.2f} ({len(summary['each'])} seeds)"
+
+
+def align(lines: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell: the first to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

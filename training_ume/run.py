@@ -1,0 +1,622 @@
+"""From a recipe to trained models and their results.
+
+`train_and_evaluate` runs a recipe, with other heads or blind models beside it and over several seeds, each run in a
+folder of its own. A run that was cut short goes on from its last whole checkpoint; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import dataclasses
+import platform
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    ViTImageProcessor,
+    set_seed,
+)
+
+from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.encoders_ume import load_encoder
+from training_ume.answers import AnswerVocabulary
+from training_ume.collator import VQACollator
+from training_ume.data import load_vqa, split_by_image
+from training_ume.evaluation import BLIND, first_line
+from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
+from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json
+from training_ume.trainer import (
+    UMETrainer,
+    in_image_order,
+    last_whole_checkpoint,
+    predict,
+    remove_broken,
+    score_answers,
+)
+
+# What `overwrite_output` deletes: names that runs write, so that a folder's other contents are left alone.
+RUN_FILES = re.compile(r"checkpoint-\d+|seed\d+|beside|adapter|base|results\.json|arguments\.json")
+# Numbers of glibc's mallopt, from its malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+# Arguments that change where and how a run is watched, not what it learns.
+NOT_COMPARED = {
+    "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
+    "run_name", "log_level", "logging_steps", "logging_strategy", "logging_first_step", "save_total_limit",
+    "dataloader_num_workers", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
+    "do_eval",
+}  # fmt: skip
+
+
+@dataclass
+class VQAData:
+    """What all runs of a recipe share: rows to train and validate on, the answers, and what was counted on the way."""
+
+    train: Dataset
+    validation: Dataset
+    vocabulary: AnswerVocabulary
+    summary: dict
+    baselines: dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its name in the table, its head, what it sees, its seed and its folder."""
+
+    name: str
+    fusion: str
+    inputs: str
+    seed: int
+    folder: Path
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def train_and_evaluate(recipe: Recipe) -> dict:
+    """
+    Trains what a recipe says, scores it and writes everything into `recipe.training.output_dir`.
+
+    Each run's folder holds the best model with its processor, its checkpoints, `arguments.json` and `results.json`;
+    the results of the output folder also have the `comparison` of all runs. LoRA runs hold the merged model,
+    `adapter` and the `base` that the adapter belongs to.
+
+    Returns:
+        `dict`: the results as written to `output_dir/results.json`.
+
+    Raises:
+        ValueError: when the output folder is not empty and neither resume nor overwrite was asked for, a resumed run
+            was started with other arguments, or the data or the model arguments are wrong.
+    """
+    runs = plan_runs(recipe)
+    output_dir = Path(recipe.training.output_dir)
+    writes = recipe.training.should_save
+    if writes:
+        check_output(recipe.training)
+    if recipe.training.device.type == "cpu":
+        keep_freed_memory()
+    data = load_data(recipe.data, log_dir=output_dir)
+    say(recipe.training, describe_data(data))
+    tokenizer = build_tokenizer(recipe.model, data.train)
+    if writes and recipe.training.overwrite_output:
+        clear_output(output_dir)  # not before the data is known to load
+    finished = []
+    for number, run in enumerate(runs, 1):
+        say(recipe.training, f"\nRun {number} of {len(runs)}: {run.name}, seed {run.seed} → {run.folder}")
+        finished.append(train_one(run, recipe, data, tokenizer))
+    results = summarise(recipe, runs, finished, data)
+    if writes:
+        write_json(output_dir / "results.json", results)
+    say(recipe.training, "\n" + comparison_table(results["comparison"], data.baselines))
+    return results
+
+
+def plan_runs(recipe: Recipe) -> list[Run]:
+    """The recipe's own model and those beside it, for each seed.
+
+    Raises:
+        ValueError: for a name that is neither a fusion head nor a blind model, or that the recipe trains anyway.
+    """
+    inputs, fusion = recipe.data.inputs, recipe.model.fusion
+    main = next((name for name, sees in BLIND.items() if sees == inputs), fusion)
+    variants = {main: (fusion, inputs)}
+    for name in recipe.training.beside or []:
+        if name in variants:
+            raise ValueError(f"beside names {name!r}, which the recipe trains anyway: leave it out.")
+        if name not in FUSIONS and name not in BLIND:
+            raise ValueError(f"beside names {name!r}, which is unknown: choose from {', '.join([*FUSIONS, *BLIND])}.")
+        if name in FUSIONS and inputs != "both":
+            raise ValueError(
+                f"beside names the head {name!r}, but the recipe's inputs={inputs!r} leave nothing to fuse."
+            )
+        variants[name] = (fusion, BLIND[name]) if name in BLIND else (name, inputs)
+    seeds = recipe.training.seeds or [recipe.training.seed]
+    output_dir = Path(recipe.training.output_dir)
+    runs = []
+    for name, (head, sees) in variants.items():
+        folder = output_dir if name == main else output_dir / "beside" / name
+        for seed in seeds:
+            runs.append(Run(name, head, sees, seed, folder / f"seed{seed}" if len(seeds) > 1 else folder))
+    return runs
+
+
+def check_output(training: UMETrainingArguments) -> None:
+    """Refuses an output folder that is not empty, unless told to resume or to overwrite."""
+    folder = Path(training.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={str(folder)!r} is a file: choose a folder.")
+    allowed = training.resume_from_checkpoint or training.overwrite_output
+    if folder.is_dir() and any(folder.iterdir()) and not allowed:
+        raise ValueError(
+            f"The output folder {folder} is not empty. Add --resume_from_checkpoint to go on with what was begun "
+            "there, --overwrite_output to start anew, or choose another --output_dir."
+        )
+
+
+def clear_output(folder: Path) -> None:
+    """Deletes what earlier runs left in the folder, and nothing else."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if RUN_FILES.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
+    """Trains one run to its end, from wherever it stands, and returns its results."""
+    training = copy.copy(recipe.training)
+    training.output_dir, training.seed = str(run.folder.absolute()), run.seed
+    arguments = run_arguments(run, recipe)
+    results = read_json(run.folder / "results.json")
+    check_same_arguments(run, arguments)
+    if results is not None and "scores" in results:
+        say(training, "It is finished; its results are taken as they are.")
+        return {key: value for key, value in results.items() if key != "comparison"}
+    if training.should_save:
+        write_json(run.folder / "arguments.json", arguments)
+    checkpoint, broken = last_whole_checkpoint(run.folder)
+    if broken and training.should_save:
+        names = ", ".join(path.name for path in broken)
+        say(training, f"{names} was being written when the run was cut short; it is deleted.")
+        remove_broken(broken)
+    if checkpoint is not None:
+        say(training, f"Going on from {checkpoint}.")
+
+    set_seed(run.seed)
+    model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
+    processor = build_processor(model_args, tokenizer, data.vocabulary)
+    model = build_model(model_args, processor)
+    parameters = count_parameters(model)
+    if model_args.lora_r:
+        base = run.folder.absolute() / "base"
+        if training.should_save:
+            model.save_pretrained(base)
+            processor.save_pretrained(base)
+        model = with_lora(model, model_args, base)
+    parameters["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    collator = build_collator(recipe.data, processor, data.vocabulary, model_args.problem_type, run.inputs)
+    trainer = UMETrainer(
+        model,
+        training,
+        data_collator=collator,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=processor,
+        group_by_image=recipe.data.group_by_image,
+    )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    final = save_final(trainer, processor, run.folder)
+    answers = predict(
+        final, collator, data.validation, training.per_device_eval_batch_size, training.dataloader_num_workers
+    )
+    history = trainer.state.log_history
+    results = {
+        "name": run.name,
+        "recipe": recipe.name,
+        "seed": run.seed,
+        "scores": score_answers(answers, data.validation),
+        "baselines": data.baselines,
+        "train_seconds": max((entry["seconds"] for entry in history if "seconds" in entry), default=0.0),
+        "epochs": epoch_table(history),
+        "parameters": parameters,
+        "data": data.summary,
+        "arguments": arguments,
+        "environment": environment(),
+    }
+    if training.should_save:
+        write_json(run.folder / "results.json", results)
+    return results
+
+
+def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UMEForVisualQuestionAnswering:
+    """Saves the best model (of a LoRA run: the adapter, then the merged model) and returns the UME model itself."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not isinstance(model, UMEForVisualQuestionAnswering):
+        if trainer.args.should_save:
+            model.save_pretrained(folder / "adapter")
+            processor.save_pretrained(folder / "adapter")
+        model = model.merge_and_unload()
+    if trainer.args.should_save:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return model
+
+
+def epoch_table(history: list[dict]) -> list[dict]:
+    """One entry an evaluation: epoch, step, seconds so far, the last training loss before it, and its scores."""
+    table, loss = [], None
+    for entry in history:
+        loss = entry.get("loss", loss)
+        if "eval_loss" in entry or "eval_vqa_accuracy" in entry:
+            scores = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
+            times = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+            scores = {key: value for key, value in scores.items() if key not in times}
+            table.append(
+                {
+                    "epoch": entry["epoch"],
+                    "step": entry["step"],
+                    "seconds": entry["seconds"],
+                    "evaluation_seconds": entry["eval_runtime"],
+                    "train_loss": loss,
+                    "validation_loss": scores.pop("loss", None),
+                    **scores,
+                }
+            )
+    return table
+
+
+def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQAData) -> dict:
+    """What goes into the output folder's results.json: its own run, if it holds one, and the comparison of all."""
+    own = next(
+        (
+            results
+            for run, results in zip(runs, finished, strict=True)
+            if run.folder == Path(recipe.training.output_dir)
+        ),
+        {
+            "recipe": recipe.name,
+            "baselines": data.baselines,
+            "data": data.summary,
+            "arguments": finished[0]["arguments"],
+            "environment": finished[0]["environment"],
+            "runs": [str(run.folder.relative_to(recipe.training.output_dir)) for run in runs],
+        },
+    )
+    return {**own, "comparison": comparison_rows(finished)}
+
+
+def run_arguments(run: Run, recipe: Recipe) -> dict:
+    """Everything that decides what a run learns; of TrainingArguments, what differs from the defaults."""
+    training = recipe.training.to_dict()
+    defaults = UMETrainingArguments(output_dir=recipe.training.output_dir).to_dict()
+    named = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay", "lr_scheduler_type"}
+    training = {
+        key: value
+        for key, value in training.items()
+        if key not in NOT_COMPARED and (key in named or value != defaults[key])
+    }
+    return {
+        "model": {**dataclasses.asdict(recipe.model), "fusion": run.fusion},
+        "data": {**dataclasses.asdict(recipe.data), "inputs": run.inputs},
+        "training": {**training, "seed": run.seed},
+    }
+
+
+def check_same_arguments(run: Run, arguments: dict) -> None:
+    """Raises ValueError when the folder holds a run with other arguments: resuming it would mix the two."""
+    before = read_json(run.folder / "arguments.json")
+    if before is None:
+        return
+    changes = [
+        f"{name} was {before[part].get(name)!r} and is {arguments[part].get(name)!r}"
+        for part in arguments
+        for name in sorted(arguments[part].keys() | before[part].keys())
+        if before[part].get(name) != arguments[part].get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"The run in {run.folder} was started with other arguments: {'; '.join(changes)}. Repeat the command "
+            "it was started with, or choose another --output_dir."
+        )
+
+
+def how_to_resume(recipe: Recipe) -> str:
+    """What to tell a user who interrupted the training: where the last checkpoint lies, and how to go on."""
+    folders = [run.folder for run in plan_runs(recipe)]
+    unfinished = [folder for folder in folders if "scores" not in (read_json(folder / "results.json") or {})]
+    checkpoint = last_whole_checkpoint(unfinished[0])[0] if unfinished and unfinished[0].is_dir() else None
+    where = f"The last checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint of this run yet."
+    return f"Interrupted. {where} To go on, repeat the command with --resume_from_checkpoint."
+
+
+def keep_freed_memory() -> None:
+    """
+    Lets this process keep the memory that tensors free, for training on a CPU under Linux.
+
+    glibc hands every block over 32 MB back to the system at once, which has to find and zero its pages anew at the
+    next step. For pair tensors of a few hundred MB that takes twice as long as the arithmetic itself.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+    mallopt(M_ARENA_MAX, 1)  # forward and backward run in different threads and shall share what is kept
+
+
+def say(training: UMETrainingArguments, text: str) -> None:
+    """Prints once, not once a process."""
+    if training.process_index == 0:
+        print(text, flush=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def load_data(args: DataArguments, log_dir: Path) -> VQAData:
+    """
+    Loads what to train and to validate on, the latter in image order, and chooses the answers.
+
+    Training questions whose most common answer is not among them are left out and counted: with cross-entropy they
+    teach nothing, and every model gets the same questions.
+    """
+    train = load_split(args, "train", log_dir)
+    if args.validation_fraction is not None:
+        train, validation = split_by_image(train, args.validation_fraction, args.split_seed)
+    else:
+        validation = load_split(args, "eval", log_dir)
+    train = first_rows(train, args.max_train_questions)
+    validation = first_rows(validation, args.max_eval_questions)
+    for name, part in (("train", train), ("validate", validation)):
+        if not all(part["answers"][:]):
+            raise ValueError(f"The questions to {name} on have no answers: give their annotations.")
+    vocabulary = AnswerVocabulary.from_answers(train["answers"][:], args.top_k_answers, args.min_answer_count)
+    coverage = {
+        "train": dataclasses.asdict(vocabulary.coverage(train["answers"][:])),
+        "validation": dataclasses.asdict(vocabulary.coverage(validation["answers"][:])),
+    }
+    known = [i for i, label in enumerate(vocabulary.hard_targets(train["answers"][:]).tolist()) if label != -100]
+    summary = {
+        "train_questions": len(known),
+        "train_questions_left_out": len(train) - len(known),
+        "train_images": len(set(train["image_id"][:])),
+        "validation_questions": len(validation),
+        "validation_images": len(set(validation["image_id"][:])),
+        "answers": len(vocabulary),
+        "coverage": coverage,
+    }
+    train = train.select(known)
+    validation = in_image_order(validation)[0]
+    return VQAData(train, validation, vocabulary, summary, score_baselines(train, validation, vocabulary))
+
+
+def load_split(args: DataArguments, part: str, log_dir: Path) -> Dataset:
+    """The rows of `part` (`"train"` or `"eval"`), as the data arguments describe them."""
+    common = {"on_error": args.on_error}
+    if args.on_error == "skip":
+        common["skipped_log"] = log_dir / f"skipped_{part}.tsv"
+    if args.source == "easy_vqa":
+        return load_vqa("easy_vqa", split="train" if part == "train" else "test", **common)
+    if args.source == "hub":
+        split = args.train_split if part == "train" else args.eval_split
+        images = args.train_images if part == "train" else args.eval_images
+        return load_vqa(args.dataset_name, name=args.dataset_config, split=split, images=images, **common)
+    names = ("questions", "annotations", "images", "image_pattern")
+    return load_vqa("vqa_v2", **{name: getattr(args, f"{part}_{name}") for name in names}, **common)
+
+
+def first_rows(dataset: Dataset, count: int | None) -> Dataset:
+    return dataset if count is None else dataset.select(range(min(count, len(dataset))))
+
+
+def score_baselines(train: Dataset, validation: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
+    """Scores without a model: always the commonest answer, and looking the question up among the training ones."""
+    labels = vocabulary.hard_targets(train["answers"][:]).tolist()
+    commonest = Counter(labels).most_common(1)[0][0]
+    by_question: dict[str, Counter] = {}
+    for question, label in zip(train["question"][:], labels, strict=True):
+        by_question.setdefault(plain(question), Counter())[label] += 1
+    table = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
+    looked_up = [table.get(plain(question), commonest) for question in validation["question"][:]]
+    return {
+        "most_common_answer": score_answers([vocabulary.id2label[commonest]] * len(validation), validation),
+        "question_lookup": score_answers([vocabulary.id2label[label] for label in looked_up], validation),
+    }
+
+
+def plain(question: str) -> str:
+    return " ".join(question.lower().split())
+
+
+def describe_data(data: VQAData) -> str:
+    """The lines printed before training: what there is, and what the vocabulary makes of it."""
+    summary = data.summary
+    left_out = summary["train_questions_left_out"]
+    lines = [
+        f"{summary['train_questions']:,} training questions about {summary['train_images']:,} images, "
+        f"{summary['validation_questions']:,} validation questions about {summary['validation_images']:,} images, "
+        f"{summary['answers']:,} answers.",
+    ]
+    if left_out:
+        lines.append(f"{left_out:,} training questions are left out: their answer is not among these.")
+    for part, numbers in summary["coverage"].items():
+        lines.append(
+            f"On the {part} questions the vocabulary holds {numbers['questions']:.2%} of the most common answers and "
+            f"{numbers['answers']:.2%} of all answers; no model can score above {100 * numbers['ceiling']:.2f}."
+        )
+    for name, scores in data.baselines.items():
+        lines.append(f"Without a model, {name.replace('_', ' ')}: {scores['vqa_accuracy']:.2f} VQA accuracy.")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------------------- model
+
+
+def build_tokenizer(args: ModelArguments, train: Dataset):
+    """The text model's tokenizer, the one that is named, or a word-level one made from the training questions."""
+    if args.tokenizer == "words":
+        return words_tokenizer(train["question"][:], args.text_config.get("max_position_embeddings"))
+    name, revision = (args.text_model, args.text_revision) if args.text_model else (args.tokenizer, None)
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"No tokenizer can be loaded from {name!r} ({first_line(error)}).") from error
+
+
+def words_tokenizer(questions: list[str], max_length: int | None = None) -> PreTrainedTokenizerFast:
+    """
+    A word-level tokenizer with every word of `questions`, in lower case; other words become [UNK].
+
+    Args:
+        max_length (`int`, *optional*): longest question in tokens, for an encoder that has so many positions.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]  # [PAD] is 0, as encoder configs have it
+    tokenizer.train_from_iterator(questions, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+    )
+    limit = {} if max_length is None else {"model_max_length": max_length}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        **limit,
+    )
+
+
+def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabulary) -> UMEProcessor:
+    """The processor: the tokenizer, the image encoder's own image processor or a plain one, and the answers."""
+    if args.vision_model is not None:
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(
+                args.vision_model, revision=args.vision_revision or "main"
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"No image processor can be loaded from {args.vision_model!r} ({first_line(error)})."
+            ) from error
+    else:
+        image_processor = ViTImageProcessor(
+            size={"height": args.image_size, "width": args.image_size},
+            image_mean=args.image_mean or [0.5] * 3,
+            image_std=args.image_std or [0.5] * 3,
+        )
+    return UMEProcessor(image_processor, tokenizer, id2label=dict(vocabulary.id2label), problem_type=args.problem_type)
+
+
+def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
+    """The model in float32, encoders pretrained or new, frozen where asked for."""
+    head = {
+        "id2label": dict(processor.id2label),
+        **{
+            name: getattr(args, name)
+            for name in (
+                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_layers", "fusion_dropout",
+                "classifier_dropout", "text_pooling", "vision_pooling", "problem_type",
+            )
+        },
+    }  # fmt: skip
+    pretrained = {}
+    if args.text_model is not None:
+        pretrained["text"] = (args.text_model, args.text_revision)
+    if args.vision_model is not None:
+        pretrained["vision"] = (args.vision_model, args.vision_revision)
+    configs = {
+        "text": encoder_config(args.text_config, args.text_model, args.text_revision),
+        "vision": encoder_config(args.vision_config, args.vision_model, args.vision_revision),
+    }
+    if args.text_config is not None:
+        configs["text"].vocab_size = len(processor.tokenizer)
+        configs["text"].pad_token_id = processor.tokenizer.pad_token_id
+    if args.vision_config is not None and "image_size" in configs["vision"].to_dict():
+        configs["vision"].image_size = args.image_size
+    config = UMEConfig.from_encoder_configs(configs["text"], configs["vision"], **head)
+    attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+    model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
+    for modality, (name, revision) in pretrained.items():
+        pooling = head[f"{modality}_pooling"]
+        encoder = load_encoder(name, modality, pooling, revision=revision or "main", dtype=torch.float32)
+        model.ume.encoder(modality).load_state_dict(encoder.state_dict())
+    for modality, frozen in (("text", args.freeze_text), ("vision", args.freeze_vision)):
+        if frozen:
+            model.freeze(modality)
+    return model
+
+
+def encoder_config(settings: dict | None, name: str | None, revision: str | None) -> PretrainedConfig:
+    if settings is None:
+        try:
+            return AutoConfig.from_pretrained(name, revision=revision or "main")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
+    settings = dict(settings)
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+def with_lora(model: UMEForVisualQuestionAnswering, args: ModelArguments, base: Path) -> nn.Module:
+    """
+    LoRA on every linear layer of the encoders that are not frozen; head and classifier are trained in full.
+
+    Args:
+        base: folder with the model as it was before training, which the adapter names as what it belongs to.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ValueError("lora_r needs the package peft: `pip install peft`.") from error
+    encoders = [
+        prefix
+        for prefix, frozen in (("ume.text_model.", args.freeze_text), ("ume.vision_model.", args.freeze_vision))
+        if not frozen
+    ]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(tuple(encoders))
+    ]
+    if not targets:
+        raise ValueError("lora_r is given, but the encoders have no linear layer for it: train them without LoRA.")
+    config = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=2 * args.lora_r if args.lora_alpha is None else args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=targets,
+        modules_to_save=["fusion", "classifier"],
+    )
+    model.name_or_path = str(base)  # what PEFT writes into adapter_config.json
+    return get_peft_model(model, config)
+
+
+def count_parameters(model: UMEForVisualQuestionAnswering) -> dict[str, int]:
+    """Numbers of parameters: `total`, and of each part."""
+    parts = {name: sum(p.numel() for p in parameters) for name, parameters in model.parts().items()}
+    return {"total": sum(parts.values()), **parts}
+
+
+def build_collator(
+    args: DataArguments, processor: UMEProcessor, vocabulary: AnswerVocabulary | None, problem_type: str, inputs: str
+) -> VQACollator:
+    return VQACollator(
+        processor,
+        vocabulary,
+        problem_type=problem_type,
+        inputs=inputs,
+        max_question_length=args.max_question_length,
+        image_cache_bytes=args.image_cache_mb * 1_000_000,
+    )

@@ -1,0 +1,73 @@
+"""An order of questions in which those about one image stand together, so that a batch encodes fewer images.
+
+The collator encodes each distinct image of a batch once; this sampler makes batches with few distinct images.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# How many images ahead may be preferred because they just fill a batch. Small, so that the order stays random.
+LOOK_AHEAD = 32
+
+
+class GroupedByImageSampler(Sampler[int]):
+    """Yields every index once an epoch, the questions of one image next to one another.
+
+    The images come in an order that is random in (seed, epoch), and so do the questions of an image. When the next
+    image has more questions than the batch has room, the largest of the following images that fits goes first; when
+    none fits, the image is continued in the next batch. Batches are cut from the order by an ordinary `BatchSampler`:
+    `accelerate` deals whole batches to processes and reaches `set_epoch` as it does for any sampler.
+
+    Args:
+        image_ids (`Sequence` of hashable): the image of each row of the data set, e.g. `dataset["image"]`.
+        batch_size (`int`): questions in one batch of one process, at least 1.
+        seed (`int`, *optional*, defaults to 0): not negative.
+    """
+
+    def __init__(self, image_ids: Sequence, batch_size: int, seed: int = 0):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative.")
+        number_of_image: dict = {}
+        # The slice reads a column of a data set at once; iterating over it would read row by row.
+        images = image_ids[:]
+        numbers = np.fromiter((number_of_image.setdefault(image, len(number_of_image)) for image in images), np.int64)
+        if not len(numbers):
+            raise ValueError("image_ids is empty: there is nothing to sample.")
+        # Rows sorted by image, and where each image's rows begin and end: [N], [U + 1].
+        self._rows = np.argsort(numbers, kind="stable")
+        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(numbers))])
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the next pass; without it every pass has the same order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        waiting = deque(
+            random.permutation(self._rows[self._bounds[image] : self._bounds[image + 1]]).tolist()
+            for image in random.permutation(len(self._bounds) - 1)
+        )
+        room = self.batch_size
+        while waiting:
+            chosen = 0
+            # An empty batch takes the image whose turn it is, so none waits for ever.
+            if len(waiting[0]) > room and room < self.batch_size:
+                fitting = (k for k in range(min(LOOK_AHEAD, len(waiting))) if len(waiting[k]) <= room)
+                chosen = max(fitting, key=lambda k: len(waiting[k]), default=0)
+            rows = waiting[chosen]
+            del waiting[chosen]
+            yield from rows
+            room = self.batch_size - (self.batch_size - room + len(rows)) % self.batch_size

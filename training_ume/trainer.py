@@ -1,0 +1,262 @@
+"""UMETrainer: HF's Trainer with a learning rate per part, batches grouped by image, and the VQA metric.
+
+Also here: which of a run's checkpoints is whole, as the Trainer writes them in place and a run may be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import evaluate
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
+from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.recipes import UMETrainingArguments
+from training_ume.sampler import GroupedByImageSampler
+
+
+class UMETrainer(Trainer):
+    """
+    Trains [`UMEForVisualQuestionAnswering`], plain or wrapped by PEFT.
+
+    Args:
+        model: what to train.
+        args (`UMETrainingArguments`): HF's arguments and the learning-rate multipliers of the parts.
+        data_collator (`VQACollator`): makes batches, for training and evaluation.
+        train_dataset (`Dataset`): rows of `load_vqa`.
+        eval_dataset (`Dataset`): rows of `load_vqa` with answers; in image order, each image is encoded once.
+        processing_class (`UMEProcessor`): saved into every checkpoint.
+        group_by_image (`bool`, defaults to `True`): questions about one image share a training batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: UMETrainingArguments,
+        *,
+        data_collator: Callable,
+        train_dataset: Dataset,
+        eval_dataset: Dataset,
+        processing_class=None,
+        group_by_image: bool = True,
+    ):
+        self.group_by_image = group_by_image
+        id2label = model.config.id2label
+
+        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+            return flat_scores(score_answers([id2label[int(i)] for i in prediction.predictions], eval_dataset))
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # ids, not [N, C] logits
+            callbacks=[Stopwatch()],
+        )
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        # A list, because the Trainer adds one to it; a config may hold a tuple.
+        ignore_keys = list(ignore_keys or self.model.config.keys_to_ignore_at_inference)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        # The metric reads the answers from the dataset; soft labels of all questions would be [N, C] in memory.
+        return loss, logits, labels.argmax(-1) if labels is not None and labels.ndim == 2 else labels
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.group_by_image:
+            return super()._get_train_sampler(dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = GroupedByImageSampler(dataset["image"][:], self.args.train_batch_size, seed)
+        self.add_callback(SetEpoch(sampler))
+        return sampler
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            own_groups = {"params", "model", "optimizer_dict"} & kwargs.keys()
+            if own_groups:
+                raise ValueError(
+                    f"optim={self.args.optim} groups the parameters itself, so a learning rate per part is "
+                    "impossible: choose another optimizer, for example adamw_torch."
+                )
+            self.optimizer = optimizer_class(self.parameter_groups(model), **kwargs)
+        return self.optimizer
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """
+        Groups what is trained by part (encoders, fusion, classifier), each with and without weight decay.
+
+        Returns:
+            `list[dict]`: `params`, `lr`, `weight_decay` and the part's `name`; biases and norms have no decay, as in
+            HF's Trainer. Parts with nothing to train are left out.
+        """
+        rates = {
+            "encoders": self.args.learning_rate,
+            "fusion": self.args.learning_rate * self.args.fusion_learning_rate_multiplier,
+            "classifier": self.args.learning_rate * self.args.classifier_learning_rate_multiplier,
+        }
+        part_of = {id(p): part for part, parameters in ume_model(self.model).parts().items() for p in parameters}
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = {(part, decay): [] for part in rates for decay in (True, False)}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups[part_of[id(parameter)], name in decayed].append(parameter)
+        return [
+            {
+                "name": part,
+                "params": parameters,
+                "lr": rates[part],
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+            }
+            for (part, decay), parameters in groups.items()
+            if parameters
+        ]
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch, also where accelerate's wrappers hide it: several devices, resumed in mid-epoch."""
+
+    def __init__(self, sampler: GroupedByImageSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch))
+
+
+class Stopwatch(TrainerCallback):
+    """Writes `seconds` into every entry of the log: time spent training and evaluating, earlier sessions included."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        before = [entry["seconds"] for entry in state.log_history if "seconds" in entry]
+        self.started = time.perf_counter() - (before[-1] if before else 0.0)
+
+    def on_log(self, args, state, control, **kwargs):
+        state.log_history[-1]["seconds"] = time.perf_counter() - self.started
+
+
+def ume_model(model: nn.Module) -> UMEForVisualQuestionAnswering:
+    """The UME model itself, out of the wrappings of PEFT or DDP."""
+    found = [m for m in model.modules() if isinstance(m, UMEForVisualQuestionAnswering)]
+    if len(found) != 1:
+        raise TypeError(f"{type(model).__name__} holds {len(found)} UMEForVisualQuestionAnswering instead of one.")
+    return found[0]
+
+
+def in_image_order(dataset: Dataset) -> tuple[Dataset, list[int]]:
+    """Rows sorted by image (questions about one image in their old order), and the old index of each row."""
+    images = dataset["image"][:]
+    order = sorted(range(len(images)), key=images.__getitem__)
+    return dataset.select(order), order
+
+
+@torch.no_grad()
+def predict(
+    model: UMEForVisualQuestionAnswering, collator: Callable, dataset: Dataset, batch_size: int, num_workers: int = 0
+) -> list[str]:
+    """
+    Answers every question of a dataset.
+
+    Args:
+        model: in eval mode or not, on any one device.
+        collator (`VQACollator`): makes the batches; what it leaves out (question or image), the model does not see.
+        dataset (`Dataset`): rows of `load_vqa`, answers not needed.
+        batch_size (`int`): questions a batch. Questions about one image share its encoding.
+
+    Returns:
+        `list[str]`: one answer a row, in the order of the rows.
+    """
+    was_training = model.training
+    model.eval()
+    ordered, order = in_image_order(dataset)
+    answers = [""] * len(order)
+    loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
+    positions = iter(order)
+    for batch in tqdm(loader, desc="answering", leave=False):
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        for answer in model(**inputs).logits.argmax(-1).tolist():
+            answers[next(positions)] = model.config.id2label[answer]
+    model.train(was_training)
+    return answers
+
+
+def score_answers(predictions: list[str], dataset: Dataset) -> dict:
+    """
+    The VQA metric of answers to a dataset's questions.
+
+    Returns:
+        `dict`: `vqa_accuracy` and `exact_match` in percent, `per_answer_type` and `per_question_type` where the
+        dataset knows the types.
+    """
+    types = {}
+    for name in ("answer_type", "question_type"):
+        values = dataset[name][:]
+        if any(values):
+            types[f"{name}s"] = values
+    return _metric().compute(predictions=predictions, references=dataset["answers"][:], **types)
+
+
+def flat_scores(scores: dict) -> dict[str, float]:
+    """Scores as the Trainer logs them: one number a key, `vqa_accuracy_yes/no` and so on for the answer types."""
+    per_type = scores.get("per_answer_type", {})
+    return {
+        "vqa_accuracy": scores["vqa_accuracy"],
+        "exact_match": scores["exact_match"],
+        **{f"vqa_accuracy_{kind}": score for kind, score in per_type.items()},
+    }
+
+
+def _metric() -> evaluate.Metric:
+    # Loaded by the path of the installed module, so that it works from any working directory.
+    return evaluate.load(str(Path(vqa_accuracy.__file__).parent))
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
+    """
+    Finds where a run can go on.
+
+    Returns:
+        `(checkpoint, broken)`: the newest checkpoint folder that was written to its end (None: there is none), and the
+        folders that were not, because the run was killed while it wrote or deleted them.
+    """
+    folders = [
+        path
+        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.is_dir() and path.name.split("-")[-1].isdigit()
+    ]
+    folders.sort(key=lambda path: int(path.name.split("-")[-1]))
+    whole = [path for path in folders if _is_whole(path)]
+    return (whole[-1] if whole else None), [path for path in folders if path not in whole]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The Trainer writes trainer_state.json last; a deletion that was cut short may have left it behind alone."""
+    try:
+        step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, KeyError):
+        return False
+    weights = [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]
+    rest = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt")]
+    randomness = list(checkpoint.glob("rng_state*.pth"))
+    return f"-{step}" in checkpoint.name and bool(weights and randomness) and all(path.is_file() for path in rest)
+
+
+def remove_broken(broken: list[Path]) -> None:
+    """Deletes half-written checkpoints, so that nothing takes them for whole."""
+    for path in broken:
+        shutil.rmtree(path)
