@@ -60,7 +60,7 @@ class UMEConfig(PretrainedConfig):
     model_type = "ume"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (read by transformers)
     # In evaluation the Trainer gathers every output that is not listed here: only the logits are wanted.
-    keys_to_ignore_at_inference = ("fused", "fusion_weights")
+    keys_to_ignore_at_inference = ["fused", "fusion_weights"]  # noqa: RUF012 (the Trainer adds a list to it)
 
     def __init__(
         self,
@@ -74,7 +74,6 @@ class UMEConfig(PretrainedConfig):
         classifier_dropout=0.1,
         text_pooling="auto",
         vision_pooling="auto",
-        initializer_range=0.02,
         problem_type="single_label_classification",
         **kwargs,
     ):
@@ -88,7 +87,6 @@ class UMEConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.text_pooling = text_pooling
         self.vision_pooling = vision_pooling
-        self.initializer_range = initializer_range
         self._check_labels(kwargs)
         super().__init__(problem_type=problem_type, **kwargs)
         # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.

@@ -79,23 +79,35 @@ class Projection(nn.Module):
         return self.dropout(self.norm(self.linear(x)))
 
 
-class TokenProjections(FusionModule):
-    """Brings every stream's tokens to the common width; where a modality is absent, one learned token stands in.
+class Projections(FusionModule):
+    """Brings every stream to the common width, its tokens and its summary by the same P_m (where their widths agree).
 
-    Returns for each stream its tokens [B, N_m, D] and their mask [B, N_m]; every row has at least one True.
+    Where a modality is absent, one learned vector stands in for its tokens and its summary.
+
+    Args:
+        widths: D_m of the tokens, None for a head that reads no tokens.
+        pooled_widths: D_p of the summaries, None for a head that reads none.
     """
 
-    def __init__(self, config, widths: list[int]):
+    def __init__(self, config, widths: list[int] | None = None, pooled_widths: list[int] | None = None):
         super().__init__()
-        self.streams = nn.ModuleList(
-            Projection(width, config.fusion_hidden_size, config.fusion_dropout) for width in widths
+        hidden_size, dropout = config.fusion_hidden_size, config.fusion_dropout
+        self.streams = nn.ModuleList(Projection(width, hidden_size, dropout) for width in widths or pooled_widths)
+        # Only where a summary has a width of its own, such as fc7 beside conv5, it needs a projection of its own.
+        self.pooled_streams = nn.ModuleDict(
+            {
+                str(m): Projection(pooled_width, hidden_size, dropout)
+                for m, (width, pooled_width) in enumerate(zip(widths or [], pooled_widths or [], strict=False))
+                if width != pooled_width
+            }
         )
-        self.absent = nn.Parameter(torch.empty(len(widths), config.fusion_hidden_size))
+        self.absent = nn.Parameter(torch.empty(len(self.streams), hidden_size))
 
     def init_weights(self):
         init.normal_(self.absent, std=1.0)  # the scale of a LayerNorm's output, which it stands in for
 
-    def forward(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor]]:
+    def tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor]]:
+        """For each stream its tokens [B, N_m, D] and their mask [B, N_m]; every row has at least one True."""
         projected = []
         for stream, project, absent in zip(streams, self.streams, self.absent, strict=True):
             present = is_present(stream)[:, None]  # [B, 1]
@@ -106,23 +118,12 @@ class TokenProjections(FusionModule):
             projected.append((tokens, torch.where(present, stream.mask, first)))
         return projected
 
-
-class PooledProjections(FusionModule):
-    """Brings every stream's summary to the common width: [B, K, D]; an absent one is a learned vector."""
-
-    def __init__(self, config, widths: list[int]):
-        super().__init__()
-        self.streams = nn.ModuleList(
-            Projection(width, config.fusion_hidden_size, config.fusion_dropout) for width in widths
-        )
-        self.absent = nn.Parameter(torch.empty(len(widths), config.fusion_hidden_size))
-
-    def init_weights(self):
-        init.normal_(self.absent, std=1.0)
-
-    def forward(self, streams: list[Stream]) -> Tensor:
+    def pooled(self, streams: list[Stream]) -> Tensor:
+        """The summaries, [B, K, D]."""
         pooled = []
-        for stream, project, absent in zip(streams, self.streams, self.absent, strict=True):
+        for m, (stream, project, absent) in enumerate(zip(streams, self.streams, self.absent, strict=True)):
+            if str(m) in self.pooled_streams:
+                project = self.pooled_streams[str(m)]
             present = is_present(stream)[:, None]  # [B, 1]
             vector = project(stream.pooled.masked_fill(~present, 0.0))  # [B, D]
             pooled.append(torch.where(present, vector, absent.to(vector.dtype)))
@@ -193,11 +194,11 @@ class ConcatFusion(FusionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.pooled = PooledProjections(config, self.pooled_widths)
+        self.project = Projections(config, pooled_widths=self.pooled_widths)
         self.mlp = mlp(len(widths) * self.hidden_size, self.hidden_size, config.fusion_dropout)
 
     def forward(self, streams):
-        return FusionOutput(self.mlp(self.pooled(streams).flatten(1))[:, None])
+        return FusionOutput(self.mlp(self.project.pooled(streams).flatten(1))[:, None])
 
 
 class SumFusion(FusionHead):
@@ -205,7 +206,7 @@ class SumFusion(FusionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.pooled = PooledProjections(config, self.pooled_widths)
+        self.project = Projections(config, pooled_widths=self.pooled_widths)
         self.stream_weights = nn.Parameter(torch.empty(len(widths)))
 
     def init_weights(self):
@@ -213,7 +214,7 @@ class SumFusion(FusionHead):
 
     def forward(self, streams):
         weights = self.stream_weights * presence(streams)  # [B, K]
-        pooled = self.pooled(streams)
+        pooled = self.project.pooled(streams)
         return FusionOutput(torch.einsum("bk,bkd->bd", weights.to(pooled.dtype), pooled)[:, None])
 
 
@@ -323,13 +324,13 @@ class CrossAttentionFusion(AttentionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.tokens = TokenProjections(config, self.widths)
+        self.project = Projections(config, widths=self.widths)
         self.cross = CrossAttentionLayers(config, len(widths), self.num_heads)
         self.norms = nn.ModuleList(nn.LayerNorm(self.hidden_size) for _ in widths)
         self.mlp = mlp(len(widths) * self.hidden_size, self.hidden_size, config.fusion_dropout)
 
     def forward(self, streams):
-        tokens, masks = zip(*self.tokens(streams), strict=True)
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
         tokens = self.cross(list(tokens), list(masks))
         pooled = [masked_mean(norm(x), mask) for norm, x, mask in zip(self.norms, tokens, masks, strict=True)]
         return FusionOutput(self.mlp(torch.cat(pooled, dim=-1))[:, None])
@@ -344,12 +345,12 @@ class PairFusion(FusionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.tokens = TokenProjections(config, self.widths)
+        self.project = Projections(config, widths=self.widths)
         self.first = nn.Linear(self.hidden_size, self.hidden_size, bias=False)
         self.second = nn.Linear(self.hidden_size, self.hidden_size, bias=False)
 
     def forward(self, streams):
-        means = [masked_mean(tokens, mask) for tokens, mask in self.tokens(streams)]
+        means = [masked_mean(tokens, mask) for tokens, mask in self.project.tokens(streams)]
         pairs = [self.first(x) * self.second(y) for x, y in combinations(means, 2)]
         return FusionOutput(torch.stack(pairs).sum(0)[:, None])
 
@@ -392,12 +393,12 @@ class EVCFusion(FusionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.tokens = TokenProjections(config, self.widths)
+        self.project = Projections(config, widths=self.widths)
         self.combination = VectorCombination(self.hidden_size)
 
     def forward(self, streams):
         fused = []
-        for (first, first_mask), (second, second_mask) in combinations(self.tokens(streams), 2):
+        for (first, first_mask), (second, second_mask) in combinations(self.project.tokens(streams), 2):
             a, b, g = self.combination(first, second)
             pairs = combine_pairs(a, b, g, second)  # [B, N_1, N_2, D]
             mask = first_mask[:, :, None] & second_mask[:, None]
@@ -419,8 +420,7 @@ class UMEFusion(FusionHead):
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
-        self.tokens = TokenProjections(config, self.widths)
-        self.pooled = PooledProjections(config, self.pooled_widths)
+        self.project = Projections(config, self.widths, self.pooled_widths)
         self.combination = VectorCombination(self.hidden_size)
         self.pair_scorer = nn.Parameter(torch.empty(self.num_heads, self.hidden_size))  # u
         self.heads_out = nn.Linear(self.num_heads * self.hidden_size, self.hidden_size) if self.num_heads > 1 else None
@@ -433,7 +433,7 @@ class UMEFusion(FusionHead):
 
     def forward(self, streams):
         present = presence(streams)  # [B, K]
-        tokens = self.tokens(streams)
+        tokens = self.project.tokens(streams)
         weights, pair_views, pair_present = {}, [], []
         for m, n in combinations(range(len(streams)), 2):
             (first, first_mask), (second, second_mask) = tokens[m], tokens[n]
@@ -443,7 +443,7 @@ class UMEFusion(FusionHead):
             pair_present.append(both)
             name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
             weights[name] = torch.where(both[:, None, None], alpha, 0.0)
-        views = torch.cat([self.pooled(streams), torch.stack(pair_views).sum(0)[:, None]], dim=1)  # [B, K + 1, D]
+        views = torch.cat([self.project.pooled(streams), torch.stack(pair_views).sum(0)[:, None]], dim=1)  # [B, K + 1, D]
         has_view = torch.cat([present, torch.stack(pair_present).any(0)[:, None]], dim=1)
         scores = torch.tanh(self.view_hidden(views)) @ self.view_scorer.to(views.dtype)  # [B, K + 1]
         beta = masked_softmax(scores, has_view)

@@ -65,7 +65,8 @@ class UMEPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=self.config.initializer_range)
+            # Scaled by the inputs: a fixed 0.02 starves a head of a few hundred dimensions, and training stalls.
+            init.normal_(module.weight, std=(3 * module.in_features) ** -0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -231,11 +232,12 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
         return images
     if batch_size is not None and len(batch_size) != len(image_index):
         raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
+    # index_select, unlike indexing, has a backward that adds in the same order every time.
     return Stream(
-        states=images.states[image_index],
-        mask=images.mask[image_index],
-        pooled=images.pooled[image_index],
-        present=images.present[image_index],
+        states=images.states.index_select(0, image_index),
+        mask=images.mask.index_select(0, image_index),
+        pooled=images.pooled.index_select(0, image_index),
+        present=images.present.index_select(0, image_index),
         grid=images.grid,
     )
 

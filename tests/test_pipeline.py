@@ -26,7 +26,6 @@ def make_model(**kwargs):
         ViTConfig(image_size=16, patch_size=8, initializer_range=0.5, **sizes),
         fusion_hidden_size=16,
         id2label=ANSWERS,
-        initializer_range=0.5,
         **kwargs,
     )
     return UMEForVisualQuestionAnswering(config).eval()
