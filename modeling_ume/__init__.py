@@ -8,7 +8,6 @@ from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
 from .pipeline_ume import UMEVQAPipeline
 from .processing_ume import UMEProcessor
 
-
 # Where this package is imported, UME checkpoints load through the Auto classes without remote code.
 AutoConfig.register("ume", UMEConfig, exist_ok=True)
 AutoModel.register(UMEConfig, UMEModel, exist_ok=True)

@@ -7,7 +7,6 @@ from transformers import AutoConfig, PretrainedConfig
 
 from .fusion_ume import FUSIONS
 
-
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
@@ -27,8 +26,8 @@ class UMEConfig(PretrainedConfig):
         fusion_hidden_size (`int`, *optional*, defaults to 512):
             Common width D to which a head brings every modality, and width of what it returns.
         fusion_num_heads (`int`, *optional*):
-            Attention heads of the heads that attend, several pair weightings for `ume`, glimpses for `ban`. `None` takes
-            the head's own default (`FUSIONS[fusion].default_num_heads`).
+            Attention heads of the heads that attend, several pair weightings for `ume`. `None` takes the head's own
+            default (`FUSIONS[fusion].default_num_heads`).
         fusion_num_layers (`int`, *optional*, defaults to 1):
             Layers (blocks) of the heads that have layers.
         fusion_dropout (`float`, *optional*, defaults to 0.1):
@@ -37,7 +36,8 @@ class UMEConfig(PretrainedConfig):
             Dropout on the fused vector before the classifier.
         text_pooling, vision_pooling (`str`, *optional*, defaults to `"auto"`):
             What summarises a modality in one vector: `"cls"` (first token), `"mean"` (over real content tokens),
-            `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder gives.
+            `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder
+            gives.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
             `"single_label_classification"` (cross-entropy) or `"multi_label_classification"` (binary cross-entropy on
             soft answer scores).
@@ -107,7 +107,7 @@ class UMEConfig(PretrainedConfig):
     def from_encoder_configs(cls, text_config, vision_config, **kwargs):
         r"""
         Args:
-            text_config (`PretrainedConfig`): config of any text `AutoModel`, or of a dual one (its text half is taken).
+            text_config (`PretrainedConfig`): config of any text `AutoModel`, or of a dual one (its text half).
             vision_config (`PretrainedConfig`): config of any image `AutoModel`, or of a dual one.
             kwargs: every other field of [`UMEConfig`].
 

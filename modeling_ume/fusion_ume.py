@@ -9,7 +9,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (the customary name)
+from torch.nn import functional as F
 from transformers import initialization as init
 
 
@@ -46,7 +46,7 @@ class FusionOutput:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last dimension where `mask` is True, computed in float32; a row without any True is all zero."""
+    """Softmax over the last dimension where `mask` is True, in float32; a row without any True is all zero."""
     scores = scores.float().masked_fill(~mask, -torch.inf)
     # A row that is -inf throughout would give NaN, in backward too.
     scores = torch.where(mask.any(-1, keepdim=True), scores, 0.0)
@@ -241,7 +241,7 @@ class ProductFusion(FusionHead):
 
 
 class Attention(nn.Module):
-    """Multi-head scaled dot-product attention: queries [B, N, D] over a context [B, M, D] where `mask` [B, M] is True."""
+    """Multi-head attention: queries [B, N, D] over a context [B, M, D] where `mask` [B, M] is True."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float):
         super().__init__()
@@ -410,12 +410,12 @@ class UMEFusion(FusionHead):
     """`ume`: Efficient Vector Combination + Adaptive Weighted Summation.
 
     Pairs weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = Σ α_ij c_ij; then the views
-    z ∈ {pool_1, …, pool_K, z_pair} by β = softmax(v·tanh(V z)), fused = Σ β z. An absent modality leaves both softmaxes.
-    With more than two streams the z_pair of every two are summed, each two with its own α. `fusion_num_heads` > 1 gives
-    as many u, whose z are concatenated and projected.
+    z ∈ {pool_1, …, pool_K, z_pair} by β = softmax(v·tanh(V z)), fused = Σ β z. An absent modality leaves both
+    softmaxes. With more than two streams the z_pair of every two are summed, each two with its own α.
+    `fusion_num_heads` > 1 gives as many u, whose z are concatenated and projected.
 
-    `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two), and
-    "modality_weights" [B, K + 1].
+    `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two),
+    and "modality_weights" [B, K + 1].
     """
 
     def __init__(self, config, widths, pooled_widths=None):
@@ -443,7 +443,8 @@ class UMEFusion(FusionHead):
             pair_present.append(both)
             name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
             weights[name] = torch.where(both[:, None, None], alpha, 0.0)
-        views = torch.cat([self.project.pooled(streams), torch.stack(pair_views).sum(0)[:, None]], dim=1)  # [B, K + 1, D]
+        pair_view = torch.stack(pair_views).sum(0)[:, None]
+        views = torch.cat([self.project.pooled(streams), pair_view], dim=1)  # [B, K + 1, D]
         has_view = torch.cat([present, torch.stack(pair_present).any(0)[:, None]], dim=1)
         scores = torch.tanh(self.view_hidden(views)) @ self.view_scorer.to(views.dtype)  # [B, K + 1]
         beta = masked_softmax(scores, has_view)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (the customary name)
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -13,7 +12,6 @@ from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder
 from .fusion_ume import FUSIONS, FusionModule, Stream
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401 (so that every saved model brings its pipeline along)
-
 
 MODALITIES = ("text", "vision")
 

@@ -2,7 +2,6 @@
 
 import os
 
-
 # Before any import of torch or huggingface_hub: no test may reach for a network, whatever the machine has.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -21,7 +20,6 @@ from transformers import (
 
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
-
 
 VOCAB_SIZE = 60
 WIDTH = 16
