@@ -295,7 +295,9 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         for modality in MODALITIES:
             encoder = encoders[modality]
             # One config object for the model and its encoder, as when the model is built from its config.
-            encoder.config = getattr(config, f"{modality}_config")
+            shared = getattr(config, f"{modality}_config")
+            shared._attn_implementation = encoder.config._attn_implementation
+            encoder.config = shared
             setattr(model.ume, f"{modality}_model", encoder)
         return model.eval()
 
