@@ -52,17 +52,18 @@ def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
                     image = Image.open(io.BytesIO(response.read()))
             elif os.path.isfile(path):
                 with Image.open(path) as opened:
-                    return _to_rgb(opened)
+                    return to_rgb(opened)
             else:
                 raise FileNotFoundError("there is no such file; check the path")
         if not isinstance(image, Image.Image):
             raise TypeError(f"it is a {type(image).__name__}; give a PIL image, a path or a URL")
-        return _to_rgb(image)
+        return to_rgb(image)
     except Exception as error:  # a decoder raises whatever it likes for a broken file: SyntaxError, struct.error, …
         raise ValueError(f"{name} cannot be read: {error}.") from error
 
 
-def _to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB of a PIL image; see `read_image`. Raises TypeError for floating-point pixels."""
     if image.mode == "F":
         raise TypeError("its pixels are floating-point values; save it with 8 bits a channel")
     image = ImageOps.exif_transpose(image)

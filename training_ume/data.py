@@ -25,8 +25,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
+
+from modeling_ume.processing_ume import to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -713,23 +715,11 @@ def open_image(path: str | os.PathLike) -> Image.Image:
 
     Raises:
         VQADataError: naming the path, when the file is missing, no image, cut off, too large to be honest
-            (`PIL.Image.MAX_IMAGE_PIXELS`), or holds floating-point values whose white is not known.
+            (`PIL.Image.MAX_IMAGE_PIXELS`), or holds floating-point values, whose white is not known.
     """
     try:
         with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":
-                raise VQADataError(f"The image {path} holds floating-point values. Save it with 8 bits a channel.")
-            if image.mode == "I" or image.mode.startswith("I;16"):
-                grey = np.asarray(image).clip(0, 65535) / 257.0
-                image = Image.fromarray(grey.round().astype(np.uint8))
-            if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except VQADataError:
-        raise
+            return to_rgb(file)
     except FileNotFoundError as error:
         raise VQADataError(f"The image {path} does not exist. Restore it, or load the data again.") from error
     except Image.DecompressionBombError as error:
