@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .pairs_ume import pair_mean, weighted_pair_sum
+
 
 @dataclass
 class Stream:
@@ -380,11 +382,6 @@ class VectorCombination(FusionModule):
         return F.linear(first, w1 + w3), F.linear(second, w2 - w3), first * self.product_weight.to(first.dtype)
 
 
-def combine_pairs(a: Tensor, b: Tensor, g: Tensor, h: Tensor) -> Tensor:
-    """tanh(a_i + b_j + g_i ⊙ h_j) for all pairs: [B, N_1, D] and [B, N_2, D] → [B, N_1, N_2, D]."""
-    return torch.tanh(a[:, :, None] + b[:, None] + g[:, :, None] * h[:, None])
-
-
 class EVCFusion(FusionHead):
     """`evc`, Efficient Vector Combination: mean over all pairs of c_ij (see `VectorCombination`).
 
@@ -400,9 +397,7 @@ class EVCFusion(FusionHead):
         fused = []
         for (first, first_mask), (second, second_mask) in combinations(self.project.tokens(streams), 2):
             a, b, g = self.combination(first, second)
-            pairs = combine_pairs(a, b, g, second)  # [B, N_1, N_2, D]
-            mask = first_mask[:, :, None] & second_mask[:, None]
-            fused.append(masked_mean(pairs.flatten(1, 2), mask.flatten(1)))
+            fused.append(pair_mean(a, b, g, second, first_mask, second_mask))
         return FusionOutput(torch.stack(fused).sum(0)[:, None])
 
 
@@ -437,12 +432,14 @@ class UMEFusion(FusionHead):
         weights, pair_views, pair_present = {}, [], []
         for m, n in combinations(range(len(streams)), 2):
             (first, first_mask), (second, second_mask) = tokens[m], tokens[n]
-            z, alpha = self.sum_pairs(first, second, first_mask[:, :, None] & second_mask[:, None])
+            a, b, g = self.combination(first, second)
+            z, alpha = weighted_pair_sum(a, b, g, second, self.pair_scorer, first_mask, second_mask)
+            z = z.flatten(1) if self.heads_out is None else self.heads_out(z.flatten(1))  # [B, D]
             both = present[:, m] & present[:, n]
             pair_views.append(torch.where(both[:, None], z, 0.0))
             pair_present.append(both)
             name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
-            weights[name] = torch.where(both[:, None, None], alpha, 0.0)
+            weights[name] = torch.where(both[:, None, None], alpha.mean(1), 0.0)
         pair_view = torch.stack(pair_views).sum(0)[:, None]
         views = torch.cat([self.project.pooled(streams), pair_view], dim=1)  # [B, K + 1, D]
         has_view = torch.cat([present, torch.stack(pair_present).any(0)[:, None]], dim=1)
@@ -450,17 +447,6 @@ class UMEFusion(FusionHead):
         beta = masked_softmax(scores, has_view)
         weights["modality_weights"] = beta
         return FusionOutput(torch.einsum("bk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
-
-    def sum_pairs(self, first: Tensor, second: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """first [B, N_1, D], second [B, N_2, D], mask [B, N_1, N_2] → z [B, D], α [B, N_1, N_2] (mean over heads)."""
-        a, b, g = self.combination(first, second)
-        pairs = combine_pairs(a, b, g, second).flatten(1, 2)  # [B, N_1·N_2, D]
-        scores = torch.einsum("hd,bnd->bhn", self.pair_scorer.to(pairs.dtype), pairs)
-        alpha = masked_softmax(scores, mask.flatten(1)[:, None])  # [B, heads, N_1·N_2]
-        z = torch.einsum("bhn,bnd->bhd", alpha.to(pairs.dtype), pairs).flatten(1)
-        if self.heads_out is not None:
-            z = self.heads_out(z)
-        return z, alpha.mean(1).unflatten(-1, mask.shape[1:])
 
 
 FUSIONS: dict[str, type[FusionHead]] = {

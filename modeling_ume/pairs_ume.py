@@ -1,0 +1,263 @@
+"""Sums over all pairs c_ij = tanh(a_i + b_j + g_i ⊙ h_j) of two token sequences, never holding [B, N_1, N_2, D].
+
+The pairs are formed a tile at a time, summed, and formed again in backward: extra memory is one tile beside
+O(N_1 N_2 + (N_1 + N_2) D), and a tile that fits the cache is also faster than the whole. Both sums are registered as
+operators, so that `torch.compile` sees one node and autograd one step.
+"""
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+# Two copies of this file may live in one process (the package, and the code of a checkpoint): each has its own.
+_NAMESPACE = "ume_" + re.sub(r"\W", "_", __name__)
+
+# Elements of one tile. On CPUs two tiles should stay in the cache and still outweigh the cost of a dozen calls; on
+# accelerators a tile has to fill the device.
+_TILE = {"cpu": 2**19, "other": 2**24}
+
+
+def weighted_pair_sum(
+    a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """
+    Pairs weighted by what they say: α_k = softmax_ij(u_k·c_ij) over the real pairs, z_k = Σ_ij α_kij c_ij.
+
+    Args:
+        a, g: [B, N_1, D].
+        b, h: [B, N_2, D].
+        scorer: u, [heads, D].
+        first_mask, second_mask: [B, N_1] and [B, N_2] bool, True where a token is real; a row of the batch without a
+            real pair gets z = 0 and α = 0.
+
+    Returns:
+        z [B, heads, D] in the dtype of `a`, and α [B, heads, N_1, N_2] in float32 (float64 for float64 input).
+    """
+    if torch.compiler.is_exporting():  # an exported graph holds torch's own operators only
+        pairs = all_pairs(a, b, g, h).float()
+        scores = torch.einsum("hd,bijd->bhij", scorer.float(), pairs)
+        mask = (first_mask[:, :, None] & second_mask[:, None])[:, None]
+        alpha = (scores.masked_fill(~mask, -1e30).flatten(2).softmax(-1) * mask.flatten(2)).unflatten(
+            -1, scores.shape[2:]
+        )
+        return torch.einsum("bhij,bijd->bhd", alpha, pairs).to(a.dtype), alpha
+    dtype = _accumulate_in(a.dtype)
+    a_, b_, g_, h_ = (x.to(dtype) for x in (a, b, g, h))
+    z, alpha = _weighted_sum(a_, b_, g_, h_, scorer.to(dtype), first_mask, second_mask)
+    return z.to(a.dtype), alpha
+
+
+def pair_mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_mask: Tensor, second_mask: Tensor) -> Tensor:
+    """
+    The mean of c_ij over the real pairs; arguments as in [`weighted_pair_sum`].
+
+    Returns:
+        [B, D] in the dtype of `a`, zero for a row of the batch without a real pair.
+    """
+    dtype = _accumulate_in(a.dtype)
+    share = [mask.to(dtype) / mask.sum(1, keepdim=True).clamp(min=1) for mask in (first_mask, second_mask)]
+    if torch.compiler.is_exporting():
+        return torch.einsum("bi,bj,bijd->bd", *share, all_pairs(a, b, g, h).to(dtype)).to(a.dtype)
+    return _mean(*(x.to(dtype) for x in (a, b, g, h)), *share).to(a.dtype)
+
+
+def all_pairs(a: Tensor, b: Tensor, g: Tensor, h: Tensor) -> Tensor:
+    """The pairs themselves, [B, N_1, N_2, D]: what the sums above avoid."""
+    return torch.tanh(a[:, :, None] + b[:, None] + g[:, :, None] * h[:, None])
+
+
+def _accumulate_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _tiles(batch_size: int, num_first: int, num_second: int, width: int, device: str) -> list[tuple[slice, slice]]:
+    """Slices of the batch and of the first sequence: whole examples where several fit a tile, else rows of one."""
+    size = _TILE.get(device, _TILE["other"])
+    rows = min(num_first, max(1, size // (num_second * width)))
+    examples = max(1, size // (num_first * num_second * width))
+    return [
+        (slice(start, min(start + examples, batch_size)), slice(row, min(row + rows, num_first)))
+        for start in range(0, batch_size, examples)
+        for row in range(0, num_first, rows)
+    ]
+
+
+def _memory(a: Tensor, b: Tensor, tiles: list[tuple[slice, slice]]) -> Tensor:
+    """Room for one tile, used again for every tile: fresh memory for each would cost more than its arithmetic."""
+    examples, rows = tiles[0]  # the first tile is the largest
+    return a.new_empty((examples.stop - examples.start) * (rows.stop - rows.start) * b.shape[1] * b.shape[2])
+
+
+def _like(memory: Tensor, examples: slice, rows: slice, b: Tensor) -> Tensor:
+    shape = (examples.stop - examples.start, rows.stop - rows.start, *b.shape[1:])
+    return memory[: math.prod(shape)].view(shape)
+
+
+def _pairs(a: Tensor, b: Tensor, g: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """c of one tile, [examples, rows, N_2, D], written into `out`."""
+    torch.addcmul(b[:, None], g[:, :, None], h[:, None], out=out)
+    return out.add_(a[:, :, None]).tanh_()
+
+
+class _Gradients:
+    """Gradients of a, b, g and h, gathered tile by tile."""
+
+    def __init__(self, a: Tensor, b: Tensor, g: Tensor, h: Tensor):
+        self.a, self.g = torch.empty_like(a), torch.empty_like(g)
+        self.b, self.h = torch.zeros_like(b), torch.zeros_like(h)
+
+    def add(self, grad: Tensor, pairs: Tensor, g: Tensor, h: Tensor, s: slice, r: slice) -> None:
+        """grad: the gradient of the tile's pairs c; both `grad` and `pairs` are overwritten."""
+        torch.ops.aten.tanh_backward.grad_input(grad, pairs, grad_input=grad)
+        self.a[s, r] = grad.sum(2)
+        self.b[s] += grad.sum(1)
+        self.g[s, r] = torch.mul(grad, h[s, None], out=pairs).sum(2)
+        self.h[s] += grad.mul_(g[s, r, None]).sum(1)
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum", mutates_args=())
+def _weighted_sum(
+    a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    batch_size, num_first, width = a.shape
+    tiles = _tiles(batch_size, num_first, b.shape[1], width, a.device.type)
+    memory = _memory(a, b, tiles)
+    z = a.new_zeros(batch_size, len(scorer), width)
+    scores = a.new_empty(batch_size, len(scorer), num_first, b.shape[1])
+    # A softmax in one pass over the pairs: sums are relative to the greatest score so far and rescaled when it grows.
+    greatest = a.new_full((batch_size, len(scorer), 1), -torch.inf)
+    total = torch.zeros_like(greatest)
+    with torch.autocast(a.device.type, enabled=False):
+        for s, r in tiles:
+            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
+            tile = torch.matmul(pairs, scorer.t()).permute(0, 3, 1, 2)  # [examples, heads, rows, N_2]
+            mask = first_mask[s, r, None] & second_mask[s, None]
+            tile = tile.masked_fill(~mask[:, None], -torch.inf)
+            scores[s, :, r] = tile
+            tile = tile.flatten(2)
+            highest = torch.maximum(greatest[s], tile.amax(2, keepdim=True))
+            shift = highest.clamp(min=torch.finfo(a.dtype).min)  # where nothing is real yet, −inf − −inf would be NaN
+            rescale = torch.exp(greatest[s] - shift)
+            tile = torch.exp(tile - shift)
+            total[s] = total[s] * rescale + tile.sum(2, keepdim=True)
+            z[s] = z[s] * rescale + torch.bmm(tile, pairs.flatten(1, 2))
+            greatest[s] = highest
+        total = total.masked_fill(total == 0, 1.0)  # a row without any real pair stays zero
+        shift = greatest.clamp(min=torch.finfo(a.dtype).min)
+        alpha = scores.sub_(shift[..., None]).exp_().div_(total[..., None])
+        return z / total, alpha
+
+
+@_weighted_sum.register_fake
+def _(a, b, g, h, scorer, first_mask, second_mask):
+    z = a.new_empty(a.shape[0], scorer.shape[0], a.shape[2])
+    return z, a.new_empty(a.shape[0], scorer.shape[0], a.shape[1], b.shape[1])
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum_backward", mutates_args=())
+def _weighted_sum_backward(
+    grad_z: Tensor,
+    grad_alpha: Tensor,
+    a: Tensor,
+    b: Tensor,
+    g: Tensor,
+    h: Tensor,
+    scorer: Tensor,
+    alpha: Tensor,
+    z: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
+    memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
+    grads = _Gradients(a, b, g, h)
+    grad_scorer = torch.zeros_like(scorer)
+    with torch.autocast(a.device.type, enabled=False):
+        # Softmax: ds = α (dα' − Σ α dα'), where dα' = dz·c + dα, so that the sum is dz·z + Σ α dα without a pass.
+        mean = (grad_z * z).sum(-1) + (alpha * grad_alpha).flatten(2).sum(-1)  # [B, heads]
+        for s, r in tiles:
+            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
+            flat = pairs.flatten(1, 2)  # [examples, rows · N_2, D]
+            weight = alpha[s, :, r].flatten(2).transpose(1, 2)  # [examples, rows · N_2, heads]
+            grad_score = torch.bmm(flat, grad_z[s].transpose(1, 2))
+            grad_score += grad_alpha[s, :, r].flatten(2).transpose(1, 2)
+            grad_score = grad_score.sub_(mean[s, None]).mul_(weight)
+            grad_scorer += torch.matmul(grad_score.flatten(0, 1).t(), flat.flatten(0, 1))
+            # dc = Σ_k α_k dz_k + ds_k u_k, as one product.
+            left = torch.cat([weight, grad_score], dim=2)
+            right = torch.cat([grad_z[s], scorer.expand(len(flat), -1, -1)], dim=1)
+            grad_pairs = _like(grad_memory, s, r, b)
+            torch.bmm(left, right, out=grad_pairs.flatten(1, 2))
+            grads.add(grad_pairs, pairs, g, h, s, r)
+    return grads.a, grads.b, grads.g, grads.h, grad_scorer
+
+
+@_weighted_sum_backward.register_fake
+def _(grad_z, grad_alpha, a, b, g, h, scorer, alpha, z):
+    return tuple(torch.empty_like(x) for x in (a, b, g, h, scorer))
+
+
+def _save_for_weighted_sum(ctx, inputs, output):
+    a, b, g, h, scorer, _, _ = inputs
+    z, alpha = output
+    ctx.save_for_backward(a, b, g, h, scorer, alpha, z)
+
+
+def _differentiate_weighted_sum(ctx, grad_z, grad_alpha):
+    a, b, g, h, scorer, alpha, z = ctx.saved_tensors
+    grad_z = torch.zeros_like(z) if grad_z is None else grad_z.contiguous()
+    grad_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha
+    return *_weighted_sum_backward(grad_z, grad_alpha, a, b, g, h, scorer, alpha, z), None, None
+
+
+_weighted_sum.register_autograd(_differentiate_weighted_sum, setup_context=_save_for_weighted_sum)
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::mean", mutates_args=())
+def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
+    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
+    memory = _memory(a, b, tiles)
+    z = a.new_zeros(a.shape[0], 1, a.shape[2])
+    with torch.autocast(a.device.type, enabled=False):
+        for s, r in tiles:
+            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
+            share = first_share[s, r, None] * second_share[s, None]  # [examples, rows, N_2]
+            z[s] += torch.bmm(share.flatten(1)[:, None], pairs.flatten(1, 2))
+    return z[:, 0]
+
+
+@_mean.register_fake
+def _(a, b, g, h, first_share, second_share):
+    return a.new_empty(a.shape[0], a.shape[2])
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::mean_backward", mutates_args=())
+def _mean_backward(
+    grad_z: Tensor, a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
+    memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
+    grads = _Gradients(a, b, g, h)
+    for s, r in tiles:
+        pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
+        share = first_share[s, r, None] * second_share[s, None]
+        grad_pairs = _like(grad_memory, s, r, b)
+        torch.mul(share[..., None], grad_z[s, None, None], out=grad_pairs)
+        grads.add(grad_pairs, pairs, g, h, s, r)
+    return grads.a, grads.b, grads.g, grads.h
+
+
+@_mean_backward.register_fake
+def _(grad_z, a, b, g, h, first_share, second_share):
+    return tuple(torch.empty_like(x) for x in (a, b, g, h))
+
+
+def _save_for_mean(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_mean(ctx, grad_z):
+    return *_mean_backward(grad_z, *ctx.saved_tensors), None, None
+
+
+_mean.register_autograd(_differentiate_mean, setup_context=_save_for_mean)

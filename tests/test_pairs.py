@@ -1,0 +1,138 @@
+"""Sums over pairs: tiles of any size give what the whole [B, N_1, N_2, D] tensor gives, without ever holding it."""
+
+import pytest
+import torch
+
+from modeling_ume import pairs_ume
+from modeling_ume.pairs_ume import all_pairs, pair_mean, weighted_pair_sum
+
+BATCH, FIRST, SECOND, WIDTH, HEADS = 3, 4, 5, 6, 2
+
+
+def make_inputs(dtype=torch.float64, batch=BATCH, first=FIRST, second=SECOND, width=WIDTH):
+    a, g = (torch.randn(batch, first, width, dtype=dtype).requires_grad_() for _ in range(2))
+    b, h = (torch.randn(batch, second, width, dtype=dtype).requires_grad_() for _ in range(2))
+    scorer = torch.randn(HEADS, width, dtype=dtype).requires_grad_()
+    first_mask, second_mask = torch.ones(batch, first, dtype=torch.bool), torch.ones(batch, second, dtype=torch.bool)
+    first_mask[0, 2:] = False
+    second_mask[1, :3] = False  # padded on the left
+    return (a, b, g, h, scorer), (first_mask, second_mask)
+
+
+def whole_sum(a, b, g, h, scorer, first_mask, second_mask):
+    """The definition, every pair written out."""
+    pairs = all_pairs(a, b, g, h)
+    scores = torch.einsum("hd,bijd->bhij", scorer, pairs)
+    mask = first_mask[:, None, :, None] & second_mask[:, None, None]
+    alpha = scores.masked_fill(~mask, -torch.inf).flatten(2).softmax(-1).unflatten(-1, scores.shape[2:])
+    return torch.einsum("bhij,bijd->bhd", alpha, pairs), alpha
+
+
+def whole_mean(a, b, g, h, first_mask, second_mask):
+    mask = (first_mask[:, :, None] & second_mask[:, None]).to(a.dtype)[..., None]
+    return (all_pairs(a, b, g, h) * mask).sum((1, 2)) / mask.sum((1, 2))
+
+
+@pytest.fixture(params=[1, WIDTH * SECOND * 3, WIDTH * SECOND * FIRST * 2, 2**19], ids="tile={}".format)
+def tile(request, monkeypatch):
+    """A row a tile, a few rows, two examples, everything at once."""
+    monkeypatch.setitem(pairs_ume._TILE, "cpu", request.param)
+
+
+def test_a_weighted_sum_equals_the_whole_tensors_in_value_and_gradient(tile):
+    inputs, masks = make_inputs()
+    upstream = torch.randn(BATCH, HEADS, WIDTH, dtype=torch.float64)
+    upstream_alpha = torch.randn(BATCH, HEADS, FIRST, SECOND, dtype=torch.float64)
+    results = []
+    for compute in (weighted_pair_sum, whole_sum):
+        z, alpha = compute(*inputs, *masks)
+        grads = torch.autograd.grad((z * upstream).sum() + (alpha * upstream_alpha).sum(), inputs)
+        results.append((z, alpha, *grads))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_a_mean_equals_the_whole_tensors_in_value_and_gradient(tile):
+    inputs, masks = make_inputs()
+    results = []
+    for compute in (pair_mean, whole_mean):
+        mean = compute(*inputs[:4], *masks)
+        results.append((mean, *torch.autograd.grad(mean.square().sum(), inputs[:4])))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_pass_gradcheck(tile):
+    inputs, masks = make_inputs()
+    assert torch.autograd.gradcheck(lambda *x: weighted_pair_sum(*x, *masks), inputs)
+    assert torch.autograd.gradcheck(lambda *x: pair_mean(*x, *masks), inputs[:4])
+
+
+def test_a_row_without_any_real_pair_is_zero_and_gives_no_gradient(tile):
+    inputs, (first_mask, second_mask) = make_inputs()
+    second_mask[2] = False
+    z, alpha = weighted_pair_sum(*inputs, first_mask, second_mask)
+    mean = pair_mean(*inputs[:4], first_mask, second_mask)
+    for output in (z, alpha, mean):
+        assert (output[2] == 0).all()
+    for grad in torch.autograd.grad(z.sum() + mean.sum(), inputs[:4]):
+        assert grad.isfinite().all()
+        assert (grad[2] == 0).all()
+
+
+def test_scores_of_any_size_stay_finite(tile):
+    inputs, masks = make_inputs(torch.float32)
+    scorer = (inputs[4] * 1000).detach()
+    z, alpha = weighted_pair_sum(*inputs[:4], scorer, *masks)
+    assert z.isfinite().all()
+    torch.testing.assert_close(alpha.sum((2, 3)), torch.ones(BATCH, HEADS))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_summed_in_float32(autocast):
+    inputs, masks = make_inputs(torch.float32, first=30, second=200)
+    rounded = [x.detach().bfloat16().requires_grad_() for x in inputs]
+    expected = weighted_pair_sum(*(x.float() for x in rounded), *masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        z, alpha = weighted_pair_sum(*rounded, *masks)
+    assert z.dtype == torch.bfloat16
+    torch.testing.assert_close(z, expected[0].bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(alpha, expected[1], rtol=0, atol=0)
+    z.float().sum().backward()
+    assert all(x.grad.dtype == torch.bfloat16 for x in rounded)
+
+
+def largest_allocation(compute, *tensors) -> int:
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = compute(*tensors)
+        sum(x.sum() for x in (result if isinstance(result, tuple) else (result,))).backward()
+    return max(event.cpu_memory_usage for event in profile.events())
+
+
+def test_no_tensor_of_all_pairs_is_ever_allocated():
+    inputs, masks = make_inputs(torch.float32, batch=2, first=32, second=400, width=256)
+    all_pairs_bytes = 2 * 32 * 400 * 256 * 4
+    assert largest_allocation(weighted_pair_sum, *inputs, *masks) < all_pairs_bytes / 4
+    assert largest_allocation(pair_mean, *inputs[:4], *masks) < all_pairs_bytes / 4
+    assert largest_allocation(whole_sum, *inputs, *masks) >= all_pairs_bytes  # the measure can fail
+
+
+def test_compiled_without_a_graph_break_it_gives_the_same():
+    inputs, masks = make_inputs(torch.float32)
+    compiled = torch.compile(weighted_pair_sum, backend="aot_eager", fullgraph=True)
+    results = []
+    for compute in (compiled, weighted_pair_sum):
+        z, alpha = compute(*inputs, *masks)
+        results.append((z, alpha, *torch.autograd.grad(z.square().sum(), inputs)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_an_exported_graph_holds_only_operators_of_torch():
+    class Sum(torch.nn.Module):
+        def forward(self, *args):
+            return *weighted_pair_sum(*args), pair_mean(*args[:4], *args[5:])
+
+    inputs, masks = make_inputs(torch.float32)
+    args = (*(x.detach() for x in inputs), *masks)
+    exported = torch.export.export(Sum(), args)
+    assert not [n for n in exported.graph.nodes if n.op == "call_function" and "ume" in str(n.target)]
+    for result, expected in zip(exported.module()(*args), Sum()(*args), strict=True):
+        torch.testing.assert_close(result, expected)
