@@ -1,10 +1,16 @@
 """Everything of UME that travels with a checkpoint: config, encoders, fusion heads, model, processor, pipeline."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVisualQuestionAnswering,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
 
 from .configuration_ume import UMEConfig
 from .fusion_ume import FUSIONS, FusionHead, FusionOutput, Stream
-from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
+from .modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel
 from .pipeline_ume import UMEVQAPipeline
 from .processing_ume import UMEProcessor
 
@@ -12,6 +18,7 @@ from .processing_ume import UMEProcessor
 AutoConfig.register("ume", UMEConfig, exist_ok=True)
 AutoModel.register(UMEConfig, UMEModel, exist_ok=True)
 AutoModelForVisualQuestionAnswering.register(UMEConfig, UMEForVisualQuestionAnswering, exist_ok=True)
+AutoModelForZeroShotImageClassification.register(UMEConfig, UMEForImageTextRetrieval, exist_ok=True)
 AutoProcessor.register(UMEConfig, UMEProcessor, exist_ok=True)
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "FusionOutput",
     "Stream",
     "UMEConfig",
+    "UMEForImageTextRetrieval",
     "UMEForVisualQuestionAnswering",
     "UMEModel",
     "UMEProcessor",

@@ -6,6 +6,8 @@
 from transformers import AutoConfig, PretrainedConfig
 
 from .fusion_ume import FUSIONS
+from .pairs_ume import pair_mean  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
+from .simple_encoders_ume import own_config
 
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -13,7 +15,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 class UMEConfig(PretrainedConfig):
     r"""
-    Configuration of [`UMEModel`] and [`UMEForVisualQuestionAnswering`].
+    Configuration of [`UMEModel`], [`UMEForVisualQuestionAnswering`] and [`UMEForImageTextRetrieval`].
 
     Args:
         text_config (`PretrainedConfig` or `dict`, *optional*, defaults to `BertConfig()`):
@@ -26,18 +28,28 @@ class UMEConfig(PretrainedConfig):
         fusion_hidden_size (`int`, *optional*, defaults to 512):
             Common width D to which a head brings every modality, and width of what it returns.
         fusion_num_heads (`int`, *optional*):
-            Attention heads of the heads that attend, several pair weightings for `ume`. `None` takes the head's own
-            default (`FUSIONS[fusion].default_num_heads`).
+            Attention heads of the heads that attend, several pair weightings for `ume`, glimpses of `ban`, blocks of
+            `block`. `None` takes the head's own default (`FUSIONS[fusion].default_num_heads`).
         fusion_num_layers (`int`, *optional*, defaults to 1):
             Layers (blocks) of the heads that have layers.
+        fusion_rank (`int`, *optional*):
+            Rank of the bilinear heads: the inner width of `mlb`, the summed factors of `mutan`, `mfb`, `block` and
+            `low_rank_tensor`, the inner width of `ban`'s attention as a multiple of D. `None` takes the head's own
+            default (`FUSIONS[fusion].default_rank`).
         fusion_dropout (`float`, *optional*, defaults to 0.1):
             Dropout inside the head, on the projected vectors and in its blocks.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout on the fused vector before the classifier.
+        modality_dropout (`float`, *optional*, defaults to 0.0):
+            Probability in training that an example with text and image loses one of them, evenly chosen, so that the
+            model learns to answer without.
         text_pooling, vision_pooling (`str`, *optional*, defaults to `"auto"`):
             What summarises a modality in one vector: `"cls"` (first token), `"mean"` (over real content tokens),
             `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder
             gives.
+        feature_grid (`int`, *optional*):
+            Average the image's tokens over a g×g grid before the head sees them (7: 49 instead of a ViT-B/16's 196);
+            class tokens stay. Left out, the head sees the encoder's own grid.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
             `"single_label_classification"` (cross-entropy) or `"multi_label_classification"` (binary cross-entropy on
             soft answer scores).
@@ -70,10 +82,13 @@ class UMEConfig(PretrainedConfig):
         fusion_hidden_size=512,
         fusion_num_heads=None,
         fusion_num_layers=1,
+        fusion_rank=None,
         fusion_dropout=0.1,
         classifier_dropout=0.1,
+        modality_dropout=0.0,
         text_pooling="auto",
         vision_pooling="auto",
+        feature_grid=None,
         problem_type="single_label_classification",
         **kwargs,
     ):
@@ -83,10 +98,13 @@ class UMEConfig(PretrainedConfig):
         self.fusion_hidden_size = fusion_hidden_size
         self.fusion_num_heads = fusion_num_heads
         self.fusion_num_layers = fusion_num_layers
+        self.fusion_rank = fusion_rank
         self.fusion_dropout = fusion_dropout
         self.classifier_dropout = classifier_dropout
+        self.modality_dropout = modality_dropout
         self.text_pooling = text_pooling
         self.vision_pooling = vision_pooling
+        self.feature_grid = feature_grid
         self._check_labels(kwargs)
         super().__init__(problem_type=problem_type, **kwargs)
         # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.
@@ -94,6 +112,7 @@ class UMEConfig(PretrainedConfig):
             "AutoConfig": "configuration_ume.UMEConfig",
             "AutoModel": "modeling_ume.UMEModel",
             "AutoModelForVisualQuestionAnswering": "modeling_ume.UMEForVisualQuestionAnswering",
+            "AutoModelForZeroShotImageClassification": "modeling_ume.UMEForImageTextRetrieval",
         }
         self.custom_pipelines = {
             "visual-question-answering": {
@@ -156,9 +175,10 @@ class UMEConfig(PretrainedConfig):
         one_of("problem_type", PROBLEM_TYPES)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")
-        if self.fusion_num_heads is not None:
-            at_least_one("fusion_num_heads")
-        for field in ("fusion_dropout", "classifier_dropout"):
+        for field in ("fusion_num_heads", "fusion_rank", "feature_grid"):
+            if getattr(self, field) is not None:
+                at_least_one(field)
+        for field in ("fusion_dropout", "classifier_dropout", "modality_dropout"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")
@@ -178,7 +198,7 @@ def _encoder_config(field, value, default):
     elif not isinstance(value, PretrainedConfig):
         raise ValueError(f"{field} is a {type(value).__name__}: give a transformers config or its dict.")
     # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.
-    value = getattr(value, field, value)
+    value = own_config(getattr(value, field, value))
     is_text = hasattr(value, "vocab_size")
     is_image = any(hasattr(value, name) for name in ("image_size", "num_channels", "patch_size"))
     if field == "text_config" and is_image and not is_text:

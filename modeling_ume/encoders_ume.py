@@ -5,14 +5,18 @@ its name.
 """
 
 import copy
+import importlib
 import inspect
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PretrainedConfig, PreTrainedModel
+from torch.utils._pytree import tree_leaves, tree_map
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -21,22 +25,66 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .fusion_ume import Stream
+from .simple_encoders_ume import SIMPLE_ENCODERS, own_config
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that reads tokens or pixels for `config`; of an encoder-decoder, its encoder.
 
     Raises:
-        ValueError: when transformers knows no such model.
+        ValueError: when there is no such model.
+        ImportError: when a package that it needs is missing.
     """
-    mapping = MODEL_FOR_TEXT_ENCODING_MAPPING if config.is_encoder_decoder else MODEL_MAPPING
-    if type(config) not in mapping:
+    if config.model_type in SIMPLE_ENCODERS:
+        return SIMPLE_ENCODERS[config.model_type]
+    found = None
+    # In this order: of T5 and its like the second has the whole encoder-decoder.
+    for mapping in (MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING):
+        if found is None and type(config) in mapping:
+            try:
+                found = mapping[type(config)]
+            except ImportError as error:
+                cause = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                raise ImportError(
+                    f"The encoder model_type={config.model_type!r} needs a package that is not installed ({cause}): "
+                    f"`pip install {getattr(cause, 'name', None) or 'the package'}` and try again."
+                ) from error
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise ValueError(
+            f"The encoder-decoder model_type={config.model_type!r} has no encoder that transformers can build alone: "
+            "choose another."
+        )
+    if found is None:
+        found = _class_named_after(config)
+    if isinstance(found, (tuple, list)):
+        found = found[0]
+    return found
+
+
+def _class_named_after(config: PretrainedConfig) -> type[PreTrainedModel]:
+    """Halves of dual models that the auto classes leave out: `SiglipTextConfig` is of `SiglipTextModel`, beside it."""
+    config_class = type(config)
+    name = config_class.__name__.removesuffix("Config") + "Model"
+    try:
+        found = getattr(importlib.import_module(config_class.__module__.replace("configuration_", "modeling_")), name)
+    except (ImportError, AttributeError):
         raise ValueError(
             f"transformers has no encoder for model_type={config.model_type!r}: choose a text or image model that "
-            f"{'AutoModelForTextEncoding' if config.is_encoder_decoder else 'AutoModel'} can build."
-        )
-    found = mapping[type(config)]
-    return found[0] if isinstance(found, (tuple, list)) else found
+            "AutoModel can build."
+        ) from None
+    return found
+
+
+def as_encoder(config: PretrainedConfig) -> PretrainedConfig:
+    """The config, changed in place where it describes more or other than an encoder that reads its whole input."""
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        config.is_encoder_decoder = False
+    # An encoder that is given `noise` hides patches by it, which only its pretraining wants.
+    if "noise" in inspect.signature(encoder_class(config).forward).parameters:
+        config.mask_ratio = 0.0
+    return config
 
 
 def pooling_kwargs(config: PretrainedConfig, pooling: str) -> dict:
@@ -47,8 +95,8 @@ def pooling_kwargs(config: PretrainedConfig, pooling: str) -> dict:
 
 def build_encoder(config: PretrainedConfig, pooling: str) -> PreTrainedModel:
     """An encoder with random weights that shares `config` (not a copy of it)."""
-    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    encoder = auto.from_config(config, **pooling_kwargs(config, pooling))
+    config = as_encoder(config)
+    encoder = encoder_class(config)._from_config(config, **pooling_kwargs(config, pooling))
     encoder.config = config
     return encoder
 
@@ -64,7 +112,7 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrained
     if config is None:
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
         config = AutoConfig.from_pretrained(name, **hub)
-    config = getattr(config, f"{modality}_config", config)
+    config = as_encoder(own_config(getattr(config, f"{modality}_config", config)))
     return encoder_class(config).from_pretrained(name, config=config, **pooling_kwargs(config, pooling), **kwargs)
 
 
@@ -75,7 +123,8 @@ class Shape:
     width: int
     pooled_width: int | None  # None: no pooled vector
     num_special: int  # tokens that are not content; of text encoders 0, their special tokens are content
-    is_map: bool  # a feature map [B, C, H, W] instead of tokens
+    unread: set[str]  # parameters that the tokens do not depend on, by name
+    unread_pooled: set[str]  # those that the pooled vector does not depend on
 
 
 class EncoderAdapter:
@@ -85,21 +134,36 @@ class EncoderAdapter:
         encoder: the text or image model.
         modality: `"text"` or `"vision"`.
         pooling: `"auto"`, `"cls"`, `"mean"`, `"pooler"` or `"last"`.
+        feature_grid: side g of the g×g grid over which image tokens are averaged; None leaves them as they are.
 
     Attributes:
         width, pooled_width: D_m of the tokens and of the summary.
+        causal: of a text encoder, that a token reads only what stands before it.
 
     Raises:
         ValueError: when the encoder cannot give the pooling that was asked for.
     """
 
-    def __init__(self, encoder: PreTrainedModel, modality: str, pooling: str):
+    def __init__(self, encoder: PreTrainedModel, modality: str, pooling: str, feature_grid: int | None = None):
         self.modality = modality
+        self.feature_grid = feature_grid
         self.arguments = set(inspect.signature(encoder.forward).parameters)
         shape = _probe(encoder, modality)
-        self.width, self.is_map = shape.width, shape.is_map
+        self.width = shape.width
         self.pooling = self._choose_pooling(encoder, pooling, shape)
         self.pooled_width = shape.pooled_width if self.pooling == "pooler" else shape.width
+        self.unread = shape.unread & shape.unread_pooled if self.pooling == "pooler" else shape.unread
+        self.freeze_unread(encoder)
+
+    def freeze_unread(self, encoder: PreTrainedModel) -> None:
+        """Takes parameters out of training that have no part in what is read from the encoder.
+
+        Such as the mask token of a pretraining that is over, or a segment embedding where there are no segments: they
+        get no gradient, for which `DistributedDataParallel` would wait. Loading makes them trainable again.
+        """
+        for name, parameter in encoder.named_parameters():
+            if name in self.unread:
+                parameter.requires_grad_(False)
 
     def _choose_pooling(self, encoder: PreTrainedModel, pooling: str, shape: Shape) -> str:
         name = f"{self.modality}_pooling"
@@ -108,12 +172,17 @@ class EncoderAdapter:
         # An encoder whose models predict masked tokens reads both ways and has a summary token in front.
         masked_lm = type(encoder.config) in MODEL_FOR_MASKED_LM_MAPPING
         causal = type(encoder.config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked_lm
+        self.causal = causal
+        # SigLIP's text half pools what stands at the last position, be it padding.
+        pools_padding = is_text and hasattr(encoder.config, "projection_size")
         if pooling == "auto":
-            if is_text and causal:
+            if is_text and causal or pools_padding:
                 return "last"
             if shape.pooled_width is not None:
                 return "pooler"
             return "cls" if (masked_lm if is_text else shape.num_special > 0) else "mean"
+        if pooling == "pooler" and pools_padding:
+            raise ValueError(f"{name}='pooler': the encoder {kind!r} pools padding too; use 'auto' or 'last'.")
         if pooling == "pooler" and shape.pooled_width is None:
             raise ValueError(f"{name}='pooler': the encoder {kind!r} has no pooled output; use 'auto' or 'mean'.")
         if pooling == "cls" and not is_text and not shape.num_special:
@@ -125,25 +194,44 @@ class EncoderAdapter:
     def text(self, encoder, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Stream:
         """input_ids [B, L] (and masks alike) → Stream of B rows; tokens with mask 0 are not real."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs = {"input_ids": input_ids, "attention_mask": mask}
-        if token_type_ids is not None and "token_type_ids" in self.arguments:
-            inputs["token_type_ids"] = token_type_ids
-        if "use_cache" in self.arguments:
-            inputs["use_cache"] = False  # a question is read once, nothing is generated
-        outputs = encoder(**inputs)
+        padding = getattr(encoder.config, "pad_token_id", None)
+        if padding is not None and padding >= 0:
+            # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
+            input_ids = input_ids.masked_fill(mask == 0, padding)
+        outputs = encoder(**_text_inputs(self.arguments, input_ids, mask, token_type_ids))
         states, mask = outputs.last_hidden_state, mask.bool()  # [B, L, D], [B, L]
         return Stream(states, mask, self._pool(outputs, states, mask, content=mask), mask.any(1))
 
     def vision(self, encoder, pixel_values: Tensor) -> Stream:
         """pixel_values [U, 3, H, W] → Stream of U rows whose last H·W tokens are the grid, where there is one."""
-        outputs = encoder(**_image_inputs(encoder, self.arguments, pixel_values))
+        outputs = self._look(encoder, pixel_values)
         states, num_special, grid = _image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         content = mask.clone()
         content[:, :num_special] = False
         pooled = self._pool(outputs, states, mask, content)
+        if self.feature_grid is not None:
+            states, grid = average_grid(states, grid, self.feature_grid)
+            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         present = torch.ones(len(states), dtype=torch.bool, device=states.device)
         return Stream(states, mask, pooled, present, grid)
+
+    def _look(self, encoder, pixel_values: Tensor):
+        """Runs the image encoder; one that cannot take images of this size says so."""
+        inputs = _image_inputs(encoder, self.arguments, pixel_values)
+        made_for, size = _pair(getattr(encoder.config, "image_size", None)), tuple(pixel_values.shape[-2:])
+        if made_for in (None, size):
+            return encoder(**inputs)
+        try:
+            return encoder(**inputs)
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"The image encoder {encoder.config.model_type!r} was made for images of {made_for[0]}×{made_for[1]} "
+                f"pixels and cannot read {size[0]}×{size[1]} ({error}): let the image processor resize and crop to "
+                f"{made_for[0]}×{made_for[1]}."
+            ) from error
 
     def _pool(self, outputs, states: Tensor, mask: Tensor, content: Tensor) -> Tensor:
         if self.pooling == "pooler":
@@ -158,11 +246,24 @@ class EncoderAdapter:
         return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
 
 
+def _text_inputs(arguments: set[str], input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> dict:
+    inputs = {"input_ids": input_ids, "attention_mask": mask}
+    if token_type_ids is not None and "token_type_ids" in arguments:
+        inputs["token_type_ids"] = token_type_ids
+    if "use_cache" in arguments:
+        inputs["use_cache"] = False  # a question is read once, nothing is generated
+    return inputs
+
+
 def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
     inputs = {"pixel_values": pixel_values}
     size = _pair(getattr(encoder.config, "image_size", None))
     if size is not None and size != tuple(pixel_values.shape[-2:]) and "interpolate_pos_encoding" in arguments:
         inputs["interpolate_pos_encoding"] = True
+    if "noise" in arguments:
+        # Patches are sorted by their noise: ascending numbers leave them in place.
+        patches = math.prod(s // p for s, p in zip(pixel_values.shape[-2:], _pair(encoder.config.patch_size), strict=True))
+        inputs["noise"] = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1)
     return inputs
 
 
@@ -172,30 +273,54 @@ def _image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor,
     if states.ndim == 4:  # a feature map [U, C, H, W]
         return states.flatten(2).transpose(1, 2), 0, tuple(states.shape[-2:])
     num_tokens = states.shape[1]
-    grid = _find_grid(num_tokens, image_size, _pair(getattr(config, "patch_size", None)))
-    if grid is None:
-        return states, 0, None
     # Detection tokens stand behind the patches (YOLOS); everything else that is not a patch stands before them.
     behind = getattr(config, "num_detection_tokens", 0)
+    patch_size = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
+    grid = _find_grid(num_tokens - behind, image_size, _pair(patch_size))
+    if grid is None:
+        return states, 0, None
+    num_special = num_tokens - math.prod(grid)
     if behind:
-        states = torch.cat([states[:, num_tokens - behind :], states[:, : num_tokens - behind]], dim=1)
-    return states, num_tokens - math.prod(grid), grid
+        before, patches, behind = states.split([num_special - behind, math.prod(grid), behind], dim=1)
+        states = torch.cat([before, behind, patches], dim=1)
+    return states, num_special, grid
 
 
 def _find_grid(num_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int] | None):
-    """The finest patch grid that fits into `num_tokens`; hierarchical encoders halve it from stage to stage."""
-    if patch_size is None:
-        # Unknown patches: a grid of the image's aspect ratio that leaves the fewest tokens over.
-        height, width = image_size
-        for rows in range(math.isqrt(num_tokens * height // width) + 1, 0, -1):
-            columns = round(rows * width / height)
-            if columns and rows * columns <= num_tokens <= rows * columns + MAX_SPECIAL_TOKENS:
-                return rows, columns
-        return None
-    rows, columns = (size // patch for size, patch in zip(image_size, patch_size, strict=True))
-    while rows * columns > num_tokens and (rows > 1 or columns > 1):
-        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
-    return (rows, columns) if 0 < rows * columns <= num_tokens else None
+    """The grid that leaves the fewest of `num_tokens` over: that of the patches, which hierarchical encoders halve from
+    stage to stage, or with unknown patches one of the image's aspect ratio. None where nothing comes close."""
+    grids = []
+    if patch_size is not None:
+        for divide in (operator.floordiv, lambda size, patch: math.ceil(size / patch)):  # some cut the rest, some pad it
+            rows, columns = map(divide, image_size, patch_size)
+            while rows * columns > num_tokens and (rows > 1 or columns > 1):
+                rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+            grids.append((rows, columns))
+    height, width = image_size
+    for rows in range(math.isqrt(num_tokens * height // width) + 1, 0, -1):
+        grids.append((rows, round(rows * width / height)))
+    fitting = [grid for grid in grids if 0 <= num_tokens - math.prod(grid) <= MAX_SPECIAL_TOKENS and math.prod(grid)]
+    if patch_size is not None and fitting and fitting[0] in grids[:2]:
+        fitting = [grid for grid in fitting if grid in grids[:2]]
+    return max(fitting, key=math.prod, default=None)
+
+
+def average_grid(states: Tensor, grid: tuple[int, int] | None, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """Averages the last H·W of the tokens [U, N, D] over side × side cells; the tokens before them stay.
+
+    Returns:
+        The tokens [U, N − H·W + side², D] and their grid (side, side).
+
+    Raises:
+        ValueError: when the image has no grid, or a coarser one.
+    """
+    if grid is None or side > min(grid):
+        has = "no grid of tokens" if grid is None else f"a grid of {grid[0]}×{grid[1]} tokens"
+        raise ValueError(f"feature_grid={side} is impossible: the image encoder gives {has}.")
+    num_special = states.shape[1] - math.prod(grid)
+    cells = states[:, num_special:].transpose(1, 2).unflatten(2, grid)  # [U, D, H, W]
+    cells = F.adaptive_avg_pool2d(cells, side).flatten(2).transpose(1, 2)  # [U, side², D]
+    return torch.cat([states[:, :num_special], cells], dim=1), (side, side)
 
 
 MAX_SPECIAL_TOKENS = 16  # class, distillation and register tokens of one image; no encoder has more
@@ -208,37 +333,102 @@ def _pair(size) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
 
 
-class _ValuesUnknown(TorchDispatchMode):
-    """Answers 0 or no to every question about values, such as "is any token masked?": the meta device has none."""
+class _WeightsUnknown(TorchDispatchMode):
+    """Computes what weights and pixels have no part in, such as masks and positions; of the rest, only the shape.
+
+    Weights and pixels live on the meta device. Where they meet numbers that exist, the result has no values either; a
+    question about its values, such as "is any masked?", is answered with 0 or no.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        unknown = any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs)))
+        if not unknown:
+            return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
             return False if args[0].dtype == torch.bool else 0
-        return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **kwargs)
+        except (RuntimeError, NotImplementedError):
+            args, kwargs = tree_map(_without_values, (args, kwargs))
+            return func(*args, **kwargs)
+
+
+def _without_values(leaf):
+    if isinstance(leaf, Tensor):
+        return leaf.to("meta")
+    return torch.device("meta") if isinstance(leaf, torch.device) else leaf
 
 
 def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
-    """Runs a twin of the encoder on the meta device, where shapes are computed and nothing else."""
+    """Runs a twin of the encoder whose weights are on the meta device: shapes are computed and nothing else.
+
+    Raises:
+        ValueError: when the encoder is of another modality, or does not return tokens.
+    """
     config = copy.deepcopy(encoder.config)
+    kind = f"The {modality} encoder {config.model_type!r}"
+    main_input = "input_ids" if modality == "text" else "pixel_values"
+    arguments = set(inspect.signature(encoder.forward).parameters)
+    if main_input not in arguments:
+        raise ValueError(f"{kind} takes no {main_input}: choose {_WANTED[modality]}.")
+    if modality == "text" and "attention_mask" not in arguments:
+        raise ValueError(f"{kind} takes no attention_mask, so padding would change its answers: choose another.")
     # The fused attentions may need real memory; what comes out has the same shape.
     config._attn_implementation = "eager"
-    with torch.device("meta"), _ValuesUnknown(), torch.no_grad():
+    config._experts_implementation = "batched_mm"
+    with torch.device("meta"), torch.no_grad():
         twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
+    with torch.device("cpu"), _WeightsUnknown(), torch.enable_grad():
         if modality == "text":
-            outputs = twin(input_ids=torch.ones(1, 8, dtype=torch.long))
-            states, num_special = outputs.last_hidden_state, 0
+            tokens = torch.ones(1, 8, dtype=torch.long)
+            inputs = _text_inputs(arguments, tokens, torch.ones_like(tokens))
         else:
             size = _pair(getattr(config, "image_size", None)) or (224, 224)
-            pixels = torch.zeros(1, getattr(config, "num_channels", 3), *size)
-            outputs = twin(**_image_inputs(twin, set(inspect.signature(twin.forward).parameters), pixels))
-            states, num_special, _ = _image_tokens(config, outputs, size)
+            pixels = torch.empty(1, getattr(config, "num_channels", 3), *size, device="meta")
+            inputs = _image_inputs(twin, arguments, pixels)
+        try:
+            outputs = twin(**inputs)
+        except Exception as error:  # anything may go wrong in a model that reads something else
+            given = "input_ids and attention_mask" if modality == "text" else f"pixel_values {list(pixels.shape)}"
+            raise ValueError(
+                f"{kind} does not run on {given} alone ({type(error).__name__}: {error}): "
+                f"choose {_WANTED[modality]}."
+            ) from error
+    states = getattr(outputs, "last_hidden_state", None)
+    if not isinstance(states, Tensor) or states.ndim not in ((3,) if modality == "text" else (3, 4)):
+        found = "none" if states is None else f"one of shape {list(getattr(states, 'shape', []))}"
+        raise ValueError(f"{kind} must return its tokens as last_hidden_state, but there is {found}: choose another.")
+    num_special = 0
+    if modality == "vision":
+        states, num_special, _ = _image_tokens(config, outputs, size)
+    elif states.shape[1] != 8:
+        raise ValueError(f"{kind} returns {states.shape[1]} states for 8 tokens: choose one that keeps every token.")
     pooled = outputs.get("pooler_output")
     return Shape(
         width=states.shape[-1],
         pooled_width=None if pooled is None else pooled.flatten(1).shape[-1],
         num_special=num_special,
-        is_map=outputs.last_hidden_state.ndim == 4,
+        unread=_unread(twin, outputs.last_hidden_state),
+        unread_pooled=set() if pooled is None else _unread(twin, pooled),
     )
+
+
+def _unread(model: PreTrainedModel, output: Tensor) -> set[str]:
+    """Names of the trainable parameters that are nowhere in the graph that computed `output`."""
+    nodes, seen, read = [output.grad_fn], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # a leaf: where the gradient of a parameter accumulates
+            read.add(id(node.variable))
+        nodes += [following for following, _ in node.next_functions]
+    return {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in read}
+
+
+_WANTED = {"text": "a model that reads text", "vision": "a model that reads single pictures"}
 
 
 def _constructor_kwargs(encoder: PreTrainedModel) -> dict:

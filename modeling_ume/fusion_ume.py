@@ -41,10 +41,12 @@ class FusionOutput:
     Attributes:
         fused: [B, K, D]: one fused vector (K = 1), or one view a modality for the heads that combine late.
         weights: what the head attended to, by name, each non-negative and summing to 1 over what is real.
+        present: [B, K] bool, which views count, of the heads that combine late; at least one an example.
     """
 
     fused: Tensor
     weights: dict[str, Tensor] = field(default_factory=dict)
+    present: Tensor | None = None
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -137,6 +139,16 @@ def is_present(stream: Stream) -> Tensor:
     return stream.present & stream.mask.any(1)
 
 
+def real_first(mask: Tensor) -> Tensor:
+    """mask [B, N] → the order [B, N] that puts the real tokens of each row in front, each in its turn."""
+    return mask.byte().argsort(dim=1, descending=True, stable=True)
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Puts the tokens of x, [B, N] or [B, N, D], into `order` [B, N]."""
+    return x.gather(1, order if x.ndim == 2 else order[..., None].expand_as(x))
+
+
 def presence(streams: list[Stream]) -> Tensor:
     """[B, K] bool: which modalities each example has."""
     return torch.stack([is_present(stream) for stream in streams], dim=1)
@@ -149,9 +161,24 @@ class FusionHead(FusionModule):
         config: the `UMEConfig`.
         widths: D_m of each stream's tokens.
         pooled_widths: D_p of each stream's summary; None where they equal `widths`.
+
+    Attributes:
+        source: the paper or model the head is known from.
+        cost: work for two streams of N₁ and N₂ tokens, L layers, H heads and rank R, once everything has width D.
+        default_num_heads, default_rank: what `fusion_num_heads` and `fusion_rank` are where the config leaves them
+            open; no default rank: the head has none.
+        num_views: K of what it returns.
+        reads_in_encoder: the text encoder's own layers read the other modalities' tokens, see `EarlyInputFusion`.
+        trains_views: the loss is the mean of the views' own losses instead of the loss of what they say together.
     """
 
+    source = ""
+    cost = ""
     default_num_heads = 1
+    default_rank: int | None = None
+    num_views = 1
+    reads_in_encoder = False
+    trains_views = False
 
     def __init__(self, config, widths: list[int], pooled_widths: list[int] | None = None):
         super().__init__()
@@ -161,6 +188,7 @@ class FusionHead(FusionModule):
         self.pooled_widths = list(pooled_widths or widths)
         self.hidden_size = config.fusion_hidden_size
         self.num_heads = config.fusion_num_heads or self.default_num_heads
+        self.rank = config.fusion_rank or self.default_rank
 
     @classmethod
     def check_config(cls, config) -> None:
@@ -169,9 +197,13 @@ class FusionHead(FusionModule):
     def forward(self, streams: list[Stream]) -> FusionOutput:
         raise NotImplementedError
 
+    def combine(self, logits: Tensor, present: Tensor | None, problem_type: str) -> Tensor:
+        """The views' logits [B, K, C] and which of them count [B, K] → the answer's logits [B, C]."""
+        return logits[:, 0]
 
-class AttentionHead(FusionHead):
-    """Base of the heads built from multi-head attention: the heads must divide the width."""
+
+class DividedHead(FusionHead):
+    """Base of the heads that divide the width into `fusion_num_heads` equal parts, as multi-head attention does."""
 
     default_num_heads = 8
 
@@ -181,7 +213,7 @@ class AttentionHead(FusionHead):
         if config.fusion_hidden_size % heads:
             raise ValueError(
                 f"fusion_hidden_size={config.fusion_hidden_size} is not divisible into fusion_num_heads={heads} "
-                f"attention heads, as fusion={config.fusion!r} needs."
+                f"equal parts, as fusion={config.fusion!r} needs."
             )
 
 
@@ -194,6 +226,9 @@ def mlp(width_in: int, width_out: int, dropout: float) -> nn.Sequential:
 class ConcatFusion(FusionHead):
     """`concat`, the usual baseline: MLP([pool_1; …; pool_K])."""
 
+    source = "the transformers' baseline"
+    cost = "O(D²)"
+
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
         self.project = Projections(config, pooled_widths=self.pooled_widths)
@@ -203,8 +238,58 @@ class ConcatFusion(FusionHead):
         return FusionOutput(self.mlp(self.project.pooled(streams).flatten(1))[:, None])
 
 
+class EncoderInputs(FusionModule):
+    """Brings streams into an encoder's embedding space, where its own layers can read them: X_m W_m + e_m.
+
+    Args:
+        widths: D_m of each stream.
+        embedding_width: E, the width of the encoder's embeddings.
+    """
+
+    def __init__(self, widths: list[int], embedding_width: int):
+        super().__init__()
+        self.streams = nn.ModuleList(nn.Linear(width, embedding_width) for width in widths)
+        self.stream_embeddings = nn.Parameter(torch.empty(len(widths), embedding_width))  # e
+
+    def init_weights(self):
+        init.normal_(self.stream_embeddings, std=0.02)
+
+    def forward(self, streams: list[Stream]) -> list[Tensor]:
+        """For each stream [B, N_m, E], zero where a token is not real or the modality absent."""
+        inputs = []
+        for stream, linear, embedding in zip(streams, self.streams, self.stream_embeddings, strict=True):
+            unreal = ~(stream.mask & stream.present[:, None])[..., None]  # [B, N, 1]
+            tokens = linear(stream.states.masked_fill(unreal, 0.0))
+            inputs.append((tokens + embedding.to(tokens.dtype)).masked_fill(unreal, 0.0))
+        return inputs
+
+
+class EarlyInputFusion(ConcatFusion):
+    """`early_input`: the text encoder's own layers read [text embeddings; X_m W_m + e_m]; MLP over both summaries.
+
+    The model does the reading before it calls the head, whose streams are then what the encoder says of the text's
+    tokens and of the others', all in the encoder's width; an absent modality has no tokens in it. By itself, on
+    streams that nothing has read together, the head is that MLP.
+
+    Args:
+        embedding_width: width E of the text encoder's embeddings; None for a head without `inputs`.
+        input_widths: D_m of the streams that are brought there.
+    """
+
+    source = "VisualBERT (Li et al., 2019)"
+    cost = "the text encoder's for N₁ + N₂ tokens"
+    reads_in_encoder = True
+
+    def __init__(self, config, widths, pooled_widths=None, embedding_width=None, input_widths=()):
+        super().__init__(config, widths, pooled_widths)
+        self.inputs = None if embedding_width is None else EncoderInputs(input_widths, embedding_width)
+
+
 class SumFusion(FusionHead):
-    """`sum`: Σ_m w_m pool_m over the present modalities, with w learned."""
+    """`sum`, element-wise sum: Σ_m w_m pool_m over the present modalities, with w learned."""
+
+    source = "element-wise sum"
+    cost = "O(D)"
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
@@ -226,6 +311,9 @@ class ProductFusion(FusionHead):
     A stream with a grid is an image. Absent modalities leave the product.
     """
 
+    source = "VQA, deeper LSTM Q + norm I (Antol et al., 2015)"
+    cost = "O(D²)"
+
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
         self.streams = nn.ModuleList(nn.Linear(width, self.hidden_size) for width in self.pooled_widths)
@@ -240,6 +328,122 @@ class ProductFusion(FusionHead):
                 vector = F.normalize(vector, dim=-1)
             factors.append(torch.where(present, torch.tanh(linear(self.dropout(vector))), 1.0))
         return FusionOutput(torch.stack(factors).prod(0)[:, None])
+
+
+class BilinearHead(FusionHead):
+    """Base of the heads that multiply linear images of the summaries; K > 2 streams: the product of them all.
+
+    Args:
+        factor_width: width of what is multiplied.
+    """
+
+    def __init__(self, config, widths, pooled_widths, factor_width: int):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, pooled_widths=self.pooled_widths)
+        self.factors = nn.ModuleList(nn.Linear(self.hidden_size, factor_width) for _ in widths)
+
+    def multiply(self, pooled: Tensor, activation=None) -> Tensor:
+        """pooled [B, K, D] → ⊙_m f(W_m pool_m + b_m), [B, factor_width]."""
+        factors = torch.stack([linear(x) for linear, x in zip(self.factors, pooled.unbind(1), strict=True)])
+        return (factors if activation is None else activation(factors)).prod(0)
+
+
+class MLBFusion(BilinearHead):
+    """`mlb`, low-rank bilinear pooling: P ⊙_m tanh(U_m pool_m), the inner width is `fusion_rank`."""
+
+    source = "MLB (Kim et al., 2017)"
+    cost = "O(RD)"
+    default_rank = 1200
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths, config.fusion_rank or self.default_rank)
+        self.out = nn.Linear(self.rank, self.hidden_size)  # P
+
+    def forward(self, streams):
+        return FusionOutput(self.out(self.multiply(self.project.pooled(streams), torch.tanh))[:, None])
+
+
+class MutanFusion(BilinearHead):
+    """`mutan`, Tucker decomposition with a core of rank R: W_o Σ_r ⊙_m M_m^r tanh(pool_m)."""
+
+    source = "MUTAN (Ben-younes et al., 2017)"
+    cost = "O(RD²)"
+    default_rank = 10
+
+    def __init__(self, config, widths, pooled_widths=None):
+        rank = config.fusion_rank or self.default_rank
+        super().__init__(config, widths, pooled_widths, rank * config.fusion_hidden_size)
+        self.out = nn.Linear(self.hidden_size, self.hidden_size)  # W_o
+
+    def forward(self, streams):
+        products = self.multiply(torch.tanh(self.project.pooled(streams)))  # [B, R·D]
+        return FusionOutput(self.out(products.unflatten(-1, (self.rank, -1)).sum(1))[:, None])
+
+
+class MFBFusion(BilinearHead):
+    """`mfb`, factorised bilinear pooling: z = Σ_r ⊙_m U_m^r pool_m, then sign(z) √|z|, then ℓ2-normalised.
+
+    The result is multiplied by √D, so that its entries have the scale of the other heads'; the classifier's first
+    weights count on it.
+    """
+
+    source = "MFB (Yu et al., 2017)"
+    cost = "O(RD²)"
+    default_rank = 5
+
+    def __init__(self, config, widths, pooled_widths=None):
+        rank = config.fusion_rank or self.default_rank
+        super().__init__(config, widths, pooled_widths, rank * config.fusion_hidden_size)
+        self.dropout = nn.Dropout(config.fusion_dropout)
+
+    def forward(self, streams):
+        products = self.dropout(self.multiply(self.project.pooled(streams)))  # [B, R·D]
+        z = products.unflatten(-1, (self.rank, -1)).sum(1)
+        z = z / (z.abs() + 1e-6).sqrt()  # sign(z) √|z| with a finite slope at 0, where dropout can put it
+        return FusionOutput(F.normalize(z, dim=-1)[:, None] * self.hidden_size**0.5)
+
+
+class LowRankTensorFusion(BilinearHead):
+    """`low_rank_tensor`, the tensor product of all [pool_m; 1] at rank R: Σ_r ⊙_m W_m^r [pool_m; 1]."""
+
+    source = "LMF (Liu et al., 2018)"
+    cost = "O(RD²)"
+    default_rank = 4
+
+    def __init__(self, config, widths, pooled_widths=None):
+        rank = config.fusion_rank or self.default_rank
+        super().__init__(config, widths, pooled_widths, rank * config.fusion_hidden_size)
+
+    def forward(self, streams):
+        products = self.multiply(self.project.pooled(streams))  # [B, R·D]; the biases are the column of the 1
+        return FusionOutput(products.unflatten(-1, (self.rank, -1)).sum(1)[:, None])
+
+
+class BlockFusion(DividedHead):
+    """`block`, block-term decomposition: in each block c of the width Σ_r ⊙_m A_m^{c,r} pool_m^c, then W_o over all.
+
+    `fusion_num_heads` is the number of blocks, `fusion_rank` the rank within one; K > 2 streams: the product of all.
+    """
+
+    source = "BLOCK (Ben-younes et al., 2019)"
+    cost = "O(RD²/H + D²)"
+    default_num_heads = 16
+    default_rank = 15
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, pooled_widths=self.pooled_widths)
+        width = self.hidden_size // self.num_heads
+        self.factors = nn.Parameter(torch.empty(len(widths), self.num_heads, self.rank, width, width))
+        self.out = nn.Linear(self.hidden_size, self.hidden_size)  # W_o
+
+    def init_weights(self):
+        init.normal_(self.factors, std=(3 * self.factors.shape[-1]) ** -0.5)  # as a Linear's
+
+    def forward(self, streams):
+        pooled = self.project.pooled(streams).unflatten(-1, (self.num_heads, -1))  # [B, K, C, D / C]
+        factors = torch.einsum("kcroi,bkci->bkcro", self.factors.to(pooled.dtype), pooled)
+        return FusionOutput(self.out(factors.prod(1).sum(2).flatten(1))[:, None])
 
 
 class Attention(nn.Module):
@@ -278,6 +482,40 @@ class FeedForward(nn.Module):
         return self.layers(x)
 
 
+class SelfAttentionBlock(nn.Module):
+    """A pre-norm Transformer layer: x + Attention(LN(x)), then x + FFN(LN(x)). [B, N, D] → [B, N, D]."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = Attention(hidden_size, num_heads, dropout)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        context = self.attention_norm(x)
+        x = x + self.dropout(self.attention(context, context, mask))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Transformer(nn.Module):
+    """`fusion_num_layers` pre-norm layers and a last LayerNorm: tokens [B, N, D], mask [B, N] → [B, N, D]."""
+
+    def __init__(self, config, num_heads: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SelfAttentionBlock(config.fusion_hidden_size, num_heads, config.fusion_dropout)
+            for _ in range(config.fusion_num_layers)
+        )
+        self.norm = nn.LayerNorm(config.fusion_hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+
 class CrossAttentionBlock(nn.Module):
     """One stream queries a context: x + Attention(LN(x), LN(context)), then x + FFN(LN(x))."""
 
@@ -295,6 +533,11 @@ class CrossAttentionBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
+def others(parts: list[Tensor], m: int) -> Tensor:
+    """All but the m-th, joined along the tokens."""
+    return torch.cat([part for n, part in enumerate(parts) if n != m], dim=1)
+
+
 class CrossAttentionLayers(nn.Module):
     """Blocks in which each stream's queries read the tokens of all the other streams (ViLBERT's co-attention)."""
 
@@ -310,19 +553,15 @@ class CrossAttentionLayers(nn.Module):
 
     def forward(self, tokens: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         for blocks in self.layers:
-            tokens = [
-                block(
-                    tokens[m],
-                    torch.cat([x for n, x in enumerate(tokens) if n != m], dim=1),
-                    torch.cat([mask for n, mask in enumerate(masks) if n != m], dim=1),
-                )
-                for m, block in enumerate(blocks)
-            ]
+            tokens = [block(tokens[m], others(tokens, m), others(masks, m)) for m, block in enumerate(blocks)]
         return tokens
 
 
-class CrossAttentionFusion(AttentionHead):
+class CrossAttentionFusion(DividedHead):
     """`cross_attention`: blocks in which each stream queries the others, then mean over tokens, concatenation, MLP."""
+
+    source = "ViLBERT (Lu et al., 2019)"
+    cost = "O(L(N₁N₂D + (N₁ + N₂)D²))"
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
@@ -338,12 +577,390 @@ class CrossAttentionFusion(AttentionHead):
         return FusionOutput(self.mlp(torch.cat(pooled, dim=-1))[:, None])
 
 
+class CrossAttentionToConcatenationFusion(DividedHead):
+    """`cross_attention_to_concatenation`: each stream queries the others, then one Transformer over all, its mean."""
+
+    source = "survey of multimodal Transformers (Xu et al., 2023)"
+    cost = "O(L((N₁ + N₂)²D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.cross = CrossAttentionLayers(config, len(widths), self.num_heads)
+        self.transformer = Transformer(config, self.num_heads)
+
+    def forward(self, streams):
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
+        tokens, mask = torch.cat(self.cross(list(tokens), list(masks)), dim=1), torch.cat(masks, dim=1)
+        return FusionOutput(masked_mean(self.transformer(tokens, mask), mask)[:, None])
+
+
+class EarlySummationFusion(DividedHead):
+    """`early_summation`: x_i = Σ_m α_m h_{m,i} position by position, then a Transformer, its mean over positions.
+
+    The i-th position is each stream's i-th real token; a stream that has no more leaves the sum. α is learned.
+    """
+
+    source = "survey of multimodal Transformers (Xu et al., 2023)"
+    cost = "O(L(N²D + ND²)), N = max(N₁, N₂)"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.stream_weights = nn.Parameter(torch.empty(len(widths)))  # α
+        self.transformer = Transformer(config, self.num_heads)
+
+    def init_weights(self):
+        init.ones_(self.stream_weights)
+
+    def forward(self, streams):
+        length = max(stream.states.shape[1] for stream in streams)
+        summed, real = 0.0, False
+        for (tokens, mask), weight in zip(self.project.tokens(streams), self.stream_weights, strict=True):
+            # Wherever the padding stands, positions are counted over what is real.
+            order = real_first(mask)
+            mask = reorder(mask, order)
+            tokens = reorder(tokens, order).masked_fill(~mask[..., None], 0.0)
+            padding = length - tokens.shape[1]
+            summed = summed + F.pad(weight.to(tokens.dtype) * tokens, (0, 0, 0, padding))  # [B, length, D]
+            real = F.pad(mask, (0, padding)) | real
+        return FusionOutput(masked_mean(self.transformer(summed, real), real)[:, None])
+
+
+class EarlyConcatenationFusion(DividedHead):
+    """`early_concatenation`: Transformer([H_1 + e_1; …; H_K + e_K]), its mean over tokens, e learned."""
+
+    source = "VisualBERT (Li et al., 2019), VideoBERT (Sun et al., 2019)"
+    cost = "O(L((N₁ + N₂)²D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.stream_embeddings = nn.Parameter(torch.empty(len(widths), self.hidden_size))  # e
+        self.transformer = Transformer(config, self.num_heads)
+
+    def init_weights(self):
+        init.normal_(self.stream_embeddings, std=0.02)
+
+    def forward(self, streams):
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
+        embeddings = self.stream_embeddings.to(tokens[0].dtype)
+        tokens = torch.cat([x + e for x, e in zip(tokens, embeddings, strict=True)], dim=1)
+        mask = torch.cat(masks, dim=1)
+        return FusionOutput(masked_mean(self.transformer(tokens, mask), mask)[:, None])
+
+
+class HierarchicalMultiToOneFusion(DividedHead):
+    """`hierarchical_multi_to_one`: a Transformer a stream, then one over all their tokens, its mean."""
+
+    source = "survey of multimodal Transformers (Xu et al., 2023)"
+    cost = "O(L((N₁ + N₂)²D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.streams = nn.ModuleList(Transformer(config, self.num_heads) for _ in widths)
+        self.transformer = Transformer(config, self.num_heads)
+
+    def forward(self, streams):
+        tokens = self.project.tokens(streams)
+        joint = torch.cat([read(x, mask) for read, (x, mask) in zip(self.streams, tokens, strict=True)], dim=1)
+        mask = torch.cat([mask for _, mask in tokens], dim=1)
+        return FusionOutput(masked_mean(self.transformer(joint, mask), mask)[:, None])
+
+
+class HierarchicalOneToMultiFusion(DividedHead):
+    """`hierarchical_one_to_multi`: one Transformer over all, then one a stream; MLP over the means of the streams."""
+
+    source = "InterBERT (Lin et al., 2020)"
+    cost = "O(L((N₁ + N₂)²D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.transformer = Transformer(config, self.num_heads)
+        self.streams = nn.ModuleList(Transformer(config, self.num_heads) for _ in widths)
+        self.mlp = mlp(len(widths) * self.hidden_size, self.hidden_size, config.fusion_dropout)
+
+    def forward(self, streams):
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
+        joint = self.transformer(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
+        parts = joint.split([x.shape[1] for x in tokens], dim=1)
+        pooled = [
+            masked_mean(read(x, mask), mask) for read, x, mask in zip(self.streams, parts, masks, strict=True)
+        ]
+        return FusionOutput(self.mlp(torch.cat(pooled, dim=-1))[:, None])
+
+
+class CoAttentionBlock(CrossAttentionBlock):
+    """METER's layer of one stream: x + Attention(LN(x)), then what `CrossAttentionBlock` does with the context."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__(hidden_size, num_heads, dropout)
+        self.self_attention_norm = nn.LayerNorm(hidden_size)
+        self.self_attention = Attention(hidden_size, num_heads, dropout)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor, own_mask: Tensor) -> Tensor:
+        own = self.self_attention_norm(x)
+        x = x + self.dropout(self.self_attention(own, own, own_mask))
+        return super().forward(x, context, mask)
+
+
+class CoAttentionFusion(DividedHead):
+    """`co_attention`: L layers of self-attention, cross-attention and FFN a stream, then MLP over the streams' means.
+
+    In a layer all streams read what the others were before it.
+    """
+
+    source = "METER (Dou et al., 2022)"
+    cost = "O(L((N₁ + N₂)²D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(CoAttentionBlock(self.hidden_size, self.num_heads, config.fusion_dropout) for _ in widths)
+            for _ in range(config.fusion_num_layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(self.hidden_size) for _ in widths)
+        self.mlp = mlp(len(widths) * self.hidden_size, self.hidden_size, config.fusion_dropout)
+
+    def forward(self, streams):
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
+        for blocks in self.layers:
+            tokens = [
+                block(tokens[m], others(tokens, m), others(masks, m), masks[m]) for m, block in enumerate(blocks)
+            ]
+        pooled = [masked_mean(norm(x), mask) for norm, x, mask in zip(self.norms, tokens, masks, strict=True)]
+        return FusionOutput(self.mlp(torch.cat(pooled, dim=-1))[:, None])
+
+
+class GatedCrossAttentionBlock(FusionModule):
+    """Flamingo's layer: x + tanh(g_1) Attention(LN(x), LN(context)), then x + tanh(g_2) FFN(LN(x)); g starts at 0."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.context_norm = nn.LayerNorm(hidden_size)
+        self.attention = Attention(hidden_size, num_heads, dropout)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.gates = nn.Parameter(torch.empty(2))  # g
+
+    def init_weights(self):
+        init.zeros_(self.gates)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor, open_for: Tensor) -> Tensor:
+        """open_for [B] bool: False leaves that example's x [B, N, D] as it is."""
+        first, second = (torch.tanh(self.gates).to(x.dtype)[:, None] * open_for)[..., None, None]  # [B, 1, 1] each
+        x = x + first * self.dropout(self.attention(self.attention_norm(x), self.context_norm(context), mask))
+        return x + second * self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class GatedCrossAttentionFusion(DividedHead):
+    """`gated_cross_attention`: one stream reads the others through gates that start shut, then its mean over tokens.
+
+    The reader is the first stream without a grid: the text, beside an image. Without anything to read it is left as it
+    is.
+    """
+
+    source = "Flamingo (Alayrac et al., 2022)"
+    cost = "O(L(N₁N₂D + (N₁ + N₂)D²))"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.project = Projections(config, widths=self.widths)
+        self.layers = nn.ModuleList(
+            GatedCrossAttentionBlock(self.hidden_size, self.num_heads, config.fusion_dropout)
+            for _ in range(config.fusion_num_layers)
+        )
+        self.norm = nn.LayerNorm(self.hidden_size)
+
+    def forward(self, streams):
+        reader = next((m for m, stream in enumerate(streams) if stream.grid is None), 0)
+        tokens, masks = zip(*self.project.tokens(streams), strict=True)
+        context, stand_ins = others(tokens, reader), others(masks, reader)
+        present = presence(streams)[..., None].unbind(1)  # [B, 1] each
+        real = others([mask & here for mask, here in zip(masks, present, strict=True)], reader)
+        has_context = real.any(1)  # [B]
+        # Attention needs something to look at even where what it says is shut out.
+        mask = torch.where(has_context[:, None], real, stand_ins)
+        x = tokens[reader]
+        for layer in self.layers:
+            x = layer(x, context, mask, has_context)
+        return FusionOutput(masked_mean(self.norm(x), masks[reader])[:, None])
+
+
+class BANFusion(FusionHead):
+    """`ban`, bilinear attention: f ← f + P_g Σ_ij A_g,ij ReLU(U_g f_i) ⊙ ReLU(V_g y_j) for each glimpse g, f₀ = x.
+
+    A_g = softmax_ij(p_g·(ReLU(U x_i) ⊙ ReLU(V y_j))), with U, V into `fusion_rank` times the width; the result is the
+    mean of f over its tokens (a sum in the paper, whose questions all have one length). `fusion_num_heads` is the
+    number of glimpses. K > 2 streams: the sum over every two.
+
+    `weights`: "pair_weights" [B, N_1, N_2], the mean over glimpses (for K > 2 streams "pair_weights_m_n" for every
+    two), zero where one of the two is absent.
+    """
+
+    source = "BAN (Kim et al., 2018)"
+    cost = "O(HRN₁N₂D + H(N₁ + N₂)D²)"
+    default_num_heads = 8
+    default_rank = 3
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        width, inner = self.hidden_size, self.rank * self.hidden_size
+        self.project = Projections(config, widths=self.widths)
+        self.first, self.second = nn.Linear(width, inner), nn.Linear(width, inner)  # U, V
+        self.glimpses = nn.Parameter(torch.empty(self.num_heads, inner))  # p
+        self.joint_first, self.joint_second, self.joint_out = (  # U_g, V_g, P_g
+            nn.ModuleList(nn.Linear(width, width) for _ in range(self.num_heads)) for _ in range(3)
+        )
+
+    def init_weights(self):
+        init.normal_(self.glimpses, std=self.glimpses.shape[1] ** -0.5)
+
+    def forward(self, streams):
+        present, tokens = presence(streams), self.project.tokens(streams)
+        fused, weights = [], {}
+        for m, n in combinations(range(len(streams)), 2):
+            (first, first_mask), (second, second_mask) = tokens[m], tokens[n]
+            alpha = self.attend(first, second, first_mask[:, :, None] & second_mask[:, None])  # [B, H, N_1, N_2]
+            f = first
+            for g in range(self.num_heads):
+                read = alpha[:, g].to(f.dtype) @ torch.relu(self.joint_second[g](second))  # [B, N_1, D]
+                f = f + self.joint_out[g]((torch.relu(self.joint_first[g](f)) * read).sum(1))[:, None]
+            fused.append(masked_mean(f, first_mask))
+            both = (present[:, m] & present[:, n])[:, None, None]
+            name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
+            weights[name] = torch.where(both, alpha.mean(1), 0.0)
+        return FusionOutput(torch.stack(fused).sum(0)[:, None], weights)
+
+    def attend(self, first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+        """first [B, N_1, D], second [B, N_2, D], mask [B, N_1, N_2] → A [B, H, N_1, N_2]."""
+        first, second = torch.relu(self.first(first)), torch.relu(self.second(second))
+        scores = (first[:, None] * self.glimpses[:, None].to(first.dtype)) @ second[:, None].transpose(-1, -2)
+        return masked_softmax(scores.flatten(2), mask.flatten(1)[:, None]).unflatten(-1, mask.shape[1:])
+
+
+class LateFusion(FusionHead):
+    """Base of the heads that combine late: a view, and with it a classifier, a modality; then what they say is joined.
+
+    A view is the modality's summary at the common width. Absent modalities have no say; an example without any is
+    answered from the stand-ins of all. Probabilities are the softmax of the logits for
+    `"single_label_classification"` and their sigmoid for `"multi_label_classification"`; the same function gives the
+    joint probabilities back from what `combine` returns.
+    """
+
+    cost = "O(D), and a classifier a modality"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.num_views = len(widths)
+        self.project = Projections(config, pooled_widths=self.pooled_widths)
+
+    def forward(self, streams):
+        present = presence(streams)
+        return FusionOutput(self.project.pooled(streams), present=present | ~present.any(1, keepdim=True))
+
+    def log_shares(self, present: Tensor) -> Tensor:
+        """present [B, K] → ln w_m: how much each modality's word counts, summing to 1 over the present."""
+        return torch.zeros_like(present, dtype=torch.float32).masked_fill(~present, -torch.inf).log_softmax(-1)
+
+    def log_mean(self, logits: Tensor, present: Tensor, problem_type: str) -> tuple[Tensor, Tensor | None]:
+        """logits [B, K, C] → ln Σ_m w_m p_m and, for a sigmoid, ln Σ_m w_m (1 − p_m), each [B, C]."""
+        log_shares = self.log_shares(present)[..., None]  # [B, K, 1]
+        if problem_type == "single_label_classification":
+            return (logits.log_softmax(-1) + log_shares).logsumexp(1), None
+        yes, no = ((F.logsigmoid(sign * logits) + log_shares).logsumexp(1) for sign in (1, -1))
+        return yes, no
+
+
+class LateMeanFusion(LateFusion):
+    """`late_mean`, ensemble of classifiers: the mean of the modalities' probabilities."""
+
+    source = "ensemble of classifiers"
+
+    def forward(self, streams):
+        output = super().forward(streams)
+        output.weights["modality_weights"] = self.log_shares(output.present).exp()  # [B, K]
+        return output
+
+    def combine(self, logits, present, problem_type):
+        yes, no = self.log_mean(logits.float(), present, problem_type)
+        return yes if no is None else yes - no
+
+
+class LateWeightedFusion(LateMeanFusion):
+    """`late_weighted`, weighted ensemble: Σ_m w_m p_m of the probabilities, w = softmax(learned) over the present."""
+
+    source = "weighted ensemble of classifiers"
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.stream_scores = nn.Parameter(torch.empty(len(widths)))
+
+    def init_weights(self):
+        init.zeros_(self.stream_scores)
+
+    def log_shares(self, present):
+        scores = self.stream_scores.float().expand(present.shape)
+        return scores.masked_fill(~present, -torch.inf).log_softmax(-1)
+
+
+class LateMaxFusion(LateFusion):
+    """`late_max`, max rule: max_m p_m of each answer's probabilities, renormalised over the answers for softmax."""
+
+    source = "max rule (Kittler et al., 1998)"
+
+    def combine(self, logits, present, problem_type):
+        logits = logits.float()
+        if problem_type == "single_label_classification":
+            logits = logits.log_softmax(-1)
+        return logits.masked_fill(~present[..., None], -torch.inf).amax(1)  # the sigmoid keeps the order
+
+
+class LateProductFusion(LateFusion):
+    """`late_product`, product rule: Π_m p_m, renormalised over the answers, or over yes and no for a sigmoid."""
+
+    source = "product rule (Kittler et al., 1998)"
+
+    def combine(self, logits, present, problem_type):
+        logits = logits.float()
+        if problem_type == "single_label_classification":
+            logits = logits.log_softmax(-1)
+        # For a sigmoid log Π p − log Π (1 − p) is the sum of the logits.
+        return torch.where(present[..., None], logits, 0.0).sum(1)
+
+
+class LateVoteFusion(LateFusion):
+    """`late_vote`, majority vote: each modality votes for its best answer, p = (votes + mean of the p_m) / (n + 1).
+
+    n modalities are present; their mean probability breaks ties and can outvote no one. A vote has no gradient: each
+    modality is trained for itself.
+    """
+
+    source = "majority vote"
+    trains_views = True
+
+    def combine(self, logits, present, problem_type):
+        yes, no = self.log_mean(logits.float(), present, problem_type)
+        voters = present.sum(1, keepdim=True)  # [B, 1]
+        votes = (F.one_hot(logits.argmax(-1), logits.shape[-1]) * present[..., None]).sum(1)  # [B, C]
+        yes = torch.logaddexp(votes.log(), yes)
+        return yes - ((voters + 1).log() if no is None else torch.logaddexp((voters - votes).log(), no))
+
+
 class PairFusion(FusionHead):
     """`pair`, Simple Vectors Pair Combine: mean over all pairs of h(i,j) = W_1 h_i ⊙ W_2 h_j.
 
     The mean of a product of two independent indices is the product of the means, so no pair is ever formed. With more
     than two streams the pairs of every two are summed.
     """
+
+    source = "the thesis behind this project"
+    cost = "O((N₁ + N₂)D + D²)"
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
@@ -388,6 +1005,9 @@ class EVCFusion(FusionHead):
     With more than two streams the pairs of every two are summed.
     """
 
+    source = "the thesis behind this project"
+    cost = "O(N₁N₂D + (N₁ + N₂)D²)"
+
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
         self.project = Projections(config, widths=self.widths)
@@ -412,6 +1032,9 @@ class UMEFusion(FusionHead):
     `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two),
     and "modality_weights" [B, K + 1].
     """
+
+    source = "the thesis behind this project"
+    cost = "O(HN₁N₂D + (N₁ + N₂)D²)"
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
@@ -450,9 +1073,28 @@ class UMEFusion(FusionHead):
 
 
 FUSIONS: dict[str, type[FusionHead]] = {
+    "ban": BANFusion,
+    "block": BlockFusion,
+    "co_attention": CoAttentionFusion,
     "concat": ConcatFusion,
     "cross_attention": CrossAttentionFusion,
+    "cross_attention_to_concatenation": CrossAttentionToConcatenationFusion,
+    "early_concatenation": EarlyConcatenationFusion,
+    "early_input": EarlyInputFusion,
+    "early_summation": EarlySummationFusion,
     "evc": EVCFusion,
+    "gated_cross_attention": GatedCrossAttentionFusion,
+    "hierarchical_multi_to_one": HierarchicalMultiToOneFusion,
+    "hierarchical_one_to_multi": HierarchicalOneToMultiFusion,
+    "late_max": LateMaxFusion,
+    "late_mean": LateMeanFusion,
+    "late_product": LateProductFusion,
+    "late_vote": LateVoteFusion,
+    "late_weighted": LateWeightedFusion,
+    "low_rank_tensor": LowRankTensorFusion,
+    "mfb": MFBFusion,
+    "mlb": MLBFusion,
+    "mutan": MutanFusion,
     "pair": PairFusion,
     "product": ProductFusion,
     "sum": SumFusion,

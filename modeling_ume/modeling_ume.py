@@ -1,19 +1,32 @@
-"""The models: two encoders, a fusion head over their streams, and for question answering a classifier over answers."""
+"""The models: two encoders with a fusion head over their streams, and with a classifier over answers on top of it.
 
+For retrieval the same two encoders stand side by side, each with a projection into one common space.
+"""
+
+import math
+import os
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_peft_available
 
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder
-from .fusion_ume import FUSIONS, FusionModule, Stream
-from .pipeline_ume import UMEVQAPipeline  # noqa: F401 (so that every saved model brings its pipeline along)
+from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, real_first, reorder
+
+# Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
+# the entry file itself imports.
+from .pairs_ume import pair_mean  # noqa: F401
+from .pipeline_ume import UMEVQAPipeline  # noqa: F401
+from .processing_ume import decode_logits  # noqa: F401
+from .simple_encoders_ume import own_config  # noqa: F401
 
 MODALITIES = ("text", "vision")
+MAX_LOGIT_SCALE = math.log(100)
 
 
 @dataclass
@@ -24,10 +37,12 @@ class UMEModelOutput(ModelOutput):
         fused (`torch.Tensor` of shape `(batch, K, fusion_hidden_size)`): the fused vector (K = 1), or one view a
             modality for the heads that combine late.
         fusion_weights (`dict[str, torch.Tensor]`): what the head attended to, by name; may be empty.
+        view_present (`torch.BoolTensor` of shape `(batch, K)`, of the heads that combine late): which views count.
     """
 
     fused: Tensor | None = None
     fusion_weights: dict[str, Tensor] | None = None
+    view_present: Tensor | None = None
 
 
 @dataclass
@@ -44,6 +59,24 @@ class UMEVQAOutput(ModelOutput):
     logits: Tensor | None = None
     fused: Tensor | None = None
     fusion_weights: dict[str, Tensor] | None = None
+
+
+@dataclass
+class UMERetrievalOutput(ModelOutput):
+    """What [`UMEForImageTextRetrieval`] returns, for T texts and U images.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, with `return_loss=True`): mean of both directions.
+        logits_per_image, logits_per_text (`torch.Tensor` of shapes `(U, T)`, `(T, U)`): cosine similarities over the
+            temperature, in float32.
+        text_embeds, image_embeds (`torch.Tensor` of shapes `(T, D)`, `(U, D)`): the features, of length 1.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
 
 
 class UMEPreTrainedModel(PreTrainedModel):
@@ -72,6 +105,20 @@ class UMEPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, FusionModule):
             module.init_weights()
+        elif isinstance(module, UMEForImageTextRetrieval):
+            init.constant_(module.logit_scale, math.log(1 / 0.07))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; but without PEFT an adapter beside its base would be passed over in silence.
+
+        Raises:
+            ImportError: for such a folder where PEFT is not installed.
+        """
+        folder = pretrained_model_name_or_path
+        if folder is not None and not is_peft_available() and os.path.isfile(f"{folder}/adapter_config.json"):
+            raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
+        return super().from_pretrained(folder, *args, **kwargs)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """As `nn.Module.load_state_dict`, and also right for weights that `save_pretrained` wrote.
@@ -90,181 +137,10 @@ class UMEPreTrainedModel(PreTrainedModel):
                 state_dict = {name: value for name, value in loaded.state_dict().items() if name not in missing}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
-
-class UMEModel(UMEPreTrainedModel):
-    r"""
-    Two encoders and the fusion head over their streams: text and image in, one fused vector out.
-
-    Args:
-        config ([`UMEConfig`]): what to build; the encoders get random weights (`from_pretrained` and
-            `from_encoders_pretrained` fill them).
-    """
-
-    def __init__(self, config: UMEConfig):
-        super().__init__(config)
-        self.text_model = build_encoder(config.text_config, config.text_pooling)
-        self.vision_model = build_encoder(config.vision_config, config.vision_pooling)
-        self._adapters = {
-            "text": EncoderAdapter(self.text_model, "text", config.text_pooling),
-            "vision": EncoderAdapter(self.vision_model, "vision", config.vision_pooling),
-        }
-        self.fusion = FUSIONS[config.fusion](
-            config,
-            [adapter.width for adapter in self._adapters.values()],
-            [adapter.pooled_width for adapter in self._adapters.values()],
-        )
-        self._frozen: set[str] = set()
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
-
-    def encoder(self, modality: str) -> PreTrainedModel:
-        """The encoder of `"text"` or `"vision"`."""
-        if modality not in MODALITIES:
-            raise ValueError(f"modality={modality!r} is not known: choose 'text' or 'vision'.")
-        return self.text_model if modality == "text" else self.vision_model
-
-    def freeze(self, modality: str) -> None:
-        """Takes the encoder of `"text"` or `"vision"` out of training: no gradients, and it stays in eval mode."""
-        self.encoder(modality).requires_grad_(False).eval()
-        self._frozen.add(modality)
-
-    def train(self, mode: bool = True):
-        super().train(mode)
-        for modality in self._frozen:
-            # A frozen BatchNorm would otherwise go on moving its statistics, and dropout disturb fixed features.
-            self.encoder(modality).eval()
-        return self
-
-    def encode_text(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Stream:
-        """input_ids [B, L] and masks alike → the questions' `Stream` of B rows."""
-        return self._adapters["text"].text(self.text_model, input_ids, attention_mask, token_type_ids)
-
-    def encode_image(self, pixel_values: Tensor) -> Stream:
-        """pixel_values [U, 3, H, W] → the images' `Stream` of U rows."""
-        pixel_values = pixel_values.to(self.vision_model.dtype)
-        return self._adapters["vision"].vision(self.vision_model, pixel_values)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_index: Tensor | None = None,
-        text_present: Tensor | None = None,
-        image_present: Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> UMEModelOutput | tuple:
-        r"""
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): the questions; None: no text at all.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for real tokens. Default: all.
-            token_type_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): passed on where the encoder
-                takes it.
-            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*): each distinct
-                image once; None: no image at all.
-            image_index (`torch.LongTensor` of shape `(batch,)`, *optional*): which image each question looks at.
-                Default: the i-th question looks at the i-th image.
-            text_present, image_present (`torch.BoolTensor` of shape `(batch,)`, *optional*): False where an example
-                lacks the modality; what stands in its place is then ignored.
-            return_dict (`bool`, *optional*): False returns a tuple.
-
-        Raises:
-            ValueError: when neither modality is given, or questions and images do not match in number.
-        """
-        if input_ids is None and pixel_values is None:
-            raise ValueError("Neither input_ids nor pixel_values was given: a UME model needs at least one of them.")
-        text = image = None
-        if input_ids is not None:
-            text = self.encode_text(input_ids, attention_mask, token_type_ids)
-        if pixel_values is not None:
-            image = select_images(self.encode_image(pixel_values), image_index, batch_size=input_ids)
-        adapters = self._adapters
-        text = text if text is not None else self._absent(adapters["text"], like=image)
-        image = image if image is not None else self._absent(adapters["vision"], like=text)
-        for stream, present in ((text, text_present), (image, image_present)):
-            if present is not None:
-                stream.present = stream.present & present.bool()
-        output = self.fusion([text, image])
-        output = UMEModelOutput(fused=output.fused, fusion_weights=output.weights)
-        return output if self._wants_dict(return_dict) else output.to_tuple()
-
-    def _wants_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
-
-    @staticmethod
-    def _absent(adapter: EncoderAdapter, like: Stream) -> Stream:
-        """The stream of a modality that no example of the batch has."""
-        batch_size = len(like.states)
-        absent = like.present.new_zeros(batch_size)
-        grid = (1, 1) if adapter.modality == "vision" else None
-        return Stream(
-            states=like.states.new_zeros(batch_size, 1, adapter.width),
-            mask=absent[:, None],
-            pooled=like.states.new_zeros(batch_size, adapter.pooled_width),
-            present=absent,
-            grid=grid,
-        )
-
-
-def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor | None = None) -> Stream:
-    """Gives each question its image: a stream of U images and image_index [B] → a stream of B rows.
-
-    Raises:
-        ValueError: when without `image_index` the number of images is not that of the questions (`batch_size` holds
-            the question batch), or `image_index` has another length than it.
-    """
-    if image_index is None:
-        if batch_size is not None and len(batch_size) != len(images.states):
-            raise ValueError(
-                f"{len(batch_size)} questions came with {len(images.states)} images: pass image_index, which says for "
-                "each question the row of its image in pixel_values."
-            )
-        return images
-    if batch_size is not None and len(batch_size) != len(image_index):
-        raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
-    # index_select, unlike indexing, has a backward that adds in the same order every time.
-    return Stream(
-        states=images.states.index_select(0, image_index),
-        mask=images.mask.index_select(0, image_index),
-        pooled=images.pooled.index_select(0, image_index),
-        present=images.present.index_select(0, image_index),
-        grid=images.grid,
-    )
-
-
-class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
-    r"""
-    [`UMEModel`] with a classifier over the answers of `config.id2label`.
-
-    Example:
-
-    ```python
-    >>> from modeling_ume import UMEForVisualQuestionAnswering
-
-    >>> model = UMEForVisualQuestionAnswering.from_encoders_pretrained(
-    ...     "bert-base-uncased", "google/vit-base-patch16-224-in21k", fusion="ume", id2label={0: "no", 1: "yes"}
-    ... )
-    ```"""
-
-    def __init__(self, config: UMEConfig):
-        super().__init__(config)
-        self.ume = UMEModel(config)
-        self.classifier_dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.fusion_hidden_size, config.num_labels)
-        self.post_init()
-
     @classmethod
-    def from_encoders_pretrained(cls, text_name: str, vision_name: str, **kwargs) -> "UMEForVisualQuestionAnswering":
+    def from_encoders_pretrained(cls, text_name: str, vision_name: str, **kwargs):
         r"""
-        Joins two pretrained encoders with a new fusion head and classifier.
+        Joins two pretrained encoders; what stands between and after them is new.
 
         Args:
             text_name, vision_name (`str`): Hub names or folders of the encoders; of a dual checkpoint (CLIP, SigLIP)
@@ -298,8 +174,340 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             shared = getattr(config, f"{modality}_config")
             shared._attn_implementation = encoder.config._attn_implementation
             encoder.config = shared
-            setattr(model.ume, f"{modality}_model", encoder)
+            setattr(model.base_model, f"{modality}_model", encoder)
         return model.eval()
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+
+class UMEEncoders(UMEPreTrainedModel):
+    """The two encoders side by side and what each gives; a class that inherits says what is made of it."""
+
+    def __init__(self, config: UMEConfig):
+        super().__init__(config)
+        self.text_model = build_encoder(config.text_config, config.text_pooling)
+        self.vision_model = build_encoder(config.vision_config, config.vision_pooling)
+        self._adapters = {
+            "text": EncoderAdapter(self.text_model, "text", config.text_pooling),
+            "vision": EncoderAdapter(self.vision_model, "vision", config.vision_pooling, config.feature_grid),
+        }
+        self._frozen: set[str] = set()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    def encoder(self, modality: str) -> PreTrainedModel:
+        """The encoder of `"text"` or `"vision"`."""
+        if modality not in MODALITIES:
+            raise ValueError(f"modality={modality!r} is not known: choose 'text' or 'vision'.")
+        return self.text_model if modality == "text" else self.vision_model
+
+    def freeze(self, modality: str) -> None:
+        """Takes the encoder of `"text"` or `"vision"` out of training: no gradients, and it stays in eval mode."""
+        self.encoder(modality).requires_grad_(False).eval()
+        self._frozen.add(modality)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for modality, adapter in self._adapters.items():
+            adapter.freeze_unread(self.encoder(modality))  # loading has made everything trainable
+        for modality in self._frozen:
+            # A frozen BatchNorm would otherwise go on moving its statistics, and dropout disturb fixed features.
+            self.encoder(modality).eval()
+        return self
+
+    def encode_text(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Stream:
+        """input_ids [B, L] and masks alike → the questions' `Stream` of B rows."""
+        return self._adapters["text"].text(self.text_model, input_ids, attention_mask, token_type_ids)
+
+    def encode_image(self, pixel_values: Tensor) -> Stream:
+        """pixel_values [U, 3, H, W] → the images' `Stream` of U rows."""
+        pixel_values = pixel_values.to(self.vision_model.dtype)
+        return self._adapters["vision"].vision(self.vision_model, pixel_values)
+
+
+class UMEModel(UMEEncoders):
+    r"""
+    Two encoders and the fusion head over their streams: text and image in, one fused vector out.
+
+    Args:
+        config ([`UMEConfig`]): what to build; the encoders get random weights (`from_pretrained` and
+            `from_encoders_pretrained` fill them).
+    """
+
+    def __init__(self, config: UMEConfig):
+        super().__init__(config)
+        head, inputs = FUSIONS[config.fusion], {}
+        text, vision = self._adapters.values()
+        widths, pooled_widths = [text.width, vision.width], [text.pooled_width, vision.pooled_width]
+        if head.reads_in_encoder:
+            if "inputs_embeds" not in text.arguments:
+                raise ValueError(
+                    f"fusion={config.fusion!r} lets the text encoder read image tokens, but the forward of "
+                    f"{config.text_config.model_type!r} takes no inputs_embeds: choose another text encoder or head."
+                )
+            inputs = {"embedding_width": self._embedding_width, "input_widths": [vision.width]}
+            widths[1] = pooled_widths[1] = text.width  # the head is given what the text encoder says of the image
+            self._text_positions = position_limit(self.text_model)
+        self.fusion = head(config, widths, pooled_widths, **inputs)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_index: Tensor | None = None,
+        text_present: Tensor | None = None,
+        image_present: Tensor | None = None,
+        text_states: Tensor | None = None,
+        text_pooled: Tensor | None = None,
+        vision_states: Tensor | None = None,
+        vision_pooled: Tensor | None = None,
+        vision_grid: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> UMEModelOutput | tuple:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): the questions; None: no text at all.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for real tokens. Default: all.
+            token_type_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): passed on where the encoder
+                takes it.
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*): each distinct
+                image once; None: no image at all.
+            image_index (`torch.LongTensor` of shape `(batch,)`, *optional*): which image each question looks at.
+                Default: the i-th question looks at the i-th image.
+            text_present, image_present (`torch.BoolTensor` of shape `(batch,)`, *optional*): False where an example
+                lacks the modality; what stands in its place is then ignored.
+            text_states, text_pooled (`torch.FloatTensor` of shape `(batch, length, width)` and `(batch, width)`,
+                *optional*): what the text encoder once said about the questions, instead of `input_ids`;
+                `attention_mask` says which of the states are real.
+            vision_states, vision_pooled (`torch.FloatTensor` of shape `(images, tokens, width)` and
+                `(images, width)`, *optional*): the same of each distinct image, instead of `pixel_values`.
+            vision_grid (`torch.LongTensor` of shape `(2,)`, *optional*): height and width of the grid that the last
+                of `vision_states` form.
+            return_dict (`bool`, *optional*): False returns a tuple.
+
+        Raises:
+            ValueError: when neither modality is given, one is given twice, or questions and images do not match in
+                number.
+        """
+        text = image = None
+        if text_states is not None:
+            if input_ids is not None:
+                raise ValueError("input_ids and text_states were both given: give the questions once.")
+            if self.fusion.reads_in_encoder:
+                raise ValueError(
+                    f"fusion={self.config.fusion!r} reads questions and images together, so stored text_states cannot "
+                    "be used: give input_ids."
+                )
+            text = self._stream("text", text_states, text_pooled, attention_mask)
+        elif input_ids is not None and self.fusion.reads_in_encoder:
+            text = self._embed_text(input_ids, attention_mask)
+        elif input_ids is not None:
+            text = self.encode_text(input_ids, attention_mask, token_type_ids)
+        if vision_states is not None:
+            if pixel_values is not None:
+                raise ValueError("pixel_values and vision_states were both given: give the images once.")
+            grid = None if vision_grid is None else tuple(vision_grid.tolist())
+            image = self._stream("vision", vision_states, vision_pooled, grid=grid)
+        elif pixel_values is not None:
+            image = self.encode_image(pixel_values)
+        if text is None and image is None:
+            raise ValueError("Neither input_ids nor pixel_values was given: a UME model needs at least one of them.")
+        if image is not None:
+            image = select_images(image, image_index, batch_size=None if text is None else text.states)
+        adapters = self._adapters
+        text = text if text is not None else self._absent(adapters["text"], like=image)
+        image = image if image is not None else self._absent(adapters["vision"], like=text)
+        for stream, present in ((text, text_present), (image, image_present)):
+            if present is not None:
+                stream.present = stream.present & present.bool()
+        if self.training and self.config.modality_dropout > 0:
+            drop_modality(text, image, self.config.modality_dropout)
+        if self.fusion.reads_in_encoder:
+            text, image = self._read_together(text, image, token_type_ids)
+        output = self.fusion([text, image])
+        output = UMEModelOutput(fused=output.fused, fusion_weights=output.weights, view_present=output.present)
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _stream(
+        self,
+        modality: str,
+        states: Tensor,
+        pooled: Tensor | None,
+        mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Stream:
+        """The stream of an encoder's stored output, which may have been kept in a shorter type."""
+        adapter = self._adapters[modality]
+        width, pooled_width = states.shape[-1], None if pooled is None else pooled.shape[-1]
+        if (width, pooled_width) != (adapter.width, adapter.pooled_width):
+            raise ValueError(
+                f"{modality}_states and {modality}_pooled are {width} and {pooled_width or 0} wide, but the encoder's "
+                f"are {adapter.width} and {adapter.pooled_width}: give both, as this model's own encoder makes them."
+            )
+        if mask is None:
+            mask = torch.ones(states.shape[:2], device=states.device)
+        mask = mask.bool()
+        return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid)
+
+    @property
+    def _embedding_width(self) -> int:
+        return self.text_model.get_input_embeddings().weight.shape[-1]
+
+    def _embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Stream:
+        """The questions' stream before the text encoder's layers: their tokens' embeddings, no summary yet."""
+        embeddings = self.text_model.get_input_embeddings()(input_ids)  # [B, L, E]
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
+        return Stream(embeddings, mask, embeddings[:, 0], mask.any(1))
+
+    def _read_together(self, text: Stream, image: Stream, token_type_ids: Tensor | None) -> tuple[Stream, Stream]:
+        """The text encoder reads the text's embeddings and the image's tokens as one row; what it says of each.
+
+        A row has no gaps: what is not real, or absent, is moved to its end, so that positions are counted over real
+        tokens. The text comes first and keeps the positions it was trained at, unless the encoder is causal: then the
+        image comes first, for the text to read it.
+
+        Raises:
+            ValueError: when the encoder has fewer positions than there are tokens.
+        """
+        adapter, lengths = self._adapters["text"], [text.states.shape[1], image.states.shape[1]]
+        limit = self._text_positions
+        if limit is not None and sum(lengths) > limit:
+            raise ValueError(
+                f"fusion={self.config.fusion!r}: {lengths[0]} text tokens and {lengths[1]} image tokens are more than "
+                f"the {limit} positions of the text encoder {self.config.text_config.model_type!r}: shorten the "
+                "questions, set feature_grid to average the image's tokens, or choose another encoder."
+            )
+        masks = [stream.mask & stream.present[:, None] for stream in (text, image)]
+        rows = [text.states.masked_fill(~masks[0][..., None], 0.0), *self.fusion.inputs([image])]
+        types = [torch.zeros_like(mask, dtype=torch.long) for mask in masks]
+        if token_type_ids is not None:
+            types[0] = token_type_ids
+        turn = -1 if adapter.causal else 1
+        embeddings, mask, types = (torch.cat(parts[::turn], dim=1) for parts in (rows, masks, types))
+        order = real_first(mask)  # [B, L + N]
+        mask = reorder(mask, order)
+        # Attention over nothing at all would be NaN, in an example that has neither.
+        mask = mask | (torch.arange(mask.shape[1], device=mask.device) == 0)
+        inputs = {"inputs_embeds": reorder(embeddings, order), "attention_mask": mask.long()}
+        if token_type_ids is not None and "token_type_ids" in adapter.arguments:
+            inputs["token_type_ids"] = reorder(types, order)
+        if "use_cache" in adapter.arguments:
+            inputs["use_cache"] = False
+        outputs = self.text_model(**inputs)
+        states = reorder(outputs.last_hidden_state, order.argsort(dim=1)).split(lengths[::turn], dim=1)[::turn]
+        order = real_first(text.mask)  # the first token sums up the text, also where padding stands before it
+        mask = reorder(text.mask, order)
+        text_pooled = adapter._pool(outputs, reorder(states[0], order), mask, content=mask)
+        image_pooled = masked_mean(states[1], image.mask)
+        return (
+            Stream(states[0], text.mask, text_pooled, text.present),
+            Stream(states[1], image.mask, image_pooled, image.present, image.grid),
+        )
+
+    def _absent(self, adapter: EncoderAdapter, like: Stream) -> Stream:
+        """The stream of a modality that no example of the batch has."""
+        batch_size = len(like.states)
+        absent = like.present.new_zeros(batch_size)
+        grid = (1, 1) if adapter.modality == "vision" else None
+        width = adapter.width
+        if self.fusion.reads_in_encoder and adapter.modality == "text":
+            width = self._embedding_width
+        return Stream(
+            states=like.states.new_zeros(batch_size, 1, width),
+            mask=absent[:, None],
+            pooled=like.states.new_zeros(batch_size, adapter.pooled_width),
+            present=absent,
+            grid=grid,
+        )
+
+
+def position_limit(encoder: PreTrainedModel) -> int | None:
+    """How many tokens an encoder can read that has a table of positions; None: it has no such table."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and ("position" in name or "wpe" in name):
+            limit = getattr(encoder.config, "max_position_embeddings", module.num_embeddings)
+            # The table may begin with rows that stand for no position, up to that of the padding.
+            return limit if module.padding_idx is None else limit - module.padding_idx - 1
+    return None
+
+
+def drop_modality(text: Stream, image: Stream, rate: float) -> None:
+    """Takes text or image, evenly chosen, from each example that has both, with probability `rate`, as if absent."""
+    both = is_present(text) & is_present(image)  # [B]
+    draw = torch.rand(both.shape, device=both.device)
+    # The two ends of [0, 1) never meet, as rate < 1: no example loses both.
+    text.present = text.present & ~(both & (draw < rate / 2))
+    image.present = image.present & ~(both & (draw >= 1 - rate / 2))
+
+
+def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor | None = None) -> Stream:
+    """Gives each question its image: a stream of U images and image_index [B] → a stream of B rows.
+
+    Raises:
+        ValueError: when without `image_index` the number of images is not that of the questions (`batch_size` holds
+            the question batch), or `image_index` has another length than it.
+    """
+    if image_index is None:
+        if batch_size is not None and len(batch_size) != len(images.states):
+            raise ValueError(
+                f"{len(batch_size)} questions came with {len(images.states)} images: pass image_index, which says for "
+                "each question the row of its image in pixel_values."
+            )
+        return images
+    if batch_size is not None and len(batch_size) != len(image_index):
+        raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
+    # index_select, unlike indexing, has a backward that adds in the same order every time.
+    return Stream(
+        states=images.states.index_select(0, image_index),
+        mask=images.mask.index_select(0, image_index),
+        pooled=images.pooled.index_select(0, image_index),
+        present=images.present.index_select(0, image_index),
+        grid=images.grid,
+    )
+
+
+class ViewClassifiers(nn.Module):
+    """A classifier a view, for the heads that combine late: [B, K, D] → [B, K, C]."""
+
+    def __init__(self, num_views: int, hidden_size: int, num_labels: int):
+        super().__init__()
+        self.views = nn.ModuleList(nn.Linear(hidden_size, num_labels) for _ in range(num_views))
+
+    def forward(self, views: Tensor) -> Tensor:
+        return torch.stack([linear(x) for linear, x in zip(self.views, views.unbind(1), strict=True)], dim=1)
+
+
+class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
+    r"""
+    [`UMEModel`] with a classifier over the answers of `config.id2label`.
+
+    Example:
+
+    ```python
+    >>> from modeling_ume import UMEForVisualQuestionAnswering
+
+    >>> model = UMEForVisualQuestionAnswering.from_encoders_pretrained(
+    ...     "bert-base-uncased", "google/vit-base-patch16-224-in21k", fusion="ume", id2label={0: "no", 1: "yes"}
+    ... )
+    ```"""
+
+    def __init__(self, config: UMEConfig):
+        super().__init__(config)
+        self.ume = UMEModel(config)
+        self.classifier_dropout = nn.Dropout(config.classifier_dropout)
+        num_views, sizes = self.ume.fusion.num_views, (config.fusion_hidden_size, config.num_labels)
+        self.classifier = nn.Linear(*sizes) if num_views == 1 else ViewClassifiers(num_views, *sizes)
+        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.ume.get_input_embeddings()
@@ -330,6 +538,11 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         labels: Tensor | None = None,
         text_present: Tensor | None = None,
         image_present: Tensor | None = None,
+        text_states: Tensor | None = None,
+        text_pooled: Tensor | None = None,
+        vision_states: Tensor | None = None,
+        vision_pooled: Tensor | None = None,
+        vision_grid: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> UMEVQAOutput | tuple:
         r"""
@@ -348,32 +561,171 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             image_index=image_index,
             text_present=text_present,
             image_present=image_present,
+            text_states=text_states,
+            text_pooled=text_pooled,
+            vision_states=vision_states,
+            vision_pooled=vision_pooled,
+            vision_grid=vision_grid,
             return_dict=True,
         )
-        logits = self.classifier(self.classifier_dropout(output.fused[:, 0]))  # [B, C]
-        loss = None if labels is None else self._loss(logits, labels)
+        head = self.ume.fusion
+        views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
+        logits = head.combine(views, output.view_present, self.config.problem_type).to(views.dtype)  # [B, C]
+        loss = None
+        if labels is not None:
+            shares = output.view_present / output.view_present.sum(1, keepdim=True) if head.trains_views else None
+            loss = self._loss(logits if shares is None else views, labels, shares)
         output = UMEVQAOutput(loss=loss, logits=logits, fused=output.fused, fusion_weights=output.fusion_weights)
         return output if self.ume._wants_dict(return_dict) else output.to_tuple()
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
+        """The mean over the examples; of views [B, K, C], of each view's own loss, weighted by shares [B, K]."""
+        if shares is None:
+            losses = self._losses(logits, labels)  # [B]
+        else:
+            views = zip(logits.unbind(1), shares.unbind(1), strict=True)
+            losses = sum(share * self._losses(view, labels) for view, share in views)
+        if self.config.problem_type == "single_label_classification":
+            # Not the built-in mean: it is NaN for a batch in which no answer is known.
+            return losses.sum() / (labels != -100).sum().clamp(min=1)
+        return losses.mean()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
         if self.config.problem_type == "single_label_classification":
             if labels.ndim != 1:
                 raise ValueError(
                     f"labels have shape {tuple(labels.shape)}: problem_type='single_label_classification' takes one "
                     "answer id an example, [batch]; soft scores need problem_type='multi_label_classification'."
                 )
-            # Not the built-in mean: it is NaN for a batch in which no answer is known.
-            total = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum")
-            return total / (labels != -100).sum().clamp(min=1)
+            return F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
                 "'multi_label_classification' takes a score for every answer, [batch, num_labels]."
             )
         # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
-        return loss.sum(1).mean()
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1)
+
+
+class UMEForImageTextRetrieval(UMEEncoders):
+    r"""
+    The two encoders side by side, trained so that a text and its image lie close to each other.
+
+    Both pooled vectors are projected to `fusion_hidden_size` and scaled to length 1. Nothing is fused, so the fields
+    of the fusion head and of the answers are not read. A checkpoint of this model gives its encoders to the other two,
+    and takes theirs.
+
+    Args:
+        config ([`UMEConfig`]): what to build.
+
+    Example:
+
+    ```python
+    >>> from modeling_ume import UMEForImageTextRetrieval
+
+    >>> model = UMEForImageTextRetrieval.from_encoders_pretrained(
+    ...     "bert-base-uncased", "google/vit-base-patch16-224-in21k", fusion_hidden_size=256
+    ... )
+    >>> similarity = model.get_text_features(**texts) @ model.get_image_features(pixel_values).T  # [T, U]
+    ```"""
+
+    def __init__(self, config: UMEConfig):
+        super().__init__(config)
+        text, vision = (self._adapters[modality].pooled_width for modality in MODALITIES)
+        self.text_projection = nn.Linear(text, config.fusion_hidden_size, bias=False)
+        self.vision_projection = nn.Linear(vision, config.fusion_hidden_size, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))  # ln of one over the temperature
+        self.post_init()
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """input_ids [T, L] and masks alike → the texts' features [T, D], each of length 1."""
+        pooled = self.encode_text(input_ids, attention_mask, token_type_ids).pooled
+        return F.normalize(self.text_projection(pooled), dim=-1)
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [U, 3, H, W] → the images' features [U, D], each of length 1."""
+        return F.normalize(self.vision_projection(self.encode_image(pixel_values).pooled), dim=-1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_index: Tensor | None = None,
+        return_loss: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> UMERetrievalOutput | tuple:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(texts, length)`): the texts.
+            attention_mask, token_type_ids: as in [`UMEModel.forward`].
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`): each distinct image once.
+            image_index (`torch.LongTensor` of shape `(texts,)`, *optional*): which image each text belongs to; read
+                by the loss only. Default: the i-th text belongs to the i-th image.
+            return_loss (`bool`, *optional*): True adds the loss, see [`contrastive_loss`]. The Trainer needs it in
+                the batch. Under DDP the negatives of a text or image are those of its own process's batch.
+            return_dict (`bool`, *optional*): False returns a tuple.
+
+        Raises:
+            ValueError: when there are no images, or the loss cannot tell which image a text belongs to.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values was not given: retrieval compares texts with images, so pass both.")
+        if self.training:
+            # In place: a clamp inside the graph has no gradient beyond its bound, and would never let go again.
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        text = self.get_text_features(input_ids, attention_mask, token_type_ids)  # [T, D]
+        image = self.get_image_features(pixel_values)  # [U, D]
+        # Half precision is too coarse for logits of up to 100.
+        with torch.autocast(text.device.type, enabled=False):
+            scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
+            logits = scale * text.float() @ image.float().T  # [T, U]
+        loss = None
+        if return_loss:
+            if image_index is None:
+                if len(text) != len(image):
+                    raise ValueError(
+                        f"{len(text)} texts came with {len(image)} images: pass image_index, which says for each text "
+                        "the row of its image in pixel_values."
+                    )
+                image_index = torch.arange(len(text), device=text.device)
+            elif image_index.shape != text.shape[:1]:
+                raise ValueError(f"image_index has shape {tuple(image_index.shape)} for {len(text)} texts.")
+            loss = contrastive_loss(logits, image_index)
+        output = UMERetrievalOutput(
+            loss=loss, logits_per_image=logits.T, logits_per_text=logits, text_embeds=text, image_embeds=image
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+
+def contrastive_loss(logits_per_text: Tensor, image_index: Tensor) -> Tensor:
+    r"""
+    The mean of the two directions of InfoNCE over a batch, as in CLIP (Radford et al. 2021).
+
+    With s the logits and I(t) the image of text t: text to image −log(exp s_tI(t) / Σ_u exp s_tu), mean over the
+    texts; image to text −log(Σ_{t: I(t) = u} exp s_tu / Σ_t exp s_tu), mean over the images that have a text. The sum
+    over the several texts of an image, inside the logarithm, is MIL-NCE's (Miech et al. 2020): one of them has to fit.
+
+    Args:
+        logits_per_text (`torch.Tensor` of shape `(T, U)`): similarities over the temperature.
+        image_index (`torch.LongTensor` of shape `(T,)`): which image each text belongs to; an image without a text is
+            only a negative.
+    """
+    to_image = F.cross_entropy(logits_per_text, image_index)
+    logits = logits_per_text.T  # [U, T]
+    own = image_index == torch.arange(len(logits), device=logits.device)[:, None]  # [U, T]
+    described = own.any(1)  # [U]
+    # All texts stand in where an image has none: its loss and gradient are exactly zero, instead of NaN.
+    positives = logits.masked_fill(~own & described[:, None], -torch.inf).logsumexp(1)
+    to_text = (logits.logsumexp(1) - positives).sum() / described.sum()
+    return (to_image + to_text) / 2
 
 
 UMEModel.register_for_auto_class("AutoModel")
 UMEForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
+UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -1,7 +1,8 @@
 """Sums over all pairs c_ij = tanh(a_i + b_j + g_i ⊙ h_j) of two token sequences, never holding [B, N_1, N_2, D].
 
 The pairs are formed a tile at a time, summed, and formed again in backward: extra memory is one tile beside
-O(N_1 N_2 + (N_1 + N_2) D), and a tile that fits the cache is also faster than the whole. Both sums are registered as
+O(N_1 N_2 + (N_1 + N_2) D), and a tile that fits the cache is also faster than the whole. CUDA devices take the fused
+kernels of pairs_triton_ume.py instead, where Triton is installed and the shapes fit. Both sums are registered as
 operators, so that `torch.compile` sees one node and autograd one step.
 """
 
@@ -10,6 +11,14 @@ import re
 
 import torch
 from torch import Tensor
+
+from .pairs_triton_ume import (
+    fits_kernels,
+    fused_mean,
+    fused_mean_backward,
+    fused_weighted_sum,
+    fused_weighted_sum_backward,
+)
 
 # Two copies of this file may live in one process (the package, and the code of a checkpoint): each has its own.
 _NAMESPACE = "ume_" + re.sub(r"\W", "_", __name__)
@@ -43,9 +52,7 @@ def weighted_pair_sum(
             -1, scores.shape[2:]
         )
         return torch.einsum("bhij,bijd->bhd", alpha, pairs).to(a.dtype), alpha
-    dtype = _accumulate_in(a.dtype)
-    a_, b_, g_, h_ = (x.to(dtype) for x in (a, b, g, h))
-    z, alpha = _weighted_sum(a_, b_, g_, h_, scorer.to(dtype), first_mask, second_mask)
+    z, alpha = _weighted_sum(a, b, g, h, scorer, first_mask, second_mask)
     return z.to(a.dtype), alpha
 
 
@@ -60,7 +67,7 @@ def pair_mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_mask: Tensor, se
     share = [mask.to(dtype) / mask.sum(1, keepdim=True).clamp(min=1) for mask in (first_mask, second_mask)]
     if torch.compiler.is_exporting():
         return torch.einsum("bi,bj,bijd->bd", *share, all_pairs(a, b, g, h).to(dtype)).to(a.dtype)
-    return _mean(*(x.to(dtype) for x in (a, b, g, h)), *share).to(a.dtype)
+    return _mean(a, b, g, h, *share).to(a.dtype)
 
 
 def all_pairs(a: Tensor, b: Tensor, g: Tensor, h: Tensor) -> Tensor:
@@ -121,6 +128,9 @@ class _Gradients:
 def _weighted_sum(
     a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
+    if fits_kernels(a, len(scorer)):
+        return fused_weighted_sum(a, b, g, h, scorer, first_mask, second_mask)
+    a, b, g, h, scorer = (x.to(_accumulate_in(a.dtype)) for x in (a, b, g, h, scorer))
     batch_size, num_first, width = a.shape
     tiles = _tiles(batch_size, num_first, b.shape[1], width, a.device.type)
     memory = _memory(a, b, tiles)
@@ -152,8 +162,9 @@ def _weighted_sum(
 
 @_weighted_sum.register_fake
 def _(a, b, g, h, scorer, first_mask, second_mask):
-    z = a.new_empty(a.shape[0], scorer.shape[0], a.shape[2])
-    return z, a.new_empty(a.shape[0], scorer.shape[0], a.shape[1], b.shape[1])
+    dtype = _accumulate_in(a.dtype)
+    z = a.new_empty(a.shape[0], scorer.shape[0], a.shape[2], dtype=dtype)
+    return z, a.new_empty(a.shape[0], scorer.shape[0], a.shape[1], b.shape[1], dtype=dtype)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::weighted_sum_backward", mutates_args=())
@@ -165,9 +176,15 @@ def _weighted_sum_backward(
     g: Tensor,
     h: Tensor,
     scorer: Tensor,
+    first_mask: Tensor,
+    second_mask: Tensor,
     alpha: Tensor,
     z: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if fits_kernels(a, len(scorer)):
+        return fused_weighted_sum_backward(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, z)
+    dtypes = [x.dtype for x in (a, b, g, h, scorer)]
+    a, b, g, h, scorer = (x.to(alpha.dtype) for x in (a, b, g, h, scorer))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
     memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
     grads = _Gradients(a, b, g, h)
@@ -189,25 +206,25 @@ def _weighted_sum_backward(
             grad_pairs = _like(grad_memory, s, r, b)
             torch.bmm(left, right, out=grad_pairs.flatten(1, 2))
             grads.add(grad_pairs, pairs, g, h, s, r)
-    return grads.a, grads.b, grads.g, grads.h, grad_scorer
+    results = (grads.a, grads.b, grads.g, grads.h, grad_scorer)
+    return tuple(x.to(dtype) for x, dtype in zip(results, dtypes, strict=True))
 
 
 @_weighted_sum_backward.register_fake
-def _(grad_z, grad_alpha, a, b, g, h, scorer, alpha, z):
+def _(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, z):
     return tuple(torch.empty_like(x) for x in (a, b, g, h, scorer))
 
 
 def _save_for_weighted_sum(ctx, inputs, output):
-    a, b, g, h, scorer, _, _ = inputs
     z, alpha = output
-    ctx.save_for_backward(a, b, g, h, scorer, alpha, z)
+    ctx.save_for_backward(*inputs, alpha, z)
 
 
 def _differentiate_weighted_sum(ctx, grad_z, grad_alpha):
-    a, b, g, h, scorer, alpha, z = ctx.saved_tensors
+    *inputs, alpha, z = ctx.saved_tensors
     grad_z = torch.zeros_like(z) if grad_z is None else grad_z.contiguous()
     grad_alpha = torch.zeros_like(alpha) if grad_alpha is None else grad_alpha
-    return *_weighted_sum_backward(grad_z, grad_alpha, a, b, g, h, scorer, alpha, z), None, None
+    return *_weighted_sum_backward(grad_z, grad_alpha, *inputs, alpha, z), None, None
 
 
 _weighted_sum.register_autograd(_differentiate_weighted_sum, setup_context=_save_for_weighted_sum)
@@ -215,6 +232,9 @@ _weighted_sum.register_autograd(_differentiate_weighted_sum, setup_context=_save
 
 @torch.library.custom_op(f"{_NAMESPACE}::mean", mutates_args=())
 def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
+    if fits_kernels(a):
+        return fused_mean(a, b, g, h, first_share, second_share)
+    a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
     memory = _memory(a, b, tiles)
     z = a.new_zeros(a.shape[0], 1, a.shape[2])
@@ -228,13 +248,17 @@ def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, secon
 
 @_mean.register_fake
 def _(a, b, g, h, first_share, second_share):
-    return a.new_empty(a.shape[0], a.shape[2])
+    return a.new_empty(a.shape[0], a.shape[2], dtype=first_share.dtype)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::mean_backward", mutates_args=())
 def _mean_backward(
     grad_z: Tensor, a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if fits_kernels(a):
+        return fused_mean_backward(grad_z, a, b, g, h, first_share, second_share)
+    dtypes = [x.dtype for x in (a, b, g, h)]
+    a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
     memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
     grads = _Gradients(a, b, g, h)
@@ -244,7 +268,7 @@ def _mean_backward(
         grad_pairs = _like(grad_memory, s, r, b)
         torch.mul(share[..., None], grad_z[s, None, None], out=grad_pairs)
         grads.add(grad_pairs, pairs, g, h, s, r)
-    return grads.a, grads.b, grads.g, grads.h
+    return tuple(x.to(dtype) for x, dtype in zip((grads.a, grads.b, grads.g, grads.h), dtypes, strict=True))
 
 
 @_mean_backward.register_fake

@@ -1,13 +1,18 @@
-"""The heads: the shared behaviour of every one of them, and the formulas of the thesis' heads written out."""
+"""The heads: the shared behaviour of every one of them, and each one's formula written out."""
 
 import copy
+import inspect
+import math
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import IMAGE_CONFIGS, TEXT_CONFIGS, tiny_batch, tiny_config, tiny_model
+from torch import nn
 from torch.nn import functional as F
+from transformers import CLIPTextConfig, GPT2Config
 
-from modeling_ume import FUSIONS, FusionHead, Stream
+from configuration_ume import UMEConfig
+from modeling_ume import FUSIONS, FusionHead, Stream, UMEForVisualQuestionAnswering
 
 WIDTHS = [12, 20, 8]
 LENGTHS = [5, 9, 4]
@@ -37,6 +42,8 @@ def make_head(name: str, num_streams: int = 2, **kwargs) -> FusionHead:
     for module in head.modules():
         if hasattr(module, "init_weights"):
             module.init_weights()
+        if hasattr(module, "gates"):  # they start shut, and most of the head would not be heard
+            nn.init.constant_(module.gates, 0.5)
     return head.eval()
 
 
@@ -47,6 +54,7 @@ def take(streams: list[Stream], rows) -> list[Stream]:
     ]
 
 
+LATE = [name for name in sorted(FUSIONS) if name.startswith("late_")]
 every_head = pytest.mark.parametrize("name", sorted(FUSIONS))
 two_or_three = pytest.mark.parametrize("num_streams", [2, 3])
 
@@ -100,13 +108,68 @@ def test_an_absent_modality_never_reaches_the_output_or_its_gradient(name, train
 
 
 @every_head
-def test_gradients_reach_every_parameter(name):
-    head, streams = make_head(name), make_streams()
+@two_or_three
+def test_gradients_reach_every_parameter(name, num_streams):
+    head, streams = make_head(name, num_streams), make_streams(num_streams)
     streams[0].present[0] = False
     streams[1].present[1] = False
-    weight = torch.randn(16)
-    (head(streams).fused @ weight).sum().backward()
-    assert [n for n, p in head.named_parameters() if p.grad is None] == []
+    for stream in streams:
+        stream.present[3] = False  # an example without any, for which every stand-in is read
+    output = head(streams)
+    logits = output.fused @ torch.randn(16, 5)
+    logits = head.combine(logits, output.present, "single_label_classification")
+    (logits * torch.randn(5)).sum().backward()
+    without = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()]
+    # These two leave an absent modality out of their sums altogether.
+    assert without == (["project.absent"] if name in ("sum", "ume") else [])
+    assert all(p.grad is not None for p in head.parameters())
+
+
+@every_head
+def test_a_saved_model_comes_back_through_the_meta_device_with_equal_logits(name, tmp_path):
+    model, batch = tiny_model(fusion=name), tiny_batch()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+        expected = model(**batch).logits
+        model.save_pretrained(tmp_path)
+        reloaded = UMEForVisualQuestionAnswering.from_pretrained(tmp_path)
+        torch.testing.assert_close(reloaded(**batch).logits, expected, rtol=0, atol=1e-6)
+    # Nothing in the file: every parameter of head and classifier has to be initialised by its name.
+    fresh = UMEForVisualQuestionAnswering.from_pretrained(None, config=model.config, state_dict={})
+    for key, value in fresh.named_parameters():
+        assert value.isfinite().all(), key
+        assert value.abs().max() < 100, key
+    head, parts = fresh.ume.fusion, fresh.parts()
+    assert fresh(**batch).logits.isfinite().all()
+    assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in parts["fusion"])
+    assert sum(p.numel() for p in parts["classifier"]) == head.num_views * (16 * 7 + 7)
+    assert sum(len(part) for part in parts.values()) == len(list(fresh.parameters()))
+
+
+@every_head
+def test_a_head_is_documented_for_the_table_of_heads(name):
+    head = FUSIONS[name]
+    assert inspect.getdoc(head).startswith(f"`{name}`")
+    assert head.source
+    assert head.cost
+
+
+@pytest.mark.slow
+@every_head
+@two_or_three
+def test_a_head_compiles_without_graph_breaks(name, num_streams):
+    head, streams = make_head(name, num_streams), make_streams(num_streams)
+    streams[1].present[2] = False
+    weight = torch.randn(16, 5)
+
+    def answer(streams):
+        output = head(streams)
+        return head.combine(output.fused @ weight, output.present, "multi_label_classification")
+
+    torch._dynamo.reset()
+    compiled = torch.compile(answer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(streams), answer(streams), rtol=0, atol=1e-5)
 
 
 @every_head
@@ -214,3 +277,453 @@ def test_product_normalises_the_image_only():
 def test_a_head_with_one_stream_is_refused():
     with pytest.raises(ValueError, match="two or more streams"):
         FUSIONS["concat"](tiny_config(), [8])
+
+
+# Every head's formula for one example, from its parameters: no mask, no batch, only real tokens. `h` holds what each
+# modality's tokens are at the common width [n_m, D], `p` its summary [D].
+
+
+def linear(layer, x):
+    return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+
+
+def layer_norm(layer, x):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+
+
+def perceptron(layers, x):
+    first, last = layers[0], layers[-1]
+    inner = linear(first, x)
+    return linear(last, inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2))))
+
+
+def attention(layer, x, context):
+    width = x.shape[-1]
+    query, key_value, heads = linear(layer.query, x), linear(layer.key_value, context), []
+    for part in torch.arange(width).chunk(layer.num_heads):
+        scores = query[:, part] @ key_value[:, part].T / math.sqrt(len(part))
+        heads.append(scores.softmax(-1) @ key_value[:, width + part])
+    return linear(layer.out, torch.cat(heads, dim=-1))
+
+
+def self_attended(norm, layer, x):
+    return x + attention(layer, layer_norm(norm, x), layer_norm(norm, x))
+
+
+def fed_forward(block, x):
+    return x + perceptron(block.feed_forward.layers, layer_norm(block.feed_forward_norm, x))
+
+
+def transformer(module, x):
+    for block in module.layers:
+        x = fed_forward(block, self_attended(block.attention_norm, block.attention, x))
+    return layer_norm(module.norm, x)
+
+
+def cross_attended(block, x, context):
+    read = attention(block.attention, layer_norm(block.attention_norm, x), layer_norm(block.context_norm, context))
+    return fed_forward(block, x + read)
+
+
+def but(h, m):
+    return torch.cat(h[:m] + h[m + 1 :])
+
+
+def cross_layers(layers, h):
+    for blocks in layers:
+        h = [cross_attended(block, h[m], but(h, m)) for m, block in enumerate(blocks)]
+    return h
+
+
+def of_means(head, h):
+    return perceptron(head.mlp, torch.cat([x.mean(0) for x in h]))
+
+
+def every_two(h):
+    return [(h[m], h[n]) for m in range(len(h)) for n in range(m + 1, len(h))]
+
+
+def early_summation(head, h, p):
+    summed = []
+    for i in range(max(map(len, h))):
+        summed.append(sum(head.stream_weights[m] * x[i] for m, x in enumerate(h) if i < len(x)))
+    return transformer(head.transformer, torch.stack(summed)).mean(0)
+
+
+def early_concatenation(head, h, p):
+    joint = torch.cat([x + head.stream_embeddings[m] for m, x in enumerate(h)])
+    return transformer(head.transformer, joint).mean(0)
+
+
+def multi_to_one(head, h, p):
+    joint = torch.cat([transformer(read, x) for read, x in zip(head.streams, h, strict=True)])
+    return transformer(head.transformer, joint).mean(0)
+
+
+def one_to_multi(head, h, p):
+    parts = transformer(head.transformer, torch.cat(h)).split([len(x) for x in h])
+    return of_means(head, [transformer(read, x) for read, x in zip(head.streams, parts, strict=True)])
+
+
+def cross_attention(head, h, p):
+    h = cross_layers(head.cross.layers, h)
+    return of_means(head, [layer_norm(norm, x) for norm, x in zip(head.norms, h, strict=True)])
+
+
+def cross_attention_to_concatenation(head, h, p):
+    return transformer(head.transformer, torch.cat(cross_layers(head.cross.layers, h))).mean(0)
+
+
+def co_attention(head, h, p):
+    for blocks in head.layers:
+        h = [
+            cross_attended(block, self_attended(block.self_attention_norm, block.self_attention, h[m]), but(h, m))
+            for m, block in enumerate(blocks)
+        ]
+    return of_means(head, [layer_norm(norm, x) for norm, x in zip(head.norms, h, strict=True)])
+
+
+def gated_cross_attention(head, h, p):
+    x, context = h[0], but(h, 0)  # make_streams gives only the second a grid
+    for block in head.layers:
+        first, second = torch.tanh(block.gates)
+        own, read = layer_norm(block.attention_norm, x), layer_norm(block.context_norm, context)
+        x = x + first * attention(block.attention, own, read)
+        x = x + second * perceptron(block.feed_forward.layers, layer_norm(block.feed_forward_norm, x))
+    return layer_norm(head.norm, x).mean(0)
+
+
+def ban(head, h, p):
+    total = 0
+    for x, y in every_two(h):
+        f = x
+        for g, glimpse in enumerate(head.glimpses):
+            u, v = linear(head.first, x).relu(), linear(head.second, y).relu()
+            scores = torch.einsum("k,ik,jk->ij", glimpse, u, v)
+            a = scores.exp() / scores.exp().sum()
+            u, v = linear(head.joint_first[g], f).relu(), linear(head.joint_second[g], y).relu()
+            f = f + linear(head.joint_out[g], torch.einsum("ij,id,jd->d", a, u, v))
+        total = total + f.mean(0)
+    return total
+
+
+def rank_sum(head, p):
+    """Σ_r ⊙_m W_m^r p_m with W_m^r [D, D] the r-th rows of the m-th factor."""
+    total = 0
+    for rows in torch.arange(head.factors[0].out_features).chunk(head.rank):
+        product = torch.ones(len(rows))
+        for x, factor in zip(p, head.factors, strict=True):
+            product = product * (factor.weight[rows] @ x + factor.bias[rows])
+        total = total + product
+    return total
+
+
+def mlb(head, h, p):
+    product = torch.ones(head.rank)
+    for x, factor in zip(p, head.factors, strict=True):
+        product = product * torch.tanh(linear(factor, x))
+    return linear(head.out, product)
+
+
+def mfb(head, h, p):
+    z = rank_sum(head, p)
+    z = z.sign() * z.abs().sqrt()
+    return math.sqrt(len(z)) * z / z.norm()
+
+
+def block(head, h, p):
+    blocks = []
+    for c, part in enumerate(torch.arange(16).chunk(head.num_heads)):
+        total = 0
+        for r in range(head.rank):
+            product = torch.ones(len(part))
+            for m, x in enumerate(p):
+                product = product * (head.factors[m, c, r] @ x[part])
+            total = total + product
+        blocks.append(total)
+    return linear(head.out, torch.cat(blocks))
+
+
+FORMULAS = {
+    "ban": ban,
+    "block": block,
+    "co_attention": co_attention,
+    "concat": lambda head, h, p: perceptron(head.mlp, torch.cat(p)),
+    "cross_attention": cross_attention,
+    "cross_attention_to_concatenation": cross_attention_to_concatenation,
+    "early_concatenation": early_concatenation,
+    "early_input": lambda head, h, p: perceptron(head.mlp, torch.cat(p)),  # by itself; in a model, see below
+    "early_summation": early_summation,
+    "gated_cross_attention": gated_cross_attention,
+    "hierarchical_multi_to_one": multi_to_one,
+    "hierarchical_one_to_multi": one_to_multi,
+    "low_rank_tensor": lambda head, h, p: rank_sum(head, p),
+    "mfb": mfb,
+    "mlb": mlb,
+    "mutan": lambda head, h, p: linear(head.out, rank_sum(head, [torch.tanh(x) for x in p])),
+    "pair": lambda head, h, p: sum(
+        torch.stack([linear(head.first, i) * linear(head.second, j) for i in x for j in y]).mean(0)
+        for x, y in every_two(h)
+    ),
+    "sum": lambda head, h, p: sum(w * x for w, x in zip(head.stream_weights, p, strict=True)),
+}
+SIZES = {"fusion_num_layers": 2, "fusion_num_heads": 4, "fusion_rank": 3}
+
+
+def test_every_head_has_its_formula_written_out():
+    assert {*FORMULAS, *LATE, "evc", "ume", "product"} == FUSIONS.keys()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@two_or_three
+@torch.no_grad()
+def test_a_head_computes_its_formula(name, num_streams):
+    head, streams = make_head(name, num_streams, **SIZES), make_streams(num_streams)
+    for parameter in head.parameters():
+        if parameter.ndim == 1:  # biases, norms, gates: away from their neutral values
+            parameter += 0.3 * torch.randn_like(parameter)
+    tokens, pooled = head.project.tokens(streams), head.project.pooled(streams)
+    expected = [FORMULAS[name](head, [x[b][mask[b]] for x, mask in tokens], list(pooled[b])) for b in range(BATCH)]
+    torch.testing.assert_close(head(streams).fused[:, 0], torch.stack(expected), rtol=0, atol=2e-5)
+
+
+D = 16
+PROJECTIONS = 12 * D + 20 * D + 2 * 3 * D + 2 * D  # W and b, a LayerNorm, a stand-in, for two streams
+SELF_ATTENTION = 4 * (D * D + D) + 2 * D  # with its norm
+FEED_FORWARD = 8 * D * D + 5 * D + 2 * D  # with its norm
+LAYER = SELF_ATTENTION + FEED_FORWARD
+TRANSFORMER = 2 * LAYER + 2 * D  # of two layers
+MLP = (2 * D * D + D) + (D * D + D)
+DENSE = D * D + D  # a Linear from D to D
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "concat": MLP,
+        "early_input": MLP,
+        "sum": 2,
+        "early_summation": TRANSFORMER + 2,
+        "early_concatenation": TRANSFORMER + 2 * D,
+        "hierarchical_multi_to_one": 3 * TRANSFORMER,
+        "hierarchical_one_to_multi": 3 * TRANSFORMER + MLP,
+        "cross_attention": 4 * (LAYER + 2 * D) + 2 * 2 * D + MLP,
+        "cross_attention_to_concatenation": 4 * (LAYER + 2 * D) + TRANSFORMER,
+        "co_attention": 4 * (LAYER + 2 * D + SELF_ATTENTION) + 2 * 2 * D + MLP,
+        "gated_cross_attention": 2 * (LAYER + 2 * D + 2) + 2 * D,
+        "late_mean": 0,
+        "late_weighted": 2,
+        "late_max": 0,
+        "late_product": 0,
+        "late_vote": 0,
+        "mlb": 2 * (D * 3 + 3) + (3 * D + D),
+        "mutan": 2 * 3 * DENSE + DENSE,
+        "mfb": 2 * 3 * DENSE,
+        "low_rank_tensor": 2 * 3 * DENSE,
+        "block": 2 * 4 * 3 * 4 * 4 + DENSE,
+        "ban": 2 * 3 * DENSE + 4 * 3 * D + 4 * 3 * DENSE,
+    }.items(),
+)
+def test_a_head_has_the_parameters_of_its_formula(name, expected):
+    head = make_head(name, **SIZES)
+    assert sum(p.numel() for p in head.parameters()) == PROJECTIONS + expected
+
+
+def test_early_summation_adds_real_tokens_wherever_the_padding_stands():
+    head, streams = make_head("early_summation"), make_streams()
+    expected = head(streams).fused
+    order = streams[0].mask.byte().argsort(dim=1, stable=True)
+    streams[0].states = streams[0].states.gather(1, order[..., None].expand_as(streams[0].states))
+    streams[0].mask = streams[0].mask.gather(1, order)
+    torch.testing.assert_close(head(streams).fused, expected, rtol=0, atol=1e-6)
+
+
+def test_gated_cross_attention_starts_as_its_reader_and_stays_so_without_a_context():
+    head, streams = make_head("gated_cross_attention"), make_streams()
+    alone = [layer_norm(head.norm, x[mask]).mean(0) for x, mask in zip(*head.project.tokens(streams)[0], strict=True)]
+    assert (head(streams).fused[:, 0] - torch.stack(alone)).abs().max() > 0.01
+    streams[1].present[1] = False
+    torch.testing.assert_close(head(streams).fused[1, 0], alone[1], rtol=0, atol=1e-6)
+    streams[1].present[1] = True
+    head.layers[0].init_weights()
+    torch.testing.assert_close(head(streams).fused[:, 0], torch.stack(alone), rtol=0, atol=1e-6)
+    swapped = FUSIONS["gated_cross_attention"](tiny_config(fusion="gated_cross_attention"), WIDTHS[1::-1]).eval()
+    for module in swapped.modules():
+        if hasattr(module, "init_weights"):
+            module.init_weights()
+    first, second = make_streams(), make_streams()
+    second[1].states = second[1].states + 1.0
+    torch.testing.assert_close(swapped(first[::-1]).fused, swapped(second[::-1]).fused)  # the image comes first
+
+
+def test_ban_gives_no_weight_to_padding_or_an_absent_modality():
+    head, streams = make_head("ban"), make_streams()
+    streams[1].present[2] = False
+    real = streams[0].mask[:, :, None] & streams[1].mask[:, None] & streams[1].present[:, None, None]
+    assert (head(streams).weights["pair_weights"][~real] == 0).all()
+
+
+def test_mfb_has_finite_gradients_where_dropout_leaves_zeros():
+    head, streams = make_head("mfb").train(), make_streams()
+    head.dropout.p = 0.9
+    fused = head(streams).fused
+    assert (fused == 0).any()
+    fused.sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+# The heads that combine late.
+
+
+def late_probabilities(name, probabilities, shares):
+    """The joint probabilities of one example for each answer, from those of the present modalities [n, C]."""
+    if name in ("late_mean", "late_weighted"):
+        return (shares[:, None] * probabilities).sum(0)
+    if name == "late_max":
+        return probabilities.max(0).values
+    if name == "late_product":
+        return probabilities.prod(0)
+    votes = torch.zeros(probabilities.shape[1])
+    for p in probabilities:
+        votes[p.argmax()] += 1
+    return (votes + probabilities.mean(0)) / (len(probabilities) + 1)
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@two_or_three
+@torch.no_grad()
+def test_a_late_head_combines_probabilities_by_its_rule(name, problem_type, num_streams):
+    head, streams = make_head(name, num_streams), make_streams(num_streams)
+    streams[1].present[1] = False
+    streams[0].present[2] = False
+    single = problem_type == "single_label_classification"
+    if name == "late_weighted":
+        head.stream_scores += torch.tensor([0.5, -1.0, 0.3])[:num_streams]
+    logits = 3 * torch.randn(BATCH, num_streams, 6)
+    output = head(streams)
+    assert output.fused.shape == (BATCH, num_streams, 16)
+    combined = head.combine(logits, output.present, problem_type)
+    for b in range(BATCH):
+        here = [m for m in range(num_streams) if streams[m].present[b]]
+        own = logits[b, here].softmax(-1) if single else logits[b, here].sigmoid()
+        scores = head.stream_scores[here] if name == "late_weighted" else torch.zeros(len(here))
+        expected = late_probabilities(name, own, scores.softmax(0))
+        if name == "late_product" and not single:
+            expected = expected / (expected + (1 - own).prod(0))
+        elif single:
+            expected = expected / expected.sum()
+        found = combined[b].softmax(-1) if single else combined[b].sigmoid()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_votes_outweigh_probabilities_which_only_break_ties():
+    head = make_head("late_vote", 3)
+    sure, unsure = torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0.0, 0.1, 0.0])
+    logits = torch.stack([torch.stack([sure, unsure, unsure]), torch.stack([sure, unsure, sure])])
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    for problem_type in ("single_label_classification", "multi_label_classification"):
+        combined = head.combine(logits, present, problem_type)
+        assert combined.argmax(-1).tolist() == [1, 0]
+        assert combined.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_training_a_late_head_reaches_the_classifier_of_every_modality(name, problem_type):
+    model, batch = tiny_model(fusion=name, problem_type=problem_type, classifier_dropout=0.0), tiny_batch()
+    single = problem_type == "single_label_classification"
+    labels = torch.tensor([2, -100, 5]) if single else torch.rand(3, 7)
+    present = torch.tensor([True, True, False])
+    output = model(**batch, labels=labels, image_present=present)
+    output.loss.backward()
+    assert all(p.grad.any() for p in model.parts()["classifier"])
+    assert len(model.parts()["classifier"]) == 4
+
+    def loss(logits, rows):
+        if single:
+            return F.cross_entropy(logits[rows], labels[rows], reduction="none", ignore_index=-100)
+        return F.binary_cross_entropy_with_logits(logits[rows], labels[rows], reduction="none").sum(1)
+
+    if name == "late_vote":  # each modality for itself; the last example has only its text
+        text, image = (view(output.fused[:, m]) for m, view in enumerate(model.classifier.views))
+        own = [(loss(text, [b]) + loss(image, [b])) / 2 for b in (0, 1)] + [loss(text, [2])]
+        expected = torch.cat(own)
+    else:
+        expected = loss(output.logits, [0, 1, 2])
+    torch.testing.assert_close(output.loss, expected.sum() / (2 if single else 3))
+
+
+# The head whose reading is done by the text encoder.
+
+
+def tiny_early_input(text_config=None, **kwargs):
+    text_config = TEXT_CONFIGS["bert"]() if text_config is None else text_config
+    config = UMEConfig.from_encoder_configs(
+        text_config, IMAGE_CONFIGS["vit"](), fusion="early_input", fusion_hidden_size=16, num_labels=7, **kwargs
+    )
+    torch.manual_seed(0)
+    return UMEForVisualQuestionAnswering(config).eval()
+
+
+def tiny_gpt2(**kwargs):
+    return GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, **kwargs)
+
+
+@pytest.mark.parametrize("text_config", [TEXT_CONFIGS["bert"], tiny_gpt2])
+@torch.no_grad()
+def test_early_input_is_the_text_encoder_reading_both_as_one_row(text_config):
+    model, batch = tiny_early_input(text_config()), tiny_batch()
+    causal = text_config is tiny_gpt2
+    fused, head, encoder = model(**batch).fused[:, 0], model.ume.fusion, model.ume.text_model
+    images = model.ume.encode_image(batch["pixel_values"]).states
+    for b in range(3):
+        words = encoder.get_input_embeddings()(batch["input_ids"][b][batch["attention_mask"][b].bool()])
+        cells = linear(head.inputs.streams[0], images[batch["image_index"][b]]) + head.inputs.stream_embeddings[0]
+        row = torch.cat([cells, words] if causal else [words, cells])
+        states = encoder(inputs_embeds=row[None]).last_hidden_state[0]
+        text, image = (states[-1], states[: len(cells)]) if causal else (states[0], states[len(words) :])
+        pooled = [
+            layer_norm(project.norm, linear(project.linear, x))
+            for project, x in zip(head.project.streams, (text, image.mean(0)), strict=True)
+        ]
+        torch.testing.assert_close(fused[b], perceptron(head.mlp, torch.cat(pooled)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text_config", [TEXT_CONFIGS["bert"], tiny_gpt2])
+@torch.no_grad()
+def test_early_input_ignores_padding_on_either_side_and_what_is_absent(text_config):
+    model, batch = tiny_early_input(text_config()), tiny_batch()
+    expected = model(**batch).logits
+    order = batch["attention_mask"].argsort(dim=1, stable=True)
+    left = {name: F.pad(batch[name].gather(1, order), (2, 0)) for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(model(**{**batch, **left}).logits, expected, rtol=0, atol=1e-6)
+    no, some = torch.zeros(3, dtype=torch.bool), torch.tensor([True, False, True])
+    question = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    image = {name: batch[name] for name in ("pixel_values", "image_index")}
+    question_only, image_only = model(**question).logits, model(**image).logits
+    torch.testing.assert_close(model(**batch, image_present=no).logits, question_only, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(**batch, text_present=no).logits, image_only, rtol=0, atol=1e-6)
+    mixed = torch.where(some[:, None], expected, image_only)
+    torch.testing.assert_close(model(**batch, text_present=some).logits, mixed, rtol=0, atol=1e-6)
+    assert model(**batch, text_present=no, image_present=no).logits.isfinite().all()
+
+
+def test_early_input_trains_both_encoders_and_its_projection():
+    model = tiny_early_input()
+    model.train()(**tiny_batch(), labels=torch.tensor([0, 3, 6])).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_early_input_refuses_what_its_text_encoder_cannot_read():
+    clip = CLIPTextConfig(vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=1)
+    clip.num_attention_heads = 2
+    with pytest.raises(ValueError, match="'clip_text_model' takes no inputs_embeds: choose another text encoder"):
+        tiny_early_input(clip)
+    model = tiny_early_input(tiny_gpt2(n_positions=20))
+    with pytest.raises(ValueError, match="6 text tokens and 17 image tokens are more than the 20 positions of the"):
+        model(**tiny_batch())
+    model, stream = tiny_early_input(), tiny_early_input().ume.encode_text(tiny_batch()["input_ids"])
+    with pytest.raises(ValueError, match="stored text_states cannot be used: give input_ids"):
+        model(text_states=stream.states, text_pooled=stream.pooled)

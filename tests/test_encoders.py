@@ -1,0 +1,498 @@
+"""The encoders: every one of the lists in encoder_facts, what it gives, and what it says when it cannot."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoConfig
+
+from configuration_ume import UMEConfig
+from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class, load_encoder
+from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
+from training_ume.encoder_facts import (
+    IMAGE_ENCODERS,
+    IMAGE_SIZE,
+    TEXT,
+    TEXT_ENCODERS,
+    TRANSFORMER,
+    VIT,
+    VOCAB_SIZE,
+    available,
+    encoder_facts,
+)
+
+TEXTS, IMAGES = available(TEXT_ENCODERS), available(IMAGE_ENCODERS)
+# Every encoder at least once, each text encoder with another kind of image encoder.
+PAIRS = [(TEXTS[i % len(TEXTS)], IMAGES[i % len(IMAGES)]) for i in range(max(len(TEXTS), len(IMAGES)))]
+
+
+def joint_config(text="BERT", image="ViT", **fields) -> UMEConfig:
+    fields = {"fusion": "ume", "fusion_hidden_size": 8, "num_labels": 5, **fields}
+    return UMEConfig.from_encoder_configs(TEXT_ENCODERS[text](), IMAGE_ENCODERS[image](), **fields)
+
+
+def joint_batch() -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.randint(3, VOCAB_SIZE, (3, 6)),
+        "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 5 + [0]]),
+        "pixel_values": torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE),
+        "image_index": torch.tensor([0, 1, 1]),
+    }
+
+
+def text_config(name):
+    return UMEConfig(text_config=TEXT_ENCODERS[name]()).text_config
+
+
+def encoder_and_adapter(config, modality, pooling="auto"):
+    encoder = build_encoder(config, pooling).eval()
+    return encoder, EncoderAdapter(encoder, modality, pooling)
+
+
+@torch.no_grad()
+def logits(model, batch):
+    return model(**batch).logits
+
+
+def without_gradient(model, batch) -> list[str]:
+    """Trains one step's worth: the names of what should train and gets no gradient."""
+    model.zero_grad()
+    model.train()(**batch, labels=torch.tensor([0, 1, 4])).loss.backward()
+    model.eval()
+    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize(("text", "image"), PAIRS)
+def test_every_encoder_trains_saves_and_reloads_with_equal_logits(text, image, tmp_path):
+    model, batch = UMEForVisualQuestionAnswering(joint_config(text, image)), joint_batch()
+    assert without_gradient(model, batch) == []
+    model.save_pretrained(tmp_path)
+    reloaded = UMEForVisualQuestionAnswering.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(reloaded, batch), logits(model, batch), rtol=0, atol=1e-6)
+    assert without_gradient(reloaded, batch) == []
+
+
+# --- text ---
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TEXTS)
+def test_padding_changes_neither_tokens_nor_summary(name):
+    encoder, adapter = encoder_and_adapter(text_config(name), "text")
+    ids, mask = torch.randint(3, VOCAB_SIZE, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    stream = adapter.text(encoder, ids, mask, None)
+    assert stream.states.shape == (2, 6, adapter.width)
+    assert stream.pooled.shape == (2, adapter.pooled_width)
+    longer = torch.cat([ids.where(mask.bool(), 59), torch.full((2, 3), 58)], dim=1)
+    padded = adapter.text(encoder, longer, nn.functional.pad(mask, (0, 3)), None)
+    torch.testing.assert_close(padded.pooled, stream.pooled, rtol=0, atol=2e-6)
+    torch.testing.assert_close(padded.states[:, :6][mask.bool()], stream.states[mask.bool()], rtol=0, atol=2e-6)
+    assert (padded.pooled[0] - padded.pooled[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_recurrent_encoder_skips_padding_wherever_it_stands(cell, bidirectional):
+    config = UMELSTMConfig(VOCAB_SIZE, embedding_size=6, hidden_size=8, cell=cell, bidirectional=bidirectional)
+    model = UMELSTMModel(config).eval()
+    ids = torch.randint(1, VOCAB_SIZE, (2, 4))
+    plain = model(ids)
+    places = torch.tensor([0, 2, 3, 6])  # padding before, between and behind
+    scattered, mask = torch.full((2, 8), 7), torch.zeros(2, 8, dtype=torch.long)
+    scattered[:, places], mask[:, places] = ids, 1
+    padded = model(scattered, mask)
+    torch.testing.assert_close(padded.pooler_output, plain.pooler_output)
+    torch.testing.assert_close(padded.last_hidden_state[:, places], plain.last_hidden_state)
+    assert padded.last_hidden_state[:, [1, 4, 5, 7]].abs().max() == 0
+    directions = 2 if bidirectional else 1
+    assert plain.pooler_output.shape == (2, 2 * directions * 8 * (2 if cell == "lstm" else 1))
+    nothing = model(ids, torch.zeros_like(ids))
+    assert nothing.pooler_output.abs().max() == nothing.last_hidden_state.abs().max() == 0
+
+
+@torch.no_grad()
+def test_the_summary_of_deeper_lstm_q_is_all_layers_last_hidden_and_cell_states():
+    model = UMELSTMModel(UMELSTMConfig(VOCAB_SIZE, embedding_size=6, hidden_size=8)).eval()
+    ids = torch.randint(1, VOCAB_SIZE, (3, 5))
+    states, (hidden, cell) = model.rnn(model.embeddings(ids))
+    output = model(ids)
+    expected = torch.cat([hidden[0], hidden[1], cell[0], cell[1]], dim=-1)
+    torch.testing.assert_close(output.pooler_output, expected)
+    torch.testing.assert_close(output.last_hidden_state, states)
+    assert UMELSTMConfig().num_layers * 2 * UMELSTMConfig().hidden_size == 2048
+
+
+def test_word_embeddings_start_from_another_models():
+    bert = build_encoder(TEXT_ENCODERS["BERT"](), "auto")
+    model = UMELSTMModel(UMELSTMConfig(VOCAB_SIZE, embedding_size=TRANSFORMER["hidden_size"]))
+    model.load_embeddings_from(bert)
+    assert torch.equal(model.embeddings.weight, bert.get_input_embeddings().weight)
+    assert model.embeddings.weight.requires_grad
+    with pytest.raises(ValueError, match=r"is \[60, 16\], but this model's is \[60, 300\]: set vocab_size"):
+        UMELSTMModel(UMELSTMConfig(VOCAB_SIZE)).load_embeddings_from(bert)
+    with pytest.raises(ValueError, match="cannot be taken from a str"):
+        model.load_embeddings_from("bert-base-uncased")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UMELSTMConfig(cell="rnn"), "cell='rnn' is not known: choose 'lstm' or 'gru'"),
+        (lambda: UMELSTMConfig(num_layers=0), "num_layers=0 is impossible"),
+        (lambda: UMELSTMConfig(vocab_size=10, pad_token_id=10), "pad_token_id=10 is not an id of a vocabulary"),
+        (lambda: UMEVGGConfig(depth=11), "depth=11 is not known: choose one of 16, 19"),
+        (lambda: UMEVGGConfig(hidden_sizes=[8, 8]), "one width for each of the five stages"),
+        (lambda: UMEVGGConfig(dropout=1.0), r"dropout=1\.0 is impossible"),
+    ],
+)
+def test_an_impossible_simple_encoder_names_the_field(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_siglips_summary_that_pools_padding_is_refused():
+    with pytest.raises(ValueError, match="text_pooling='pooler': the encoder 'siglip_text_model' pools padding too"):
+        encoder_and_adapter(text_config("SigLIP text"), "text", "pooler")
+
+
+# --- images ---
+
+# What these make of an image before the grid leaves no trace of where it was, with random weights.
+NOT_LOCAL = {"MobileNetV2", "EfficientNet"}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_grid_lies_over_the_image_row_by_row(name):
+    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS[name](), "vision")
+    height, width = 64, 128
+    images = torch.randn(4, 3, height, width, requires_grad=True)
+    stream = adapter.vision(encoder, images)
+    rows, columns = stream.grid
+    assert columns == 2 * rows
+    assert stream.states.shape[2] == adapter.width
+    assert 0 <= stream.states.shape[1] - rows * columns <= 101
+    cells = stream.states[:, -rows * columns :].unflatten(1, stream.grid)
+    # The top right cell hears the top right quarter most, the bottom left cell the bottom left one.
+    for row, column, quarter in ((0, columns - 1, 1), (rows - 1, 0, 2)):
+        cell = cells[:, row, column] * torch.randn(adapter.width)
+        (gradient,) = torch.autograd.grad(cell.sum(), images, retain_graph=True)
+        heard = nn.functional.adaptive_avg_pool2d(gradient.square().sum((0, 1))[None], 2).flatten()
+        assert heard.argmax() == quarter, (name, heard)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_of_another_size_gets_a_grid_of_its_own(name):
+    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS[name](), "vision")
+    usual = adapter.vision(encoder, torch.randn(1, 3, 64, 64)).grid
+    stream = adapter.vision(encoder, torch.randn(1, 3, 128, 128))
+    assert math.prod(stream.grid) > math.prod(usual)
+    assert stream.states.isfinite().all()
+
+
+def test_an_encoder_that_cannot_take_another_size_says_so():
+    config = transformers.LevitConfig(
+        image_size=64, hidden_sizes=[8, 8, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1], key_dim=[8, 8, 8]
+    )
+    encoder, adapter = encoder_and_adapter(config, "vision")
+    with pytest.raises(ValueError, match="'levit' was made for images of 64×64 pixels and cannot read 96×96 .* resize"):
+        adapter.vision(encoder, torch.randn(1, 3, 96, 96))
+    with pytest.raises(ValueError, match="images of 16×64 pixels: the least is 32×32"):
+        build_encoder(IMAGE_ENCODERS["VGG-16"](), "auto")(torch.zeros(1, 3, 16, 64))
+
+
+@torch.no_grad()
+def test_the_class_token_of_yolos_is_its_summary_and_its_detection_tokens_stay_out_of_the_grid():
+    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS["YOLOS"](), "vision")
+    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    raw, stream = encoder(images).last_hidden_state, adapter.vision(encoder, images)
+    assert torch.equal(stream.pooled, raw[:, 0])
+    assert torch.equal(stream.states[:, -16:], raw[:, 1:17])
+    assert torch.equal(stream.states[:, 1:101], raw[:, 17:])
+
+
+@torch.no_grad()
+def test_vitmae_shows_every_patch_in_its_place(tmp_path):
+    config = transformers.ViTMAEConfig(**VIT, mask_ratio=0.75)
+    transformers.ViTMAEModel(config).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), "vision", "auto").eval()
+    adapter, images = EncoderAdapter(encoder, "vision", "auto"), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    stream = adapter.vision(encoder, images)
+    assert stream.grid == (4, 4)
+    assert torch.equal(adapter.vision(encoder, images).states, stream.states)
+    # Its blocks see the patches as its embeddings lay them out before any are hidden.
+    embeddings = encoder.embeddings
+    patches = embeddings.patch_embeddings(images) + embeddings.position_embeddings[:, 1:]
+    noise = torch.arange(16.0)[None]
+    assert torch.equal(embeddings(images, noise=noise)[0][:, 1:], patches)
+
+
+def test_what_is_not_read_is_not_trained_however_the_model_came_about(tmp_path):
+    mask_token = "ume.vision_model.embeddings.mask_token"
+    model = UMEForVisualQuestionAnswering(joint_config(image="DINOv2"))
+    model.save_pretrained(tmp_path / "joint")
+    model.ume.text_model.save_pretrained(tmp_path / "text")
+    model.ume.vision_model.save_pretrained(tmp_path / "image")
+    for made in (
+        model,
+        UMEForVisualQuestionAnswering.from_pretrained(tmp_path / "joint"),
+        UMEForVisualQuestionAnswering.from_encoders_pretrained(
+            str(tmp_path / "text"), str(tmp_path / "image"), num_labels=5
+        ),
+    ):
+        assert [name for name, p in made.named_parameters() if not p.requires_grad] == [mask_token]
+
+
+# --- checkpoints of others ---
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_each_half_of_a_dual_checkpoint_is_an_encoder(kind, tmp_path):
+    dual_config = getattr(transformers, f"{kind}Config")(text_config=TEXT, vision_config=VIT)
+    dual = getattr(transformers, f"{kind}Model")(dual_config).eval()
+    dual.save_pretrained(tmp_path)
+    model = UMEForVisualQuestionAnswering.from_encoders_pretrained(
+        str(tmp_path), str(tmp_path), fusion_hidden_size=8, num_labels=5
+    )
+    for part in ("text_model", "vision_model"):
+        own, source = getattr(model.ume, part).state_dict(), dual.state_dict()
+        prefix = part + "."
+        matching = {name.removeprefix(prefix): value for name, value in source.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): value for name, value in own.items()}
+        assert matching
+        assert own.keys() <= matching.keys()
+        assert all(torch.equal(value, matching[name]) for name, value in own.items())
+    built = UMEConfig.from_encoder_configs(dual_config, dual_config, num_labels=5)
+    assert built.text_config.model_type == dual_config.text_config.model_type
+    assert without_gradient(model, joint_batch()) == []
+
+
+@pytest.mark.parametrize("kind", ["T5", "T5Gemma"])
+def test_the_encoder_of_an_encoder_decoder_checkpoint_is_taken(kind, tmp_path):
+    config = TEXT_ENCODERS[kind]()
+    whole = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    whole.save_pretrained(tmp_path)
+    encoder, info = encoder_class(config).from_pretrained, None
+    encoder = load_encoder(str(tmp_path), "text", "auto")
+    expected = whole.get_encoder().state_dict()
+    own = {name.removeprefix("encoder."): value for name, value in encoder.state_dict().items()}
+    assert all(torch.equal(own[name], value) for name, value in expected.items()), info
+    assert not any("decoder" in name for name in encoder.state_dict())
+
+
+def test_published_vgg_weights_load_by_their_names_without_timm(tmp_path):
+    fields = {"hidden_sizes": [4, 4, 8, 8, 8], "fc_size": 12}
+    weights = {f"features.{i}.weight": None for i in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)}
+    channels = 3
+    for name, width in zip(weights, [4, 4, 4, 4, 8, 8, 8, 8, 8, 8, 8, 8, 8], strict=True):
+        weights[name] = torch.randn(width, channels, 3, 3)
+        channels = width
+    weights |= {"pre_logits.fc1.weight": torch.randn(12, 8, 7, 7), "pre_logits.fc2.weight": torch.randn(12, 12, 1, 1)}
+    weights |= {name.replace("weight", "bias"): torch.randn(len(value)) for name, value in weights.items()}
+    classifier = {"head.fc.weight": torch.randn(10, 12), "head.fc.bias": torch.randn(10)}
+    save_file({**weights, **classifier}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    published = {"architecture": "vgg16", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 224, 224]}}
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    build_encoder(TEXT_ENCODERS["BERT"](), "auto").save_pretrained(tmp_path / "text")
+    model = UMEForVisualQuestionAnswering.from_encoders_pretrained(
+        str(tmp_path / "text"), str(tmp_path), vision_config=UMEVGGConfig(**fields), num_labels=5
+    )
+    vgg = model.ume.vision_model
+    assert vgg.state_dict().keys() == weights.keys()
+    assert all(torch.equal(vgg.state_dict()[name], value) for name, value in weights.items())
+    # Named alone, as `timm/vgg16.tv_in1k` is, it is this repo's VGG in full size.
+    resolved = UMEConfig(vision_config=AutoConfig.from_pretrained(tmp_path)).vision_config
+    assert isinstance(resolved, UMEVGGConfig)
+    assert (resolved.depth, resolved.fc_size) == (16, 4096)
+
+
+@torch.no_grad()
+def test_vgg_pools_to_fc7_and_keeps_the_grid_before_the_last_pooling():
+    model = UMEVGGModel(UMEVGGConfig(hidden_sizes=[2, 2, 4, 4, 4], fc_size=6)).eval()
+    images = torch.randn(2, 3, 224, 224)
+    output = model(images)
+    grid = model.features[:-1](images)
+    assert output.last_hidden_state.shape == (2, 4, 14, 14)
+    assert torch.equal(output.last_hidden_state, grid)
+    fc6, fc7 = model.pre_logits["fc1"], model.pre_logits["fc2"]
+    flat = nn.functional.max_pool2d(grid, 2).flatten(1)  # 7×7 cells at 224 pixels
+    hidden = (flat @ fc6.weight.flatten(1).T + fc6.bias).relu()
+    torch.testing.assert_close(output.pooler_output, (hidden @ fc7.weight.flatten(1).T + fc7.bias).relu())
+    with torch.device("meta"):
+        full = UMEVGGModel(UMEVGGConfig()), UMEVGGModel(UMEVGGConfig(depth=19))
+    # Published: 138.36 and 143.67 million, of which the classifier has 4.10.
+    assert [round(sum(p.numel() for p in m.parameters()) / 1e6, 2) for m in full] == [134.26, 139.57]
+
+
+# --- what cannot be used ---
+
+
+@pytest.mark.skipif("timm" in sys.modules or "timm (TimmWrapper)" in IMAGES, reason="timm is installed")
+def test_an_encoder_that_needs_timm_says_how_to_install_it():
+    with pytest.raises(ImportError, match="pip install timm"):
+        UMEForVisualQuestionAnswering(joint_config(image="timm (TimmWrapper)"))
+
+
+def test_a_package_that_an_encoder_needs_in_turn_is_named(monkeypatch):
+    class Lazy(dict):
+        def __getitem__(self, key):
+            try:
+                raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError("Could not import module 'TimmWrapperModel'.") from error
+
+    config = IMAGE_ENCODERS["timm (TimmWrapper)"]()
+    monkeypatch.setattr("modeling_ume.encoders_ume.MODEL_MAPPING", Lazy({type(config): None}))
+    with pytest.raises(ImportError, match="'timm_wrapper' needs a package .* `pip install torchvision`"):
+        encoder_class(config)
+
+
+def _transformers(name, **fields):
+    return lambda: getattr(transformers, name)(**fields)
+
+
+SEQ2SEQ = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+PYRAMID = {"depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
+REFUSED = [
+    ("text", _transformers("FNetConfig", **TEXT), "'fnet' takes no attention_mask, so padding would change"),
+    ("text", _transformers("Wav2Vec2Config"), "'wav2vec2' takes no input_ids: choose a model that reads text"),
+    ("text", _transformers("WhisperConfig", **SEQ2SEQ), "encoder-decoder model_type='whisper' has no encoder"),
+    ("text", _transformers("BartConfig", **SEQ2SEQ), "encoder-decoder model_type='bart' has no encoder"),
+    ("text", _transformers("LxmertConfig"), "'lxmert' does not run on input_ids and attention_mask alone"),
+    ("vision", _transformers("TimesformerConfig", **VIT), r"'timesformer' does not run on pixel_values \[1, 3, 64, 64\]"),
+    ("vision", _transformers("VideoMAEConfig", **VIT), "'videomae' does not run on .* a model that reads single pictures"),
+    ("vision", _transformers("PerceiverConfig"), "'perceiver' takes no pixel_values"),
+    ("vision", _transformers("DepthAnythingConfig"), "no encoder for model_type='depth_anything'"),
+    ("vision", _transformers("Siglip2VisionConfig", **TRANSFORMER), "missing 2 required positional arguments"),
+]
+
+
+@pytest.mark.parametrize(("modality", "make", "message"), REFUSED)
+def test_what_reads_something_else_is_refused_in_a_sentence(modality, make, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        encoder_and_adapter(make(), modality)
+
+
+UNLISTED_TEXT = {
+    "big_bird": _transformers("BigBirdConfig", **TEXT),
+    "bloom": _transformers("BloomConfig", vocab_size=VOCAB_SIZE, hidden_size=16, n_layer=1, n_head=2),
+    "camembert": _transformers("CamembertConfig", **TEXT),
+    "ernie": _transformers("ErnieConfig", **TEXT),
+    "eurobert": _transformers("EuroBertConfig", num_key_value_heads=2, **TEXT),
+    "falcon": _transformers("FalconConfig", vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=1),
+    "flava text": _transformers("FlavaTextConfig", **TEXT),
+    "gemma": _transformers("GemmaConfig", num_key_value_heads=2, head_dim=8, **TEXT),
+    "gemma3 text": _transformers("Gemma3TextConfig", num_key_value_heads=2, head_dim=8, **TEXT),
+    "gpt_neox": _transformers("GPTNeoXConfig", **TEXT),
+    "layoutlm": _transformers("LayoutLMConfig", **TEXT),
+    "longformer": _transformers("LongformerConfig", attention_window=4, **TEXT),
+    "mamba": _transformers("MambaConfig", vocab_size=VOCAB_SIZE, hidden_size=16, state_size=4, num_hidden_layers=2),
+    "mistral": _transformers("MistralConfig", num_key_value_heads=2, **TEXT),
+    "mixtral": _transformers("MixtralConfig", num_key_value_heads=2, num_local_experts=2, **TEXT),
+    "mobilebert": _transformers(
+        "MobileBertConfig", embedding_size=8, intra_bottleneck_size=8, true_hidden_size=8, **TEXT
+    ),
+    "nystromformer": _transformers("NystromformerConfig", **TEXT),
+    "opt": _transformers(
+        "OPTConfig", vocab_size=VOCAB_SIZE, hidden_size=16, num_attention_heads=2, ffn_dim=24, word_embed_proj_dim=16
+    ),
+    "phi": _transformers("PhiConfig", **TEXT),
+    "rembert": _transformers("RemBertConfig", input_embedding_size=8, output_embedding_size=8, **TEXT),
+    "roformer": _transformers("RoFormerConfig", **TEXT),
+    "siglip2 text": _transformers("Siglip2TextConfig", **TEXT),
+    "squeezebert": _transformers("SqueezeBertConfig", embedding_size=16, q_groups=2, k_groups=2, v_groups=2, **TEXT),
+}
+UNLISTED_IMAGE = {
+    "aimv2": _transformers("Aimv2VisionConfig", **VIT),
+    "blip": _transformers("BlipVisionConfig", **VIT),
+    "dpt": _transformers("DPTConfig", backbone_out_indices=[0, 0, 1, 1], **VIT),
+    "flava image": _transformers("FlavaImageConfig", **VIT),
+    "focalnet": _transformers("FocalNetConfig", image_size=64, embed_dim=8, hidden_sizes=[8, 16], depths=[1, 1]),
+    "hiera": _transformers(
+        "HieraConfig",
+        image_size=[64, 64],
+        embed_dim=8,
+        depths=[1, 1],
+        num_heads=[1, 1],
+        num_query_pool=1,
+        masked_unit_size=[8, 8],
+    ),
+    "ijepa": _transformers("IJepaConfig", **VIT),
+    "levit": _transformers(
+        "LevitConfig", image_size=64, hidden_sizes=[8, 8, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1]
+    ),
+    "mlcd": _transformers("MLCDVisionConfig", **VIT),
+    "mobilevitv2": _transformers("MobileViTV2Config", image_size=64, width_multiplier=0.25),
+    "owlvit": _transformers("OwlViTVisionConfig", **VIT),
+    "poolformer": _transformers("PoolFormerConfig", hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1]),
+    "pvt": _transformers("PvtConfig", image_size=64, hidden_sizes=[8, 8, 8, 16], mlp_ratios=[2, 2, 2, 2], **PYRAMID),
+    "sam vision": _transformers(
+        "SamVisionConfig", output_channels=8, window_size=2, global_attn_indexes=[1], **VIT
+    ),
+    "segformer": _transformers("SegformerConfig", hidden_sizes=[8, 8, 8, 16], **PYRAMID),
+    "swiftformer": _transformers("SwiftFormerConfig", depths=[1, 1, 1, 1], embed_dims=[8, 8, 8, 16]),
+    "vit_msn": _transformers("ViTMSNConfig", **VIT),
+    "vitdet": _transformers("VitDetConfig", **VIT),
+}
+QUICK = ("mistral", "mixtral", "squeezebert", "mamba", "hiera", "pvt", "segformer", "ijepa")
+
+
+def _unlisted(configs):
+    return [pytest.param(make, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, make in configs]
+
+
+@pytest.mark.parametrize(
+    ("modality", "make"),
+    [
+        pytest.param(modality, make, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for modality, configs in (("text", UNLISTED_TEXT), ("vision", UNLISTED_IMAGE))
+        for name, make in configs.items()
+    ],
+)
+def test_an_encoder_of_a_kind_that_is_not_listed_works(modality, make):
+    try:
+        config = make()
+    except AttributeError:
+        pytest.skip("this release of transformers has no such model")
+    text, image = (config, IMAGE_ENCODERS["ViT"]()) if modality == "text" else (TEXT_ENCODERS["BERT"](), config)
+    model = UMEForVisualQuestionAnswering(UMEConfig.from_encoder_configs(text, image, num_labels=5))
+    batch = joint_batch()
+    assert without_gradient(model, batch) == []
+    expected = logits(model, batch)
+    assert expected.isfinite().all()
+    if modality == "text":
+        batch["input_ids"] = batch["input_ids"].where(batch["attention_mask"].bool(), 59)
+        torch.testing.assert_close(logits(model, batch), expected, rtol=0, atol=1e-6)
+    else:
+        stream = model.ume.encode_image(batch["pixel_values"])
+        assert stream.grid[0] == stream.grid[1]
+        assert stream.states.shape[1] - math.prod(stream.grid) in (0, 1)
+
+
+def test_the_table_of_encoders_says_what_each_gives():
+    facts = {fact["name"]: fact for fact in encoder_facts()}
+    assert list(facts) == TEXTS + IMAGES
+    assert facts["BERT"] == {
+        "name": "BERT",
+        "model_type": "bert",
+        "modality": "text",
+        "tokens": "L × D",
+        "pooled": "cls",
+        "sdpa": True,
+        "gradient_checkpointing": True,
+    }
+    tokens = {name: fact["tokens"] for name, fact in facts.items() if fact["modality"] == "vision"}
+    assert tokens["ViT"] == "(1 + 14·14) × D"
+    assert tokens["DeiT"] == "(2 + 14·14) × D"
+    assert tokens["DINOv2 with registers"] == "(5 + 16·16) × D"
+    assert tokens["Swin"] == tokens["ResNet"] == "7·7 × D"
+    assert tokens["VGG-16"] == "14·14 × D"
+    pooled = {name: fact["pooled"] for name, fact in facts.items()}
+    assert (pooled["GPT-2"], pooled["T5"], pooled["Swin"], pooled["VGG-19"]) == ("last", "mean", "mean", "pooler")
