@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.append(sys.path.pop(0))
 
 from training_ume.data import load_vqa
-from training_ume.evaluation import BLIND, evaluate_checkpoint
+from training_ume.evaluation import BLIND, DROP_RATES, LEFT, evaluate_checkpoint
+from training_ume.plots import need_matplotlib, plot_robustness
 from training_ume.results import align, write_json
 
 
@@ -46,13 +47,45 @@ def parse(argv: list[str]) -> argparse.Namespace:
     output.add_argument(
         "--baselines", nargs="+", choices=BLIND, default=[], help="score this checkpoint without the other input, too"
     )
+    missing = parser.add_argument_group("missing inputs")
+    missing.add_argument(
+        "--drop",
+        nargs="+",
+        choices=LEFT,
+        default=[],
+        help="draw the robustness curve, the score over how many questions lack this input: into --out, and beside it "
+        "as a PNG",
+    )
+    missing.add_argument(
+        "--rate",
+        nargs="+",
+        type=float,
+        default=list(DROP_RATES),
+        help=f"shares of the questions that lack it (default: {' '.join(map(str, DROP_RATES))})",
+    )
+    missing.add_argument("--drop_seed", type=int, default=0, help="draws which questions lack it (default: 0)")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     speed.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
     return parser.parse_args(argv)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuses, before any work, counts below 1 and output files that exist."""
+    for name in ("max_questions", "max_question_length", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
+    for name in ("out", "challenge_file"):
+        if getattr(args, name) and Path(getattr(args, name)).exists():
+            raise ValueError(f"{name}={getattr(args, name)!r} exists: delete it, or choose another name.")
+
+
 def evaluate(args: argparse.Namespace) -> dict:
+    check(args)
+    if args.drop:
+        if args.out is None:
+            raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
+        need_matplotlib()
     split = args.split or ("test" if args.source == "easy_vqa" else "validation")
     dataset = load_vqa(
         args.source,
@@ -75,6 +108,9 @@ def evaluate(args: argparse.Namespace) -> dict:
         max_question_length=args.max_question_length,
         num_workers=args.num_workers,
         challenge_file=args.challenge_file,
+        drop=args.drop,
+        drop_rates=args.rate,
+        drop_seed=args.drop_seed,
     )
     return {**results, "data": {key: value for key, value in vars(args).items() if key != "model"}}
 
@@ -90,19 +126,35 @@ def score_table(results: dict) -> str:
     return align(lines)
 
 
+def curve_table(curves: dict[str, list[dict]]) -> str:
+    """One row a rate: the VQA accuracy with each input missing."""
+    lines = [("missing", *(f"without {name}" for name in curves))]
+    for points in zip(*curves.values(), strict=True):
+        lines.append((f"{points[0]['rate']:.0%}", *(f"{point['vqa_accuracy']:.2f}" for point in points)))
+    return align(lines)
+
+
 def main(argv: list[str]) -> int:
     args = parse(argv)
+    plot = Path(args.out).with_suffix(".png") if args.drop and args.out else None
     try:
         results = evaluate(args)
         if args.out:
             write_json(args.out, results)
+        if plot is not None:
+            plot_robustness(results["robustness"]["curves"], plot)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
     print(f"{results['questions']:,} questions about {results['images']:,} images in {results['seconds']:.1f} s")
     if "scores" in results:
         print(score_table(results))
-    for path in (args.out, args.challenge_file):
+    if "robustness" in results:
+        print(curve_table(results["robustness"]["curves"]))
+    for path in (args.out, args.challenge_file, plot):
         if path:
             print(f"wrote {path}")
     return 0

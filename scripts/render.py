@@ -27,9 +27,17 @@ def table(path: Path) -> str:
             f"| {row['name'].replace('_', ' ')} | {score['mean']:.2f}{spread} | {len(row['seeds'])} "
             f"| {row['train_seconds']:.0f} | {row['parameters']['total']:,} |"
         )
+    data = results["data"]
+    if "test_questions" in data:
+        scored = (
+            f"Scored once, on the {data['test_questions']:,} test questions; the best epoch was chosen on "
+            f"{data['validation_questions']:,} training questions held out by image."
+        )
+    else:
+        scored = f"Scored on the {data['validation_questions']:,} validation questions, which also chose the epoch."
     hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
     measured = f"{hardware['cpu']}, {hardware['cores']} cores, torch {versions['torch']}"
-    return "\n".join([*lines, "", f"Measured on {measured}, transformers {versions['transformers']}."])
+    return "\n".join([*lines, "", f"{scored} Measured on {measured}, transformers {versions['transformers']}."])
 
 
 def main(argv: list[str]) -> int:

@@ -42,6 +42,20 @@ def test_the_command_line_overrides_every_kind_of_field(recipe_file):
     assert recipe.data.top_k_answers == 7
 
 
+@pytest.mark.parametrize(
+    ("argv", "split"),
+    [([], "validation"), (["--validation_fraction", "0.1"], None), (["--eval_split", "test"], "test")],
+)
+def test_a_hub_dataset_is_validated_on_its_validation_split_or_on_what_is_held_out(recipe_file, argv, split):
+    path = recipe_file(source="hub", dataset_name="mine", validation_fraction=None, train_questions=None)
+    assert parse_recipe([path, *argv]).data.eval_split == split
+
+
+def test_easy_vqa_holds_images_out_to_choose_the_epoch():
+    data = parse_recipe(["easy_vqa"]).data
+    assert (data.validation_fraction, data.has_eval_part) == (0.05, True)
+
+
 def test_a_float_that_yaml_reads_as_a_string_is_a_float(recipe_file):
     assert parse_recipe([recipe_file(learning_rate="2e-5")]).training.learning_rate == 2e-5
 
@@ -74,6 +88,7 @@ def test_the_output_folder_follows_the_recipes_name(tmp_path):
         ({"top_k_answers": 3, "min_answer_count": 3}, "top_k_answers and min_answer_count are both given"),
         ({"validation_fraction": None}, "There is nothing to validate on"),
         ({"validation_fraction": 1.5}, "validation_fraction=1.5 is impossible"),
+        ({"eval_questions": "q.json"}, "incomplete: give eval_annotations, eval_images too"),
         ({"train_images": None}, "source=vqa_v2 needs train_images"),
         ({"lora_dropout": 0.1}, "need lora_r"),
         ({"lora_r": 4, "freeze_text": True, "freeze_vision": True}, "LoRA would have nothing to adapt"),

@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, prepare_data_loader, skip_first_batches
 from torch.utils.data import BatchSampler, DataLoader
 
-from training_ume.sampler import GroupedByImageSampler
+from training_ume.sampler import GroupedByImageSampler, ProcessBatches
 
 
 def image_ids(images=60, seed=0):
@@ -134,3 +134,36 @@ def test_two_processes_share_an_epoch_without_overlap():
 def test_impossible_arguments_raise_a_sentence(ids, batch_size, seed, message):
     with pytest.raises(ValueError, match=message):
         GroupedByImageSampler(ids, batch_size, seed)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 5])
+@pytest.mark.parametrize("rows", [3, 24, 37, 61])
+def test_several_processes_get_every_row_once_in_equally_many_batches(rows, batch_size, processes):
+    shares = [list(ProcessBatches(range(rows), batch_size, processes, process)) for process in range(processes)]
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(rows))
+    assert {len(share) for share in shares} == {len(ProcessBatches(range(rows), batch_size, processes))}
+    for batches in zip(*shares, strict=True):
+        sizes = [len(batch) for batch in batches]
+        assert min(sizes) >= 1
+        assert max(sizes) <= batch_size + 1
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_several_processes_learn_from_the_rows_of_one_process_with_the_batch_of_all():
+    ids = image_ids()
+    sampler = GroupedByImageSampler(ids, 16)
+    shares = [ProcessBatches(sampler, 8, 2, process) for process in (0, 1)]
+    together = [first + second for first, second in zip(*shares, strict=True)]
+    assert together == list(ProcessBatches(sampler, 16))
+    assert len(together[-1]) < 16
+
+
+def test_the_last_step_is_left_out_where_it_is_not_full_and_that_is_asked_for():
+    assert list(ProcessBatches(range(11), 2, 2, 1, drop_last=True)) == [[2, 3], [6, 7]]
+
+
+@pytest.mark.parametrize(("rows", "drop_last"), [(2, False), (5, True)])
+def test_too_few_rows_for_the_processes_are_refused(rows, drop_last):
+    with pytest.raises(ValueError, match=f"{rows} rows are too few for 3 processes"):
+        ProcessBatches(range(rows), 2, 3, drop_last=drop_last)

@@ -43,6 +43,10 @@ class VQACollator:
         image_cache_bytes (`int`, *optional*, defaults to 0):
             Processed images are kept in memory up to this size, the first ones that come; worth it where all fit
             (easy-VQA at 64×64: 200 MB). Every data loader worker has a cache of its own.
+        features (`dict[str, FeatureCache]`, *optional*):
+            Features by modality (`"text"`, `"vision"`), read in place of tokens or pixels; of `"text"` the batch then
+            holds `text_states`, `attention_mask`, `text_pooled`, of `"vision"` `vision_states`, `vision_pooled`,
+            `vision_grid` (see `FeatureCache.batch`).
 
     Raises:
         ValueError: for an unknown option, a tokenizer without a padding token, or images that come out of the image
@@ -58,6 +62,7 @@ class VQACollator:
         inputs: str = "both",
         max_question_length: int | None = None,
         image_cache_bytes: int = 0,
+        features: dict[str, Any] | None = None,
     ):
         if inputs not in INPUTS:
             raise ValueError(f"inputs={inputs!r} must be one of {', '.join(INPUTS)}.")
@@ -78,6 +83,7 @@ class VQACollator:
         self.inputs = inputs
         self.max_question_length = max_question_length
         self.image_cache_bytes = image_cache_bytes
+        self.features = features or {}
         self._cache: dict[str, Tensor] = {}
         self._cached_bytes = 0
 
@@ -91,14 +97,23 @@ class VQACollator:
         if self.inputs != "question":
             position = {path: u for u, path in enumerate(dict.fromkeys(row["image"] for row in rows))}
             batch["image_index"] = torch.tensor([position[row["image"]] for row in rows])
-            batch["pixel_values"] = self._encode_images(list(position), rows)
+            if "vision" in self.features:
+                batch.update(self.features["vision"].batch(list(position)))
+            else:
+                batch["pixel_values"] = self._encode_images(list(position), rows)
         return batch
 
+    @property
+    def question_limit(self) -> int | None:
+        """The longest question in tokens; None: any length."""
+        if self.max_question_length is None and self.processor.tokenizer.model_max_length < NO_LENGTH_LIMIT:
+            return self.processor.tokenizer.model_max_length
+        return self.max_question_length
+
     def _encode_questions(self, questions: list[str]) -> dict[str, Tensor]:
-        tokenizer = self.processor.tokenizer
-        limit = self.max_question_length
-        if limit is None and tokenizer.model_max_length < NO_LENGTH_LIMIT:
-            limit = tokenizer.model_max_length
+        tokenizer, limit = self.processor.tokenizer, self.question_limit
+        if "text" in self.features:
+            return self.features["text"].batch(questions, tokenizer.padding_side)
         encoded = tokenizer(
             questions, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
         )

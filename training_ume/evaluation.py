@@ -6,11 +6,14 @@ Checkpoints are loaded through this package's own classes, so no remote code is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from training_ume.answers import AnswerVocabulary
@@ -20,6 +23,9 @@ from training_ume.results import environment, read_json
 from training_ume.trainer import predict, score_answers
 
 BLIND = {"question_only": "question", "image_only": "image"}
+# What is left to the model (`inputs` of the collator) when the other input is missing.
+LEFT = {"image": "question", "text": "image"}
+DROP_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
@@ -50,7 +56,7 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
     try:
         model = UMEForVisualQuestionAnswering.from_pretrained(name)
         processor = UMEProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {advice}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), processor
@@ -65,6 +71,9 @@ def evaluate_checkpoint(
     max_question_length: int | None = None,
     num_workers: int = 0,
     challenge_file: str | Path | None = None,
+    drop: list[str] | None = None,
+    drop_rates: Sequence[float] = DROP_RATES,
+    drop_seed: int = 0,
 ) -> dict:
     """
     Answers a data set's questions with a checkpoint and scores the answers.
@@ -75,13 +84,18 @@ def evaluate_checkpoint(
         baselines (`list[str]`, *optional*): `question_only`, `image_only`: score the same checkpoint without the other
             input too.
         challenge_file (path, *optional*): where to write the answers in the form that the VQA challenge server reads.
+        drop (`list[str]`, *optional*): `image`, `text`: score the checkpoint with this input missing at `drop_rates`.
+        drop_rates (sequence of `float`): shares of the questions that lose the input, in [0, 1].
+        drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
 
     Returns:
         `dict`: `model`, `questions`, `images`, `seconds`, `environment`; with annotated questions `scores`,
-        `baselines` and the `coverage` of them by the model's answers, with others `predictions`.
+        `baselines`, `robustness` (where something is dropped: `seed`, and for each input its `robustness_curve`) and
+        the `coverage` of them by the model's answers, with others `predictions`.
 
     Raises:
-        ValueError: no such checkpoint, an unknown baseline, or a baseline for questions without answers.
+        ValueError: no such checkpoint, an unknown baseline or input to drop, an impossible rate, or a baseline or a
+            curve for questions without answers.
     """
     model, processor = load_checkpoint(name)
     annotated = any(dataset["answers"][:])
@@ -90,7 +104,15 @@ def evaluate_checkpoint(
             raise ValueError(f"The baseline {baseline!r} is not known: choose from {', '.join(BLIND)}.")
         if not annotated:
             raise ValueError("The questions have no answers, so a baseline has no score: leave --baselines out.")
+    for name_of_input in drop or []:
+        if name_of_input not in LEFT:
+            raise ValueError(f"The input to drop {name_of_input!r} is not known: choose from {', '.join(LEFT)}.")
+        if not annotated:
+            raise ValueError("The questions have no answers, so missing inputs have no score: leave --drop out.")
+    if drop:
+        check_rates(drop_rates)
 
+    @functools.cache  # a baseline and the end of a curve are the same answers
     def answers(inputs: str) -> list[str]:
         collator = VQACollator(processor, inputs=inputs, max_question_length=max_question_length)
         return predict(model, collator, dataset, batch_size, num_workers)
@@ -113,6 +135,14 @@ def evaluate_checkpoint(
             }
             for baseline in baselines or []
         }
+        if drop:
+            results["robustness"] = {
+                "seed": drop_seed,
+                "curves": {
+                    missing: robustness_curve(predictions, answers(LEFT[missing]), dataset, drop_rates, drop_seed)
+                    for missing in drop
+                },
+            }
         results["coverage"] = dataclasses.asdict(vocabulary.coverage(dataset["answers"][:]))
     else:
         rows = zip(dataset["question_id"][:], predictions, strict=True)
@@ -120,6 +150,48 @@ def evaluate_checkpoint(
     if challenge_file is not None:
         write_challenge_results(challenge_file, dataset["question_id"][:], predictions)
     return {**results, "environment": environment()}
+
+
+def robustness_curve(
+    predictions: list[str], without: list[str], dataset: Dataset, rates: Sequence[float] = DROP_RATES, seed: int = 0
+) -> list[dict]:
+    """
+    The score over the share of questions for which one input is missing.
+
+    An answer depends on its own question and image alone, so the answers at any rate are a mixture of those with the
+    input and those without: no rate needs the model again.
+
+    Args:
+        predictions (`list[str]`): the answers with everything, one a row of `dataset`.
+        without (`list[str]`): the answers where the input is missing for every row.
+        rates: shares in [0, 1]; the nearest whole number of questions is taken.
+        seed (`int`): draws one order of the questions, from whose start every rate takes its share.
+
+    Returns:
+        `list[dict]`: for each rate, in ascending order, `rate`, `missing` (how many questions) and the scores.
+
+    Raises:
+        ValueError: for a rate outside [0, 1], or none.
+    """
+    order = torch.randperm(len(predictions), generator=torch.Generator().manual_seed(seed)).tolist()
+    curve = []
+    for rate in check_rates(rates):
+        missing = order[: round(rate * len(order))]
+        mixed = list(predictions)
+        for i in missing:
+            mixed[i] = without[i]
+        curve.append({"rate": rate, "missing": len(missing), **score_answers(mixed, dataset)})
+    return curve
+
+
+def check_rates(rates: Sequence[float]) -> list[float]:
+    """The distinct rates in ascending order; ValueError for one outside [0, 1], or none."""
+    for rate in rates:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rate={rate} is impossible: the share of questions with a missing input lies in [0, 1].")
+    if not rates:
+        raise ValueError("No rate is given: name at least one share of questions with a missing input, e.g. 0.5.")
+    return sorted(set(rates))
 
 
 def ask(name: str, image: str, questions: list[str], top_k: int = 3) -> list[list[dict]]:

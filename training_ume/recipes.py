@@ -73,11 +73,25 @@ class ModelArguments:
     )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
+    modality_dropout: float = field(
+        default=0.0, metadata={"help": "How often an example loses its question or its image in training, in [0, 1)."}
+    )
     text_pooling: str = field(
         default="auto", metadata={"help": "What summarises a question: auto, cls, mean, pooler or last."}
     )
     vision_pooling: str = field(
         default="auto", metadata={"help": "What summarises an image: auto, cls, mean, pooler or last."}
+    )
+    feature_grid: int | None = field(
+        default=None,
+        metadata={"help": "Average the image's tokens over a grid of G×G (left out: the encoder's own grid)."},
+    )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the features of the frozen encoders, as scripts/cache_features.py makes it: they are "
+            "read from there and the encoders never run."
+        },
     )
     problem_type: Literal["single_label_classification", "multi_label_classification"] = field(
         default="single_label_classification",
@@ -140,8 +154,18 @@ class ModelArguments:
             raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
         if self.lora_r and self.freeze_text and self.freeze_vision:
             raise ValueError("lora_r is given while both encoders are frozen: LoRA would have nothing to adapt.")
+        if self.feature_cache is not None and not (self.freeze_text or self.freeze_vision):
+            raise ValueError(
+                f"feature_cache={self.feature_cache!r} is given, but no encoder is frozen: features replace frozen "
+                "encoders only. Set freeze_text, freeze_vision or both, or leave feature_cache out."
+            )
         if not self.lora_r and (self.lora_alpha is not None or self.lora_dropout):
             raise ValueError("lora_alpha and lora_dropout need lora_r: give the rank, or leave them out.")
+
+    @property
+    def frozen(self) -> list[str]:
+        """The modalities whose encoders stay as they are."""
+        return [modality for modality in ("text", "vision") if getattr(self, f"freeze_{modality}")]
 
 
 @dataclass
@@ -169,7 +193,8 @@ class DataArguments:
         },
     )
     eval_questions: str | None = field(
-        default=None, metadata={"help": "Questions to validate on; or see validation_fraction."}
+        default=None,
+        metadata={"help": "Questions to validate on; with validation_fraction, to score once at the end instead."},
     )
     eval_annotations: str | None = field(default=None, metadata={"help": "Their answers."})
     eval_images: str | None = field(default=None, metadata={"help": "Folder with their images."})
@@ -179,10 +204,19 @@ class DataArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
     train_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to train on."})
-    eval_split: str = field(default="validation", metadata={"help": "Split of the Hub dataset to validate on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of the Hub dataset to validate on; with validation_fraction, to score once at the end "
+            "instead (left out: validation, or with validation_fraction none)."
+        },
+    )
     validation_fraction: float | None = field(
         default=None,
-        metadata={"help": "Share of the training images, with all their questions, to hold out for validation."},
+        metadata={
+            "help": "Share of the training images, with all their questions, to hold out for validation. The best "
+            "epoch is chosen on them; test data, where there is any, is then scored once, at the end."
+        },
     )
     split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for every training seed."})
     on_error: Literal["raise", "skip"] = field(
@@ -230,8 +264,8 @@ class DataArguments:
                     f"There is nothing to validate on: give {', '.join(missing)}, or a validation_fraction of the "
                     "training images to hold out."
                 )
-            if self.validation_fraction is not None and len(missing) < len(needed):
-                raise ValueError("validation_fraction and eval_* files are both given: validate on one of the two.")
+            if 0 < len(missing) < len(needed):
+                raise ValueError(f"The eval_* files to score are incomplete: give {', '.join(missing)} too, or none.")
         if self.source == "hub" and self.dataset_name is None:
             raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
         if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
@@ -244,6 +278,14 @@ class DataArguments:
         for name in ("top_k_answers", "min_answer_count", "max_train_questions", "max_eval_questions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more, or leave it out.")
+        if self.source == "hub" and self.eval_split is None and self.validation_fraction is None:
+            self.eval_split = "validation"
+
+    @property
+    def has_eval_part(self) -> bool:
+        """Whether there is data beside the training part: to validate on, or, with a validation_fraction, to test."""
+        given = {"easy_vqa": True, "vqa_v2": self.eval_questions is not None, "hub": self.eval_split is not None}
+        return given[self.source]
 
 
 @dataclass

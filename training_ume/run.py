@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
+import difflib
 import platform
 import re
 import shutil
@@ -21,6 +22,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
@@ -36,6 +38,7 @@ from training_ume.answers import AnswerVocabulary
 from training_ume.collator import VQACollator
 from training_ume.data import load_vqa, split_by_image
 from training_ume.evaluation import BLIND, first_line
+from training_ume.features import open_features
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
 from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json
 from training_ume.trainer import (
@@ -45,6 +48,7 @@ from training_ume.trainer import (
     predict,
     remove_broken,
     score_answers,
+    ume_model,
 )
 
 # What `overwrite_output` deletes: names that runs write, so that a folder's other contents are left alone.
@@ -56,19 +60,26 @@ NOT_COMPARED = {
     "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
     "run_name", "log_level", "logging_steps", "logging_strategy", "logging_first_step", "save_total_limit",
     "dataloader_num_workers", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
-    "do_eval",
+    "do_eval", "label_names", "greater_is_better", "accelerator_config",
 }  # fmt: skip
 
 
 @dataclass
 class VQAData:
-    """What all runs of a recipe share: rows to train and validate on, the answers, and what was counted on the way."""
+    """What all runs of a recipe share: rows to train on, to choose the epoch on and to score at the end (without test
+    data these are the same), the answers, and what was counted on the way."""
 
     train: Dataset
     validation: Dataset
+    scored: Dataset
+    scored_on: str  # "test" or "validation"
     vocabulary: AnswerVocabulary
     summary: dict
     baselines: dict[str, dict]
+
+    def parts(self) -> dict[str, Dataset]:
+        """All rows that a model sees, by what they are for."""
+        return {"train": self.train, "validation": self.validation, "scored": self.scored}
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,8 @@ def train_and_evaluate(recipe: Recipe) -> dict:
     Trains what a recipe says, scores it and writes everything into `recipe.training.output_dir`.
 
     Each run's folder holds the best model with its processor, its checkpoints, `arguments.json` and `results.json`;
-    the results of the output folder also have the `comparison` of all runs. LoRA runs hold the merged model,
-    `adapter` and the `base` that the adapter belongs to.
+    the results of the output folder also have the `comparison` of all runs. LoRA runs hold the merged model, and
+    in `adapter` the adapter together with its base.
 
     Returns:
         `dict`: the results as written to `output_dir/results.json`.
@@ -205,6 +216,12 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         model = with_lora(model, model_args, base)
     parameters["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     collator = build_collator(recipe.data, processor, data.vocabulary, model_args.problem_type, run.inputs)
+    if model_args.feature_cache is not None:
+        collator.features = open_features(
+            model_args.feature_cache, ume_model(model), collator, model_args.frozen, list(data.parts().values())
+        )
+        read = " and ".join(collator.features) or "nothing that this run looks at"
+        say(training, f"Read from {model_args.feature_cache} instead of encoded: {read}.")
     trainer = UMETrainer(
         model,
         training,
@@ -217,14 +234,15 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     final = save_final(trainer, processor, run.folder)
     answers = predict(
-        final, collator, data.validation, training.per_device_eval_batch_size, training.dataloader_num_workers
+        final, collator, data.scored, training.per_device_eval_batch_size, training.dataloader_num_workers
     )
     history = trainer.state.log_history
     results = {
         "name": run.name,
         "recipe": recipe.name,
         "seed": run.seed,
-        "scores": score_answers(answers, data.validation),
+        "scored_on": data.scored_on,
+        "scores": score_answers(answers, data.scored),
         "baselines": data.baselines,
         "train_seconds": max((entry["seconds"] for entry in history if "seconds" in entry), default=0.0),
         "epochs": epoch_table(history),
@@ -243,13 +261,25 @@ def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UM
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not isinstance(model, UMEForVisualQuestionAnswering):
         if trainer.args.should_save:
-            model.save_pretrained(folder / "adapter")
-            processor.save_pretrained(folder / "adapter")
+            save_adapter(model, folder)
         model = model.merge_and_unload()
     if trainer.args.should_save:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return model
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Saves a PEFT model as `folder/adapter`, beside its base and its processor, so that the folder can be moved."""
+    adapter = folder / "adapter"
+    if adapter.exists():
+        shutil.rmtree(adapter)
+    shutil.copytree(folder / "base", adapter)
+    model.save_pretrained(adapter)
+    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty form, with this machine's path in it
+    # PEFT wrote where the base lay during training; transformers looks into the adapter's own folder first.
+    config = read_json(adapter / "adapter_config.json")
+    write_json(adapter / "adapter_config.json", {**config, "base_model_name_or_path": "."})
 
 
 def epoch_table(history: list[dict]) -> list[dict]:
@@ -285,6 +315,7 @@ def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQADa
         ),
         {
             "recipe": recipe.name,
+            "scored_on": data.scored_on,
             "baselines": data.baselines,
             "data": data.summary,
             "arguments": finished[0]["arguments"],
@@ -298,12 +329,16 @@ def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQADa
 def run_arguments(run: Run, recipe: Recipe) -> dict:
     """Everything that decides what a run learns; of TrainingArguments, what differs from the defaults."""
     training = recipe.training.to_dict()
-    defaults = UMETrainingArguments(output_dir=recipe.training.output_dir).to_dict()
+    # Not from another UMETrainingArguments: making one resets what the process knows about its process group.
+    defaults = {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(UMETrainingArguments)
+    }
     named = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay", "lr_scheduler_type"}
     training = {
         key: value
         for key, value in training.items()
-        if key not in NOT_COMPARED and (key in named or value != defaults[key])
+        if key not in NOT_COMPARED and (key in named or (value or None) != (defaults.get(key) or None))
     }
     return {
         "model": {**dataclasses.asdict(recipe.model), "fusion": run.fusion},
@@ -366,39 +401,44 @@ def say(training: UMETrainingArguments, text: str) -> None:
 
 def load_data(args: DataArguments, log_dir: Path) -> VQAData:
     """
-    Loads what to train and to validate on, the latter in image order, and chooses the answers.
+    Loads what to train on, to validate on and to score, the latter two in image order, and chooses the answers.
 
+    With a `validation_fraction` the best epoch is chosen on training images held out, and test data, where the
+    recipe has any, is scored once at the end; otherwise the validation questions serve for both.
     Training questions whose most common answer is not among them are left out and counted: with cross-entropy they
     teach nothing, and every model gets the same questions.
     """
     train = load_split(args, "train", log_dir)
+    evaluated = {}  # by name; the last of them is what is scored
     if args.validation_fraction is not None:
-        train, validation = split_by_image(train, args.validation_fraction, args.split_seed)
-    else:
-        validation = load_split(args, "eval", log_dir)
+        train, evaluated["validation"] = split_by_image(train, args.validation_fraction, args.split_seed)
+    if args.has_eval_part:
+        evaluated["test" if evaluated else "validation"] = load_split(args, "eval", log_dir)
     train = first_rows(train, args.max_train_questions)
-    validation = first_rows(validation, args.max_eval_questions)
-    for name, part in (("train", train), ("validate", validation)):
+    evaluated = {name: first_rows(part, args.max_eval_questions) for name, part in evaluated.items()}
+    for name, part in {"train": train, **evaluated}.items():
         if not all(part["answers"][:]):
-            raise ValueError(f"The questions to {name} on have no answers: give their annotations.")
+            raise ValueError(f"The {name} questions have no answers: give their annotations.")
     vocabulary = AnswerVocabulary.from_answers(train["answers"][:], args.top_k_answers, args.min_answer_count)
     coverage = {
-        "train": dataclasses.asdict(vocabulary.coverage(train["answers"][:])),
-        "validation": dataclasses.asdict(vocabulary.coverage(validation["answers"][:])),
+        name: dataclasses.asdict(vocabulary.coverage(part["answers"][:]))
+        for name, part in {"train": train, **evaluated}.items()
     }
     known = [i for i, label in enumerate(vocabulary.hard_targets(train["answers"][:]).tolist()) if label != -100]
     summary = {
         "train_questions": len(known),
         "train_questions_left_out": len(train) - len(known),
         "train_images": len(set(train["image_id"][:])),
-        "validation_questions": len(validation),
-        "validation_images": len(set(validation["image_id"][:])),
+        **{f"{name}_questions": len(part) for name, part in evaluated.items()},
+        **{f"{name}_images": len(set(part["image_id"][:])) for name, part in evaluated.items()},
         "answers": len(vocabulary),
         "coverage": coverage,
     }
     train = train.select(known)
-    validation = in_image_order(validation)[0]
-    return VQAData(train, validation, vocabulary, summary, score_baselines(train, validation, vocabulary))
+    evaluated = {name: in_image_order(part)[0] for name, part in evaluated.items()}
+    scored_on, scored = list(evaluated.items())[-1]
+    baselines = score_baselines(train, scored, vocabulary)
+    return VQAData(train, evaluated["validation"], scored, scored_on, vocabulary, summary, baselines)
 
 
 def load_split(args: DataArguments, part: str, log_dir: Path) -> Dataset:
@@ -420,7 +460,7 @@ def first_rows(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataset.select(range(min(count, len(dataset))))
 
 
-def score_baselines(train: Dataset, validation: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
+def score_baselines(train: Dataset, scored: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
     """Scores without a model: always the commonest answer, and looking the question up among the training ones."""
     labels = vocabulary.hard_targets(train["answers"][:]).tolist()
     commonest = Counter(labels).most_common(1)[0][0]
@@ -428,10 +468,10 @@ def score_baselines(train: Dataset, validation: Dataset, vocabulary: AnswerVocab
     for question, label in zip(train["question"][:], labels, strict=True):
         by_question.setdefault(plain(question), Counter())[label] += 1
     table = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
-    looked_up = [table.get(plain(question), commonest) for question in validation["question"][:]]
+    looked_up = [table.get(plain(question), commonest) for question in scored["question"][:]]
     return {
-        "most_common_answer": score_answers([vocabulary.id2label[commonest]] * len(validation), validation),
-        "question_lookup": score_answers([vocabulary.id2label[label] for label in looked_up], validation),
+        "most_common_answer": score_answers([vocabulary.id2label[commonest]] * len(scored), scored),
+        "question_lookup": score_answers([vocabulary.id2label[label] for label in looked_up], scored),
     }
 
 
@@ -443,10 +483,16 @@ def describe_data(data: VQAData) -> str:
     """The lines printed before training: what there is, and what the vocabulary makes of it."""
     summary = data.summary
     left_out = summary["train_questions_left_out"]
+    parts = {"train": "training", "validation": "validation", "test": "test"}
+    counts = [
+        f"{summary[f'{name}_questions']:,} {adjective} questions about {summary[f'{name}_images']:,} images"
+        for name, adjective in parts.items()
+        if f"{name}_questions" in summary
+    ]
     lines = [
-        f"{summary['train_questions']:,} training questions about {summary['train_images']:,} images, "
-        f"{summary['validation_questions']:,} validation questions about {summary['validation_images']:,} images, "
-        f"{summary['answers']:,} answers.",
+        f"{', '.join(counts)}, {summary['answers']:,} answers.",
+        f"The best epoch is chosen on the validation questions; the final scores are those of the {data.scored_on} "
+        "questions.",
     ]
     if left_out:
         lines.append(f"{left_out:,} training questions are left out: their answer is not among these.")
@@ -528,7 +574,8 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
             name: getattr(args, name)
             for name in (
                 "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_layers", "fusion_dropout",
-                "classifier_dropout", "text_pooling", "vision_pooling", "problem_type",
+                "classifier_dropout", "modality_dropout", "text_pooling", "vision_pooling", "feature_grid",
+                "problem_type",
             )
         },
     }  # fmt: skip
@@ -566,7 +613,14 @@ def encoder_config(settings: dict | None, name: str | None, revision: str | None
         except (OSError, ValueError) as error:
             raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
     settings = dict(settings)
-    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model_type = settings.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
+        raise ValueError(
+            f"model_type={model_type!r} is no encoder that transformers knows."
+            + (f" Did you mean {close[0]}?" if close else " Write for example bert, vit or resnet.")
+        )
+    return AutoConfig.for_model(model_type, **settings)
 
 
 def with_lora(model: UMEForVisualQuestionAnswering, args: ModelArguments, base: Path) -> nn.Module:
@@ -585,8 +639,9 @@ def with_lora(model: UMEForVisualQuestionAnswering, args: ModelArguments, base: 
         for prefix, frozen in (("ume.text_model.", args.freeze_text), ("ume.vision_model.", args.freeze_vision))
         if not frozen
     ]
+    # Without the prefix, PEFT finds them in UMEModel (AutoModel) as well as in UMEForVisualQuestionAnswering.
     targets = [
-        name
+        name.removeprefix("ume.")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(tuple(encoders))
     ]

@@ -1,12 +1,14 @@
 """An order of questions in which those about one image stand together, so that a batch encodes fewer images.
 
-The collator encodes each distinct image of a batch once; this sampler makes batches with few distinct images.
+The collator encodes each distinct image of a batch once; `GroupedByImageSampler` makes batches with few distinct
+images, and `ProcessBatches` deals them to the processes that train together.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -20,12 +22,12 @@ class GroupedByImageSampler(Sampler[int]):
 
     The images come in an order that is random in (seed, epoch), and so do the questions of an image. When the next
     image has more questions than the batch has room, the largest of the following images that fits goes first; when
-    none fits, the image is continued in the next batch. Batches are cut from the order by an ordinary `BatchSampler`:
-    `accelerate` deals whole batches to processes and reaches `set_epoch` as it does for any sampler.
+    none fits, the image is continued in the next batch. Batches are cut from the order by `ProcessBatches`, or by an
+    ordinary `BatchSampler`.
 
     Args:
         image_ids (`Sequence` of hashable): the image of each row of the data set, e.g. `dataset["image"]`.
-        batch_size (`int`): questions in one batch of one process, at least 1.
+        batch_size (`int`): questions of one step, of all processes together, at least 1.
         seed (`int`, *optional*, defaults to 0): not negative.
     """
 
@@ -71,3 +73,51 @@ class GroupedByImageSampler(Sampler[int]):
             del waiting[chosen]
             yield from rows
             room = self.batch_size - (self.batch_size - room + len(rows)) % self.batch_size
+
+
+class ProcessBatches(Sampler[list[int]]):
+    """The batches of one of several processes that train together, cut from one order of rows.
+
+    Each step takes the next rows of the order, split evenly over the processes, so that n processes learn from the
+    same rows at each step as one process with n times the batch size. Every row comes exactly once: none is repeated
+    to fill the last step, which is split evenly too. Should it have fewer rows than there are processes, they join
+    the step before.
+
+    Args:
+        sampler (`Sampler[int]`): the order, the same in every process.
+        batch_size (`int`): rows in one batch of one process.
+        processes (`int`, *optional*, defaults to 1), process (`int`, *optional*, defaults to 0): how many there are,
+            and which of them this is.
+        drop_last (`bool`, *optional*, defaults to `False`): leave out the last step where it is not full.
+
+    Raises:
+        ValueError: if there are fewer rows than processes, or no full step with `drop_last`.
+    """
+
+    def __init__(
+        self, sampler: Sampler[int], batch_size: int, processes: int = 1, process: int = 0, drop_last: bool = False
+    ):
+        self.sampler = sampler
+        self.processes = processes
+        self.process = process
+        step, rows = batch_size * processes, len(sampler)
+        if rows < (step if drop_last else processes):
+            raise ValueError(
+                f"{rows} rows are too few for {processes} processes with batches of {batch_size}: use fewer processes "
+                "or smaller batches."
+            )
+        # Where the steps begin and end: [steps + 1].
+        self._bounds = list(range(0, rows + 1, step))
+        if not drop_last and self._bounds[-1] < rows:
+            if rows - self._bounds[-1] < processes:
+                self._bounds.pop()
+            self._bounds.append(rows)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.sampler)
+        for start, end in pairwise(self._bounds):
+            first, last = (start + (end - start) * k // self.processes for k in (self.process, self.process + 1))
+            yield rows[first:last]

@@ -9,21 +9,22 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import evaluate
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
 import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
 from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.recipes import UMETrainingArguments
-from training_ume.sampler import GroupedByImageSampler
+from training_ume.sampler import GroupedByImageSampler, ProcessBatches
 
 
 class UMETrainer(Trainer):
@@ -76,14 +77,34 @@ class UMETrainer(Trainer):
         # The metric reads the answers from the dataset; soft labels of all questions would be [N, C] in memory.
         return loss, logits, labels.argmax(-1) if labels is not None and labels.ndim == 2 else labels
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not self.group_by_image:
-            return super()._get_train_sampler(dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = GroupedByImageSampler(dataset["image"][:], self.args.train_batch_size, seed)
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process. `accelerate` would repeat questions where they do not divide by the processes."""
+        args, dataset = self.args, self.train_dataset
+        # Ungrouped, every question counts as an image of its own.
+        images = dataset["image"][:] if self.group_by_image else range(len(dataset))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = GroupedByImageSampler(images, args.train_batch_size * args.world_size, seed)
         self.add_callback(SetEpoch(sampler))
-        return sampler
+        return DataLoader(
+            dataset,
+            batch_sampler=ProcessBatches(
+                sampler, args.train_batch_size, args.world_size, args.process_index, args.dataloader_drop_last
+            ),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        )
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        count = torch.tensor(float(len(inputs["labels"])), device=self.args.device)
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training or self.args.world_size == 1:
+            return result
+        # The mean over the processes, which DDP takes, is the mean over the questions only if all have equally many.
+        return result * (count / self.accelerator.reduce(count, reduction="mean"))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

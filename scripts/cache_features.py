@@ -1,0 +1,53 @@
+#!/usr/bin/env python
+"""Run a recipe's frozen encoders over all its images and questions once; training then reads what they said.
+
+python scripts/cache_features.py daquar --feature_cache features/daquar --train_questions … --train_images …
+python scripts/train.py daquar --feature_cache features/daquar --train_questions … --train_images …
+
+Give both the same recipe and fields. Several processes share the work: torchrun --nproc_per_node 4 scripts/cache_….
+The same command goes on where it was interrupted, and completes a cache when the data have grown.
+"""
+
+import argparse
+import sys
+
+# Here lies an evaluate.py, which must not hide the package of that name: look here last.
+sys.path.append(sys.path.pop(0))
+
+from training_ume.feature_sets import cache_recipe
+from training_ume.features import MODALITIES
+from training_ume.recipes import parse_recipe
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s RECIPE --feature_cache DIR [--FIELD VALUE …] [options]",
+        epilog="Every field of a recipe can be given, as for scripts/train.py: --feature_grid 7 and so on.",
+    )
+    parser.add_argument(
+        "--modalities", nargs="+", choices=MODALITIES, help="what to encode (default: what the recipe freezes)"
+    )
+    parser.add_argument("--verify", action="store_true", help="compare every byte of the cache with its checksum")
+    parser.add_argument("--export", metavar="DIR", help="write the cache as a data set to publish: parquet and a card")
+    return parser.parse_known_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    args, recipe_argv = parse(argv)
+    try:
+        recipe = parse_recipe(recipe_argv)
+        cache_recipe(recipe, args.modalities, verify=args.verify, export=args.export)
+    except KeyboardInterrupt:
+        print("\nInterrupted. To go on, repeat the command: whole shards are kept.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""Put the results of runs that were trained apart, in several folders or on several machines, into one comparison.
+
+python scripts/compare.py runs/heads_a runs/heads_b --out results/easy_vqa_heads.json
+python scripts/compare.py runs/daquar --out daquar.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training_ume.results import comparison_rows, comparison_table, merge_runs, write_json
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of scripts/train.py")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.out.exists() and not arguments.overwrite:
+            raise ValueError(f"{arguments.out} exists: add --overwrite, or choose another name.")
+        shared, runs = merge_runs(arguments.folders)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = comparison_rows(runs)
+    write_json(arguments.out, {**shared, "comparison": rows})
+    print(comparison_table(rows, shared["baselines"]))
+    print(f"\nWritten: {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,588 @@
+"""The feature cache: bit for bit what the encoders say, safe against kills and mix-ups, and as good to train on."""
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_batch, tiny_model
+from datasets import load_dataset
+from PIL import Image
+from transformers import set_seed
+from vqa_files import TINY, write_tiny_recipe, write_vqa_files
+
+import training_ume.features as features
+from modeling_ume.encoders_ume import average_grid
+from training_ume.data import VQADataError
+from training_ume.evaluation import evaluate_checkpoint
+from training_ume.feature_sets import distinct_rows, export_parquet
+from training_ume.features import FeatureCache, build_features, describe, open_features
+from training_ume.recipes import parse_recipe
+from training_ume.run import (
+    build_collator,
+    build_model,
+    build_processor,
+    load_data,
+    train_and_evaluate,
+    words_tokenizer,
+)
+
+ROOT = Path(__file__).parent.parent
+ORIGIN = {"name": None, "revision": None}
+
+
+class Setting:
+    """A tiny recipe with both encoders frozen, and what training makes of it."""
+
+    def __init__(self, folder: Path, num_images: int = 8, **fields):
+        self.folder = folder
+        files = write_vqa_files(folder / "data", num_images=num_images)
+        self.images = Path(files["train_images"])
+        for number, path in enumerate(sorted(self.images.iterdir())):
+            noise = np.random.default_rng(number).integers(0, 256, (36, 40, 3), np.uint8)
+            Image.fromarray(noise).save(path)
+        frozen = {"freeze_text": True, "freeze_vision": True, "max_question_length": 12, "seed": 0}
+        self.path = write_tiny_recipe(folder / "tiny.yaml", files, **{**frozen, **fields})
+
+    def recipe(self, *argv):
+        return parse_recipe([str(self.path), *map(str, argv)])
+
+    def built(self, *argv):
+        """(model, {modality: collator}, {modality: distinct rows}, data) as training would have them."""
+        recipe = self.recipe(*argv)
+        set_seed(recipe.training.seed)
+        data = load_data(recipe.data, self.folder)
+        tokenizer = words_tokenizer(data.train["question"][:])
+        processor = build_processor(recipe.model, tokenizer, data.vocabulary)
+        model = build_model(recipe.model, processor)
+        collators = {
+            modality: build_collator(recipe.data, processor, None, recipe.model.problem_type, inputs)
+            for modality, inputs in features.COLUMN.items()
+        }
+        rows = {modality: distinct_rows(data.parts().values(), column) for modality, column in features.COLUMN.items()}
+        return model, collators, rows, data
+
+
+def build(folder, modality, model, collators, rows, **kwargs):
+    return build_features(folder, modality, model, collators[modality], rows[modality], ORIGIN, **kwargs)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "files.json"}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return Setting(tmp_path_factory.mktemp("setting"))
+
+
+@pytest.fixture(scope="module")
+def built(setting):
+    return setting.built()
+
+
+@pytest.fixture(scope="module")
+def cache(setting, built):
+    """The folder of a finished cache of both modalities; not to be written to."""
+    model, collators, rows, _ = built
+    for modality in features.MODALITIES:
+        assert build(setting.folder / "cache" / modality, modality, model, collators, rows)["complete"]
+    return setting.folder / "cache"
+
+
+@pytest.fixture
+def own_cache(cache, tmp_path):
+    """A copy of it that a test may damage."""
+    return Path(shutil.copytree(cache, tmp_path / "cache"))
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(features, "ROWS_PER_SHARD", {"text": 3, "vision": 3})
+    monkeypatch.setattr(features, "BATCH_ROWS", {"text": 1, "vision": 1})
+
+
+@torch.no_grad()
+def live(model, collator, rows):
+    batch = collator(rows)
+    if collator.inputs == "image":
+        return model.ume.encode_image(batch["pixel_values"])
+    return model.ume.encode_text(**batch)
+
+
+# -------------------------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize(
+    "vision_config",
+    [
+        {"model_type": "vit", "patch_size": 8, **TINY},
+        {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 12],
+            "depths": [1, 1],
+            "layer_type": "basic",
+        },
+    ],
+    ids=["tokens", "feature map"],
+)
+def test_features_are_bit_for_bit_the_encoders_output_in_float16(setting, tmp_path, vision_config):
+    model, collators, rows, _ = setting.built("--vision_config", json.dumps(vision_config), "--image_size", 64)
+    for modality in features.MODALITIES:
+        build(tmp_path / modality, modality, model, collators, rows)
+        cache = FeatureCache(tmp_path / modality)
+        ordered = rows[modality]
+        if modality == "text":  # encoded in the order of their length
+            ordered = sorted(ordered, key=lambda row: len(row["question"]))
+        stream = live(model, collators[modality], ordered)
+        batch = cache.batch([row[features.COLUMN[modality]] for row in ordered])
+        real = stream.mask[..., None] if modality == "text" else torch.tensor(True)
+        assert torch.equal(batch[f"{modality}_states"], torch.where(real, stream.states, 0.0).half())
+        assert torch.equal(batch[f"{modality}_pooled"], stream.pooled.half())
+    assert tuple(batch["vision_grid"].tolist()) == stream.grid
+
+
+def test_questions_come_back_in_any_order_with_their_own_length(built, cache):
+    model, collators, rows, _ = built
+    asked = [row["question"] for row in reversed(rows["text"])]
+    batch = FeatureCache(cache / "text").batch(asked)
+    stream = live(model, collators["text"], [{"question": question} for question in asked])
+    assert torch.equal(batch["attention_mask"].bool(), stream.mask)
+    assert batch["attention_mask"].sum(1).unique().numel() > 1
+    torch.testing.assert_close(batch["text_states"].float(), stream.states * stream.mask[..., None], atol=5e-3, rtol=0)
+
+
+def test_padding_stands_where_the_tokenizer_puts_it(built, cache):
+    asked = [row["question"] for row in built[2]["text"]]
+    right, left = (FeatureCache(cache / "text").batch(asked, side) for side in ("right", "left"))
+    for i, mask in enumerate(left["attention_mask"].bool()):
+        assert mask[-1]
+        assert torch.equal(left["text_states"][i, mask], right["text_states"][i, right["attention_mask"][i].bool()])
+        assert not left["text_states"][i, ~mask].any()
+
+
+@pytest.mark.parametrize("fusion", ["concat", "ume"])
+@pytest.mark.parametrize("grid", [None, 1])
+def test_a_training_step_from_the_cache_has_the_loss_and_the_gradients_of_a_live_one(setting, tmp_path, fusion, grid):
+    options = ["--fusion", fusion, "--fusion_dropout", "0", "--classifier_dropout", "0"]
+    model, collators, rows, data = setting.built(*options, *(["--feature_grid", grid] if grid else []))
+    for modality in features.MODALITIES:
+        build(tmp_path / modality, modality, model, collators, rows)
+    recipe = setting.recipe(*options)
+    processor = collators["text"].processor
+    collator = build_collator(recipe.data, processor, data.vocabulary, recipe.model.problem_type, "both")
+    asked = [data.train[i] for i in range(10)]
+    model.train()
+    losses, gradients = [], []
+    for caches in ({}, open_features(tmp_path, model, collator, ["text", "vision"], [data.train])):
+        collator.features = caches
+        batch = collator(asked)
+        assert ("pixel_values" in batch) == (not caches)
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[0], losses[1], atol=2e-3, rtol=2e-3)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=3e-3, rtol=2e-2, msg=name)
+
+
+def test_the_grid_is_averaged_and_what_stands_before_it_stays():
+    states = torch.arange(2 * 17 * 3, dtype=torch.float32).view(2, 17, 3) ** 2
+    pooled, grid = average_grid(states, (4, 4), 2)
+    assert grid == (2, 2)
+    assert torch.equal(pooled[:, 0], states[:, 0])
+    cells = states[:, 1:].view(2, 4, 4, 3)
+    for row in range(2):
+        for column in range(2):
+            mean = cells[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2))
+            torch.testing.assert_close(pooled[:, 1 + 2 * row + column], mean)
+
+
+def test_a_grid_that_does_not_divide_the_encoders_is_averaged_over_overlapping_cells():
+    states = torch.rand(1, 16, 3)
+    pooled, _ = average_grid(states, (4, 4), 3)
+    torch.testing.assert_close(pooled[:, 0], states.view(1, 4, 4, 3)[:, :2, :2].mean((1, 2)))
+    torch.testing.assert_close(pooled[:, 4], states.view(1, 4, 4, 3)[:, 1:3, 1:3].mean((1, 2)))
+
+
+def test_a_model_with_a_grid_sees_it_from_pixels_too_and_keeps_it_when_saved(tmp_path):
+    model, batch = tiny_model(feature_grid=2), tiny_batch()
+    assert model.ume.encode_image(batch["pixel_values"]).states.shape[1] == 5
+    with torch.no_grad():
+        logits = model(**batch).logits
+        model.save_pretrained(tmp_path)
+        assert torch.equal(type(model).from_pretrained(tmp_path)(**batch).logits, logits)
+
+
+def test_a_grid_finer_than_the_encoders_is_refused():
+    with pytest.raises(ValueError, match="feature_grid=5 is impossible: the image encoder gives a grid of 4×4 tokens"):
+        tiny_model(feature_grid=5)(**tiny_batch())
+
+
+def test_the_model_refuses_features_of_another_width_and_a_modality_given_twice():
+    model, batch = tiny_model(), tiny_batch()
+    states, pooled = torch.zeros(2, 17, 16), torch.zeros(2, 16)
+    with pytest.raises(ValueError, match="pixel_values and vision_states were both given"):
+        model(**batch, vision_states=states, vision_pooled=pooled)
+    del batch["pixel_values"]
+    with pytest.raises(ValueError, match="vision_states and vision_pooled are 12 and 16 wide"):
+        model(**batch, vision_states=states[..., :12], vision_pooled=pooled)
+    with pytest.raises(ValueError, match="vision_pooled are 16 and 0 wide"):
+        model(**batch, vision_states=states)
+    assert model(**batch, vision_states=states.half(), vision_pooled=pooled.half()).logits.shape == (3, 7)
+
+
+def test_a_worker_process_maps_the_files_itself(cache):
+    first = FeatureCache(cache / "vision")
+    expected = [value.copy() for value in first[3]]
+    copied = pickle.loads(pickle.dumps(first))
+    assert copied._maps == {}
+    assert all(np.array_equal(a, b) for a, b in zip(copied[3], expected, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_the_same_picture_under_two_names_is_stored_once(setting, built, tmp_path):
+    model, collators, rows, _ = built
+    twin = shutil.copy(rows["vision"][0]["image"], tmp_path / "twin.png")
+    doubled = {"vision": [*rows["vision"], {"question_id": 99, "question": "?", "image": str(twin)}]}
+    report = build(tmp_path / "cache", "vision", model, collators, doubled)
+    assert report["rows"] == report["encoded"] == len(rows["vision"])
+    first, second = FeatureCache(tmp_path / "cache").locate([rows["vision"][0]["image"], str(twin)])
+    assert first == second
+
+
+def test_a_picture_that_was_replaced_under_its_name_is_another_one(setting, built, own_cache, tmp_path):
+    path = shutil.copy(built[2]["vision"][0]["image"], tmp_path / "picture.png")
+    FeatureCache(own_cache / "vision").locate([str(path)])
+    Image.new("RGB", (40, 36), "orange").save(path)
+    with pytest.raises(ValueError, match=f"lacks 1 of 1 images, the first is '{path}'"):
+        FeatureCache(own_cache / "vision").locate([str(path)])
+
+
+@pytest.mark.parametrize("modality", features.MODALITIES)
+def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupted_one(
+    built, tmp_path, small_shards, monkeypatch, modality
+):
+    model, collators, rows, _ = built
+    build(tmp_path / "whole", modality, model, collators, rows)
+    name = {"text": "encode_text", "vision": "encode_image"}[modality]
+    encode, batches = getattr(type(model.ume), name), []
+
+    def interrupted(self, *args, **kwargs):
+        batches.append(1)
+        if len(batches) > 4:  # in the middle of the second shard
+            raise KeyboardInterrupt
+        return encode(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.ume), name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "cut", modality, model, collators, rows)
+    assert sorted(path.name for path in (tmp_path / "cut").glob("shard-*")) == ["shard-00000.bin", "shard-00000.json"]
+    with pytest.raises(ValueError, match=r"lacks \d+ of \d+ .* complete it with scripts/cache_features.py"):
+        FeatureCache(tmp_path / "cut").locate([row[features.COLUMN[modality]] for row in rows[modality]])
+    # What a kill leaves behind in the middle of writing: a temporary file, features without their index.
+    (tmp_path / "cut" / ".shard-00001.bin.abc").write_bytes(b"half")
+    (tmp_path / "cut" / "shard-00001.bin").write_bytes(b"whole, but no index yet")
+    kept = (tmp_path / "cut" / "shard-00000.bin").stat().st_mtime_ns
+    report = build(tmp_path / "cut", modality, model, collators, rows)
+    assert report["encoded"] == len(rows[modality]) - 3
+    assert (tmp_path / "cut" / "shard-00000.bin").stat().st_mtime_ns == kept
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_processes_that_share_the_work_write_the_files_of_one_process_whenever_they_come(
+    built, tmp_path, small_shards
+):
+    model, collators, rows, _ = built
+    build(tmp_path / "one", "vision", model, collators, rows)
+    reports = [build(tmp_path / "two", "vision", model, collators, rows, process=p, processes=2) for p in (1, 0)]
+    assert [report["complete"] for report in reports] == [False, True]
+    assert sum(report["encoded"] for report in reports) == len(rows["vision"])
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_cache_grows_with_the_data_and_keeps_what_it_holds(built, tmp_path, small_shards):
+    model, collators, rows, _ = built
+    build(tmp_path / "cache", "vision", model, collators, {"vision": rows["vision"][:4]})
+    before = contents(tmp_path / "cache")
+    report = build(tmp_path / "cache", "vision", model, collators, rows)
+    assert report["encoded"] == len(rows["vision"]) - 4
+    after = contents(tmp_path / "cache")
+    assert all(after[name] == content for name, content in before.items() if name != "manifest.json")
+    fresh = build(tmp_path / "fresh", "vision", model, collators, rows)
+    images = [row["image"] for row in rows["vision"]]
+    grown, fresh = (FeatureCache(tmp_path / name).batch(images) for name in ("cache", "fresh"))
+    torch.testing.assert_close(grown["vision_states"], fresh["vision_states"], atol=2e-3, rtol=0)
+
+
+def test_a_broken_image_is_an_error_that_names_it(built, tmp_path):
+    model, collators, rows, _ = built
+    (tmp_path / "broken.png").write_text("no picture")
+    for name, sentence in (("broken.png", "cannot be read.*question_id 7"), ("absent.png", "cannot be read")):
+        row = {"question_id": 7, "question": "?", "image": str(tmp_path / name)}
+        with pytest.raises(VQADataError, match=f"{name}.*{sentence}"):
+            build(tmp_path / "cache", "vision", model, collators, {"vision": [*rows["vision"], row]})
+
+
+def test_features_beyond_float16_are_refused(setting, tmp_path):
+    model, collators, rows, _ = setting.built()
+    with torch.no_grad():
+        model.ume.vision_model.layernorm.weight.mul_(1e6)
+    with pytest.raises(ValueError, match=r"image0.png' do not fit into float16"):
+        build(tmp_path, "vision", model, collators, rows)
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+
+def changed(built, modality, part):
+    """The key of a run that differs in one part."""
+    model, collators, _, _ = built
+    model, collator = copy.deepcopy(model), copy.deepcopy(collators[modality])
+    if part == "weights":
+        with torch.no_grad():
+            next(model.ume.encoder(modality).parameters()).view(-1)[0] += 1e-3
+    elif part == "encoder.hidden_act":
+        model.ume.encoder(modality).config.hidden_act = "relu"
+    elif part == "pooling":
+        model.ume._adapters[modality].pooling = "mean"
+    elif part == "feature_grid":
+        model.ume._adapters[modality].feature_grid = 1
+    elif part == "processor.image_mean":
+        collator.processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    elif part == "processor.size.height":
+        collator.processor.image_processor.size = {"height": 24, "width": 16}
+    elif part == "tokenizer":
+        collator.processor.tokenizer = words_tokenizer(["other words"])
+    elif part == "max_question_length":
+        collator.max_question_length = 5
+    return describe(modality, model, collator)
+
+
+@pytest.mark.parametrize(
+    ("modality", "part"),
+    [
+        *(
+            (modality, part)
+            for modality in features.MODALITIES
+            for part in ("weights", "encoder.hidden_act", "pooling")
+        ),
+        *(("vision", part) for part in ("feature_grid", "processor.image_mean", "processor.size.height")),
+        *(("text", part) for part in ("tokenizer", "max_question_length")),
+    ],
+)
+def test_a_cache_of_other_features_is_refused_and_the_sentence_says_what_differs(built, cache, modality, part):
+    FeatureCache(cache / modality).check(changed(built, modality, None))
+    with pytest.raises(ValueError, match=rf"does not match this run: {part} is .* in the cache and .* here\."):
+        FeatureCache(cache / modality).check(changed(built, modality, part))
+
+
+def test_the_builder_refuses_a_folder_with_other_features(setting, own_cache):
+    model, collators, rows, _ = setting.built("--vision_pooling", "mean")
+    with pytest.raises(ValueError, match=r"does not match this run: pooling is 'cls' in the cache and 'mean' here"):
+        build(own_cache / "vision", "vision", model, collators, rows)
+
+
+def test_a_key_survives_use_of_the_tokenizer_and_renamed_weights(built):
+    model, collators, _, _ = built
+    before = describe("text", model, collators["text"])
+    collators["text"].processor.tokenizer(["is it red?"], padding=True, truncation=True, max_length=3)
+    assert describe("text", model, collators["text"]) == before
+    state = model.ume.text_model.state_dict()
+    renamed = torch.nn.Module()
+    for number, tensor in enumerate(reversed(state.values())):
+        renamed.register_buffer(f"b{number}", tensor)
+    assert features.weights_digest(renamed) == before["weights"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: os.truncate(folder / "shard-00000.bin", 100), r"shard-00000.bin has 100 bytes instead of \d+"),
+        (lambda folder: (folder / "shard-00000.bin").unlink(), "shard-00000.bin is missing"),
+        (lambda folder: (folder / "shard-00000.json").write_text("{}"), "shard-00000.json is not as it was written"),
+        (lambda folder: (folder / "manifest.json").unlink(), "There is no feature cache"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "not valid JSON"),
+    ],
+)
+def test_a_damaged_cache_is_refused_when_it_is_opened(own_cache, damage, sentence):
+    damage(own_cache / "vision")
+    with pytest.raises(ValueError, match=sentence):
+        FeatureCache(own_cache / "vision")
+
+
+def test_a_flipped_bit_is_found_by_verify_and_only_that_shard_is_computed_anew(built, tmp_path, small_shards):
+    model, collators, rows, _ = built
+    build(tmp_path, "vision", model, collators, rows)
+    whole = contents(tmp_path)
+    path = tmp_path / "shard-00001.bin"
+    damaged = bytearray(path.read_bytes())
+    damaged[7] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=rf"{path} is not as it was written. Delete that file and build"):
+        FeatureCache(tmp_path).verify()
+    path.unlink()
+    assert build(tmp_path, "vision", model, collators, rows)["encoded"] == 3
+    assert contents(tmp_path) == whole
+    FeatureCache(tmp_path).verify()
+
+
+def test_only_the_caches_of_frozen_encoders_are_read_and_only_what_the_run_looks_at(built, cache, tmp_path):
+    model, collators, _, data = built
+    both = copy.copy(collators["text"])
+    both.inputs = "both"
+    assert open_features(cache, model, both, ["text", "vision"], [data.train]).keys() == {"text", "vision"}
+    assert open_features(cache, model, both, ["vision"], [data.train]).keys() == {"vision"}
+    assert open_features(cache, model, collators["text"], ["text", "vision"], [data.train]).keys() == {"text"}
+    shutil.copytree(cache / "vision", tmp_path / "vision")
+    with pytest.raises(ValueError, match="holds features of vision alone, while the recipe freezes text: features re"):
+        open_features(tmp_path, model, both, ["text"], [data.train])
+    with pytest.raises(ValueError, match="is no feature cache, while the recipe freezes text"):
+        open_features(tmp_path / "absent", model, both, ["text"], [data.train])
+
+
+# ------------------------------------------------------------------------------------------------------- from a recipe
+
+
+@pytest.fixture(scope="module")
+def trained(setting, cache):
+    """Results of a run that read the cache, in `setting.folder / "run"`; the encoders would have raised."""
+
+    def no_encoder(self, *args, **kwargs):
+        raise AssertionError("an encoder ran")
+
+    from modeling_ume import UMEModel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UMEModel, "encode_text", no_encoder)
+        patch.setattr(UMEModel, "encode_image", no_encoder)
+        recipe = setting.recipe("--feature_cache", cache, "--beside", "question_only")
+        return train_and_evaluate(recipe)
+
+
+def test_a_recipe_trains_and_is_scored_without_running_an_encoder_and_blind_runs_too(trained):
+    assert [run["name"] for run in trained["comparison"]] == ["ume", "question_only"]
+    assert trained["arguments"]["model"]["feature_cache"]
+
+
+def test_a_model_trained_from_the_cache_answers_from_pixels_with_the_same_score(setting, trained):
+    recipe = setting.recipe()
+    data = load_data(recipe.data, setting.folder)
+    results = evaluate_checkpoint(setting.recipe().training.output_dir, data.scored)
+    assert results["scores"] == trained["scores"]
+
+
+def test_training_from_the_cache_is_training_from_pixels_up_to_rounding(setting, trained, tmp_path):
+    live = train_and_evaluate(setting.recipe("--output_dir", tmp_path / "live"))
+    for ours, theirs in zip(trained["epochs"], live["epochs"], strict=True):
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], abs=5e-3)
+
+
+def test_training_refuses_a_cache_that_lacks_images_or_is_of_other_encoders(setting, own_cache, tmp_path):
+    out = ["--output_dir", tmp_path / "run"]
+    with pytest.raises(ValueError, match=r"weights is .* in the cache and .* here"):
+        train_and_evaluate(setting.recipe("--feature_cache", own_cache, *out, "--seed", 1))
+    more = Setting(tmp_path / "more", num_images=10)
+    # The same questions and encoders, but two pictures more.
+    with pytest.raises(ValueError, match=r"vision lacks 2 of 10 images, the first is '.*image\d.png'"):
+        train_and_evaluate(more.recipe("--feature_cache", own_cache, *out, "--overwrite_output", "true"))
+
+
+def test_a_recipe_without_frozen_encoders_refuses_a_cache(setting):
+    with pytest.raises(ValueError, match="no encoder is frozen: features replace frozen encoders only"):
+        setting.recipe("--feature_cache", "x", "--freeze_text", "false", "--freeze_vision", "false")
+
+
+def test_the_command_builds_verifies_exports_and_does_nothing_twice(setting, cache, tmp_path, capsys):
+    from test_scripts import script
+
+    command = script("cache_features")
+    argv = [str(setting.path), "--feature_cache", str(tmp_path / "made")]
+    assert command.main([*argv, "--verify", "--export", str(tmp_path / "parquet")]) == 0
+    printed = capsys.readouterr().out
+    assert "text: every byte is as it was written." in printed
+    assert contents(tmp_path / "made" / "text") == contents(cache / "text")
+    assert contents(tmp_path / "made" / "vision") == contents(cache / "vision")
+    assert command.main([*argv, "--modalities", "vision"]) == 0
+    assert "vision: 0 rows encoded" in capsys.readouterr().out
+    assert command.main([str(setting.path)]) == 2
+    assert capsys.readouterr().err == "error: There is nowhere to write to: give --feature_cache DIR.\n"
+    assert command.main([*argv, "--export", str(tmp_path / "parquet")]) == 2
+    assert "is not empty: choose another one" in capsys.readouterr().err
+
+
+def test_an_exported_cache_is_read_back_streaming_with_the_same_rows(cache, tmp_path):
+    caches = {modality: FeatureCache(cache / modality) for modality in features.MODALITIES}
+    export_parquet(caches, tmp_path / "data")
+    for modality, own in caches.items():
+        rows = load_dataset(str(tmp_path / "data"), modality, split="train", streaming=True).with_format("numpy")
+        number = -1
+        for number, (row, key) in enumerate(zip(rows, own.keys(), strict=True)):
+            states, pooled = own[number]
+            assert row["key"] == key
+            assert np.array_equal(row["pooled"], pooled)
+            assert np.array_equal(row["states"], states)
+        assert number == len(own) - 1
+        assert rows.features["states"].feature.feature.dtype == rows.features["pooled"].feature.dtype == "float16"
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert "| vision | a new vit | – |" in card
+    assert str(ROOT) not in card
+    assert str(cache) not in card
+
+
+# ------------------------------------------------------------------------------------------------------------ at scale
+
+
+def script_command(setting, folder, *more):
+    script = str(ROOT / "scripts" / "cache_features.py")
+    return [script, str(setting.path), "--feature_cache", str(folder), "--modalities", "vision", *more]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_write_the_files_of_one(tmp_path):
+    setting = Setting(tmp_path, num_images=600)
+    subprocess.run([sys.executable, *script_command(setting, tmp_path / "one")], env=ENVIRONMENT, check=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, *script_command(setting, tmp_path / "two")],
+        env=ENVIRONMENT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.count("rows encoded") == 2
+    assert contents(tmp_path / "two" / "vision") == contents(tmp_path / "one" / "vision")
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again_give_the_files_of_an_uninterrupted_build(tmp_path):
+    setting = Setting(tmp_path, num_images=1500)
+    subprocess.run([sys.executable, *script_command(setting, tmp_path / "whole")], env=ENVIRONMENT, check=True)
+    command = [sys.executable, *script_command(setting, tmp_path / "cut")]
+    killed = subprocess.Popen(command, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "vision" / "shard-00001.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "cut" / "vision" / "shard-00005.json").exists()
+    done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    encoded = int(done.stdout.split("vision: ")[1].split(" rows")[0].replace(",", ""))
+    assert 0 < encoded <= 1500 - 2 * features.ROWS_PER_SHARD["vision"]
+    assert contents(tmp_path / "cut" / "vision") == contents(tmp_path / "whole" / "vision")

@@ -1,0 +1,581 @@
+"""What a frozen encoder says about every image and every question, computed once and read back ever after.
+
+A cache is a folder a modality: `manifest.json` (of which encoder, how, how many rows), shards of float16 rows, and an
+index a shard. Rows are found by content (SHA-256 of the image file or the question), never by name or position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.collator import VQACollator, VQADataError
+from training_ume.results import read_json, write_json
+
+FORMAT = 1
+MODALITIES = ("text", "vision")
+# The column of `load_vqa` that a modality encodes, and what the collator and the recipes call it.
+COLUMN = {"text": "question", "vision": "image"}
+# A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base.
+ROWS_PER_SHARD = {"text": 4096, "vision": 256}
+# Rows encoded together. Fixed, so that the same data give the same bits whoever builds them, in whatever pieces.
+BATCH_ROWS = {"text": 128, "vision": 32}
+# Of an encoder's config: where it came from and what stands behind it, which features do not depend on.
+NOT_FEATURES = {
+    "_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id",
+    "num_labels", "problem_type", "auto_map", "finetuning_task", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_internal",
+}  # fmt: skip
+REPAIR = "Delete that file and build the cache again: only this shard is computed anew."
+
+
+# ---------------------------------------------------------------------------------------------------------- identity
+
+
+def describe(modality: str, model: UMEForVisualQuestionAnswering, collator: VQACollator) -> dict[str, Any]:
+    """
+    Everything that decides what the features of an image or a question are.
+
+    The weights count, not the name they were loaded by: a branch moves on, a folder is renamed. Attention kernels and
+    batch sizes do not count; they change the last bits only.
+
+    Returns:
+        `dict`: `format` (of the files), `modality`, `encoder` (its config), `weights` (SHA-256, see
+        `weights_digest`), `pooling`; for vision `feature_grid` and the `processor`'s settings, for text the
+        `tokenizer` (SHA-256) and `max_question_length`.
+    """
+    encoder, adapter = model.ume.encoder(modality), model.ume._adapters[modality]
+    config = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in NOT_FEATURES}
+    key = {
+        "format": FORMAT,
+        "modality": modality,
+        "encoder": config,
+        "weights": weights_digest(encoder),
+        "pooling": adapter.pooling,
+    }
+    if modality == "vision":
+        settings = collator.processor.image_processor.to_dict()
+        key["feature_grid"] = adapter.feature_grid
+        key["processor"] = {name: value for name, value in settings.items() if "processor_class" not in name}
+    else:
+        key["tokenizer"] = tokenizer_digest(collator.processor.tokenizer)
+        key["max_question_length"] = collator.question_limit
+    return json.loads(json.dumps(key, default=str))  # as it reads back from the manifest
+
+
+def weights_digest(encoder: torch.nn.Module) -> str:
+    """SHA-256 over all weights and buffers, whatever they are called: releases of transformers rename them."""
+    digests = []
+    for tensor in encoder.state_dict().values():
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digests.append(hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + content.data).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """SHA-256 over what turns a question into token ids."""
+    if tokenizer.is_fast:
+        settings = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These two follow the last call, and are given anew with every one.
+        settings["padding"] = settings["truncation"] = None
+    else:
+        settings = [type(tokenizer).__name__, tokenizer.get_vocab(), str(tokenizer.special_tokens_map)]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def differences(cached: dict, own: dict, prefix: str = "") -> list[str]:
+    """One phrase for each setting in which two keys differ."""
+    found = []
+    for name in sorted(cached.keys() | own.keys()):
+        before, now = cached.get(name), own.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            found.append(f"{prefix}{name} is {_short(before)} in the cache and {_short(now)} here")
+    return found
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:12]}…{text[-1]}"
+
+
+def question_key(question: str) -> str:
+    return hashlib.sha256(question.encode()).hexdigest()
+
+
+def file_stamps(paths: Iterable[str], known: dict[str, list]) -> dict[str, list]:
+    """
+    The content of files: {path: [bytes, modification time in ns, SHA-256]}.
+
+    Args:
+        known: earlier stamps. A file whose size and time are still the same is not read again.
+
+    Raises:
+        VQADataError: for a file that cannot be read, naming it.
+    """
+
+    def stamp(path: str) -> tuple[str, list]:
+        try:
+            status = os.stat(path)
+            before = known.get(path)
+            if before is not None and before[:2] == [status.st_size, status.st_mtime_ns]:
+                return path, before
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise VQADataError(
+                f"The image {path!r} cannot be read ({error.strerror}). Restore it, or load the data again."
+            ) from error
+        return path, [status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest()]
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(pool.map(stamp, paths))
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def check_manifest(folder: Path, manifest: dict, key: dict) -> None:
+    """
+    Raises:
+        ValueError: when the features are not those of the model and the processor that `key` (see `describe`) stands
+            for; the message lists what differs.
+    """
+    found = differences(manifest["key"], key)
+    if found:
+        origin = manifest["origin"]
+        made = f"{origin['name']!r}, revision {origin['revision']}" if origin["name"] else "a new encoder"
+        raise ValueError(
+            f"The feature cache {folder} (made with {made}) does not match this run: {'; '.join(found)}. Give the "
+            "recipe that it was made with, or another --feature_cache."
+        )
+
+
+class FeatureCache:
+    """
+    The features of one modality, mapped into memory: a row is read when it is asked for.
+
+    Sizes and indices are checked when the cache is opened, which takes no time; the checksums of the features, which
+    were written with them, only by `verify`, since that reads every byte.
+
+    Args:
+        folder: holds `manifest.json`, as `build_features` writes it.
+
+    Raises:
+        ValueError: when there is no cache in the folder, or a shard is missing, cut off or has an index that is not as
+            it was written.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        manifest = read_json(self.folder / "manifest.json")
+        if manifest is None:
+            raise ValueError(
+                f"There is no feature cache in {self.folder}: make one with scripts/cache_features.py, given the same "
+                "recipe and --feature_cache."
+            )
+        self.manifest = manifest
+        self.modality = manifest["key"]["modality"]
+        self.width, self.pooled_width = manifest["width"], manifest["pooled_width"]
+        self._row_of_key: dict[str, int] = {}
+        self._row_of_item: dict[str, int] = {}
+        lengths, starts, shards = [], [], []
+        for number, shard in enumerate(manifest["shards"]):
+            index = self._read_index(shard)
+            self._row_of_key.update(zip(index["keys"], range(len(self._row_of_key), manifest["rows"]), strict=False))
+            lengths.append(np.array(index["lengths"], np.int64))
+            values = lengths[-1] * self.width + self.pooled_width
+            starts.append(np.cumsum(values) - values)
+            shards.append(np.full(len(values), number))
+        join = np.concatenate if lengths else (lambda _: np.zeros(0, np.int64))
+        self.lengths, self._starts, self._shards = join(lengths), join(starts), join(shards)  # [rows] each
+        self._maps: dict[int, np.ndarray] = {}
+        self._stamps = read_json(self.folder / "files.json") or {}
+
+    def _read_index(self, shard: dict) -> dict:
+        path = self.folder / shard["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
+            raise ValueError(f"The feature cache is damaged: {path} {found}. {REPAIR}")
+        index = path.with_suffix(".json")
+        content = index.read_bytes() if index.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != shard["index_sha256"]:
+            raise ValueError(f"The feature cache is damaged: {index} is not as it was written. {REPAIR}")
+        return json.loads(content)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getstate__(self) -> dict:
+        # A worker process maps the files itself; pickled maps would carry the features along.
+        return {**self.__dict__, "_maps": {}}
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row → token states [N, D] and summary [D_p], float16, straight from the mapped file."""
+        shard, start = int(self._shards[row]), int(self._starts[row])
+        if shard not in self._maps:
+            path = self.folder / self.manifest["shards"][shard]["file"]
+            self._maps[shard] = np.asarray(np.memmap(path, np.float16, mode="r"))
+        between = start + self.pooled_width
+        end = between + int(self.lengths[row]) * self.width
+        values = self._maps[shard]
+        return values[between:end].reshape(-1, self.width), values[start:between]
+
+    def keys(self) -> list[str]:
+        """The content hash of every row, in the order of the rows."""
+        return list(self._row_of_key)
+
+    def check(self, key: dict) -> None:
+        """See `check_manifest`."""
+        check_manifest(self.folder, self.manifest, key)
+
+    def locate(self, items: Sequence[str]) -> list[int]:
+        """
+        The rows of images (paths of files) or questions (texts).
+
+        Raises:
+            ValueError: naming the first of those that the cache lacks.
+            VQADataError: for an image file that cannot be read.
+        """
+        new = [item for item in dict.fromkeys(items) if item not in self._row_of_item]
+        if new:
+            if self.modality == "vision":
+                keys = [stamp[2] for stamp in file_stamps(new, self._stamps).values()]
+            else:
+                keys = [question_key(question) for question in new]
+            rows = [self._row_of_key.get(key) for key in keys]
+            missing = [item for item, row in zip(new, rows, strict=True) if row is None]
+            if missing:
+                raise ValueError(
+                    f"The feature cache {self.folder} lacks {len(missing)} of {len(new)} {COLUMN[self.modality]}s, "
+                    f"the first is {missing[0]!r}: complete it with scripts/cache_features.py, given the same recipe "
+                    "and --feature_cache; what it holds is kept."
+                )
+            self._row_of_item.update(zip(new, rows, strict=True))
+        return [self._row_of_item[item] for item in items]
+
+    def batch(self, items: Sequence[str], padding_side: str = "right") -> dict[str, Tensor]:
+        """
+        What `UMEForVisualQuestionAnswering.forward` takes instead of tokens or pixels, in float16.
+
+        Returns:
+            For text `text_states` [B, L, D], `attention_mask` [B, L] and `text_pooled` [B, D_p]; for vision
+            `vision_states` [U, N, D], `vision_pooled` [U, D_p] and, where the image has one, `vision_grid` [2].
+        """
+        rows = [self[row] for row in self.locate(items)]
+        longest = max(len(states) for states, _ in rows)
+        states = np.zeros((len(rows), longest, self.width), np.float16)
+        mask = np.zeros((len(rows), longest), np.int64)
+        for i, (tokens, _) in enumerate(rows):
+            real = slice(longest - len(tokens), None) if padding_side == "left" else slice(0, len(tokens))
+            states[i, real], mask[i, real] = tokens, 1
+        batch = {f"{self.modality}_states": torch.from_numpy(states)}
+        if self.modality == "text":
+            batch["attention_mask"] = torch.from_numpy(mask)
+        batch[f"{self.modality}_pooled"] = torch.from_numpy(np.stack([pooled for _, pooled in rows]))
+        if self.manifest["grid"] is not None:
+            batch["vision_grid"] = torch.tensor(self.manifest["grid"])
+        return batch
+
+    def verify(self) -> None:
+        """
+        Reads every shard and compares its checksum with the one it was written with.
+
+        Raises:
+            ValueError: naming the first shard that is not as it was written.
+        """
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            with open(path, "rb") as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**22):
+                    digest.update(block)
+            if digest.hexdigest() != shard["sha256"]:
+                raise ValueError(f"The feature cache is damaged: {path} is not as it was written. {REPAIR}")
+
+
+def open_features(
+    folder: str | Path,
+    model: UMEForVisualQuestionAnswering,
+    collator: VQACollator,
+    frozen: Sequence[str],
+    datasets: Sequence[Dataset],
+) -> dict[str, FeatureCache]:
+    """
+    The caches of a folder that stand in for the encoders of a training, checked against all that it needs.
+
+    Args:
+        model: with the weights that the encoders have now and, being frozen, keep.
+        collator: prepares questions and images for the encoders; its `inputs` say which of them are needed.
+        frozen: the modalities whose encoders are not trained; only these can be replaced.
+        datasets: rows of `load_vqa` whose questions and images must all be there.
+
+    Raises:
+        ValueError: when the folder holds no features of a frozen encoder, or they do not match (see `FeatureCache`).
+    """
+    there = [modality for modality in MODALITIES if (Path(folder) / modality / "manifest.json").is_file()]
+    used = [modality for modality in there if modality in frozen]
+    if not used:
+        holds = f"holds features of {' and '.join(there)} alone" if there else "is no feature cache"
+        raise ValueError(
+            f"feature_cache={str(folder)!r} {holds}, while the recipe freezes {' and '.join(frozen) or 'no encoder'}: "
+            "features replace frozen encoders only. Make them with scripts/cache_features.py, or set freeze_text or "
+            "freeze_vision."
+        )
+    seen = {"both": MODALITIES, "question": ("text",), "image": ("vision",)}[collator.inputs]
+    caches = {}
+    for modality in used:
+        if modality in seen:
+            caches[modality] = FeatureCache(Path(folder) / modality)
+            caches[modality].check(describe(modality, model, collator))
+            caches[modality].locate([item for dataset in datasets for item in dataset[COLUMN[modality]][:]])
+    return caches
+
+
+# ---------------------------------------------------------------------------------------------------------- building
+
+
+def build_features(
+    folder: str | Path,
+    modality: str,
+    model: UMEForVisualQuestionAnswering,
+    collator: VQACollator,
+    rows: Sequence[dict[str, Any]],
+    origin: dict[str, str | None],
+    process: int = 0,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """
+    Encodes what the cache does not hold yet; to be called by every one of `processes` processes alike.
+
+    A shard appears under its name when it is whole, and what is whole is never computed again: after a kill the same
+    call goes on where the last one stood. Processes share nothing but the folder: shard number n belongs to process
+    n modulo `processes`, and whichever finds every shard there writes the manifest.
+
+    Args:
+        folder: the folder of this modality.
+        model: its encoder is run on the model's device, in eval mode.
+        collator: of the same modality (`inputs="image"` or `"question"`), as for training.
+        rows: `{"question_id", "question", "image"}`; equal ones are encoded once.
+        origin: `name` and `revision` of the encoder, for the record.
+
+    Returns:
+        `dict`: `rows` of the cache as a whole, `encoded` by this process now, its `seconds`, and whether the cache is
+        `complete` (if not, other processes are still at work).
+
+    Raises:
+        ValueError: when the folder holds features of another encoder, or features that float16 cannot hold.
+        VQADataError: for an image that cannot be read, naming it.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    key = describe(modality, model, collator)
+    manifest = _begin(folder, key, origin, model)
+    stamps: dict[str, list] = {}
+    items = dict.fromkeys(row[COLUMN[modality]] for row in rows)
+    if modality == "vision":
+        stamps = file_stamps(items, (read_json(folder / "files.json") or {}))
+        keys = {path: stamp[2] for path, stamp in stamps.items()}
+    else:
+        keys = {question: question_key(question) for question in items}
+    row_of_key: dict[str, dict] = {}
+    for row in rows:
+        row_of_key.setdefault(keys[row[COLUMN[modality]]], row)
+
+    shards = _whole_shards(folder)
+    held = {key for index in shards.values() for key in index["keys"]}
+    todo = [key for key in row_of_key if key not in held]
+    size = ROWS_PER_SHARD[modality]
+    free = (number for number in range(len(shards) + len(todo)) if number not in shards)
+    plan = [(next(free), todo[i : i + size]) for i in range(0, len(todo), size)]
+    # By number, not by position: a process that starts late and sees fewer open shards still agrees on whose they are.
+    mine = {number: part for number, part in plan if number % processes == process}
+    encode = _encoder(modality, model)
+    encoded = sum(map(len, mine.values()))
+    with tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress:
+        for number, part in mine.items():
+            if modality == "text":
+                part = sorted(part, key=lambda key: len(row_of_key[key]["question"]))  # little padding in a batch
+            _write_shard(folder, number, part, [row_of_key[key] for key in part], collator, encode, progress.update)
+    complete = _finish(folder, manifest, row_of_key, stamps)
+    rows_held = sum(len(index["keys"]) for index in _whole_shards(folder).values())
+    seconds = time.perf_counter() - started
+    return {"rows": rows_held, "encoded": encoded, "seconds": seconds, "complete": complete}
+
+
+def _begin(folder: Path, key: dict, origin: dict, model: UMEForVisualQuestionAnswering) -> dict:
+    """The manifest as it is; of a new folder one without rows, which says from the start what belongs there."""
+    manifest = read_json(folder / "manifest.json")
+    if manifest is not None:
+        check_manifest(folder, manifest, key)
+        return manifest
+    adapter = model.ume._adapters[key["modality"]]
+    manifest = {
+        "key": key,
+        "origin": origin,
+        "dtype": "float16",
+        "row": "summary [pooled_width], then token states [tokens, width]",
+        "width": adapter.width,
+        "pooled_width": adapter.pooled_width,
+        "grid": None,
+        "tokens": None,
+        "rows": 0,
+        "shards": [],
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _whole_shards(folder: Path) -> dict[int, dict]:
+    """The index of every shard that is whole, by number. The index is written last, after the features."""
+    numbers = sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
+    indices = {number: read_json(folder / f"shard-{number:05d}.json") for number in numbers}
+    sizes = {path.name: path.stat().st_size for path in folder.glob("shard-*.bin")}
+    return {
+        number: index for number, index in indices.items() if sizes.get(f"shard-{number:05d}.bin") == index["bytes"]
+    }
+
+
+def _encoder(modality: str, model: UMEForVisualQuestionAnswering) -> Callable:
+    model.eval()
+
+    @torch.inference_mode()
+    def encode(batch: dict[str, Tensor]) -> tuple[list[np.ndarray], np.ndarray, tuple[int, int] | None]:
+        """A batch of the collator → the states of each row [N_i, D], the summaries [B, D_p], the grid; float16."""
+        batch = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
+        if modality == "text":
+            stream = model.ume.encode_text(**batch)
+        else:
+            stream = model.ume.encode_image(batch["pixel_values"])
+        states, pooled, mask = (tensor.cpu() for tensor in (stream.states.half(), stream.pooled.half(), stream.mask))
+        if modality == "text":
+            states = [tokens[real].numpy() for tokens, real in zip(states, mask, strict=True)]
+        else:
+            states = list(states.numpy())
+        return states, pooled.numpy(), stream.grid
+
+    return encode
+
+
+def _write_shard(
+    folder: Path,
+    number: int,
+    keys: list[str],
+    rows: list[dict],
+    collator: VQACollator,
+    encode: Callable,
+    progress: Callable[[int], Any],
+) -> None:
+    is_text = collator.inputs == "question"
+    size = BATCH_ROWS["text" if is_text else "vision"]
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    # Images are decoded in parallel; a tokenizer may only be used by one thread at a time.
+    threads = 1 if is_text else min(8, os.cpu_count() or 1)
+    chunks, lengths, grid = [], [], None
+    for part, batch in zip(parts, _ahead(collator, parts, threads), strict=True):
+        states, pooled, grid = encode(batch)
+        for row, tokens, summary in zip(part, states, pooled, strict=True):
+            values = np.concatenate([summary, tokens.ravel()])
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"The features of {row['question' if is_text else 'image']!r} do not fit into float16, which "
+                    "ends at 65,504: this encoder cannot be cached."
+                )
+            chunks.append(values)
+            lengths.append(len(tokens))
+        progress(len(part))
+    content = np.concatenate(chunks)
+    _write_whole(folder / f"shard-{number:05d}.bin", content.data)
+    index = {
+        "bytes": content.nbytes,
+        "sha256": hashlib.sha256(content.data).hexdigest(),
+        "grid": grid,
+        "keys": keys,
+        "lengths": lengths,
+    }
+    _write_whole(folder / f"shard-{number:05d}.json", json.dumps(index).encode())
+
+
+def _ahead(prepare: Callable, parts: list, threads: int) -> Iterator:
+    """`map(prepare, parts)` in order, with the next ones prepared in threads while the caller is at work."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(prepare, part) for part in parts[: threads + 1])
+        rest = iter(parts[threads + 1 :])
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(prepare, part) for part in islice(rest, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _write_whole(path: Path, content) -> None:
+    """Writes a file that appears under its name when the disk has all of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str, list]) -> bool:
+    """Writes the manifest if every row is there. Two processes that both find it so write the same."""
+    shards = _whole_shards(folder)
+    held = {key for index in shards.values() for key in index["keys"]}
+    if not held.issuperset(wanted):
+        return False
+    grids = {tuple(index["grid"]) for index in shards.values() if index["grid"]}
+    tokens = {length for index in shards.values() for length in index["lengths"]}
+    if manifest["key"]["modality"] == "vision" and (len(grids) > 1 or len(tokens) > 1):
+        raise ValueError(
+            f"The images give different numbers of tokens ({', '.join(map(str, sorted(tokens)))}): let the image "
+            "processor resize or crop to one height and width."
+        )
+    entries = [
+        {
+            "file": f"shard-{number:05d}.bin",
+            "rows": len(index["keys"]),
+            "bytes": index["bytes"],
+            "sha256": index["sha256"],
+            "index_sha256": hashlib.sha256((folder / f"shard-{number:05d}.json").read_bytes()).hexdigest(),
+        }
+        for number, index in shards.items()
+    ]
+    if stamps:
+        write_json(folder / "files.json", {**(read_json(folder / "files.json") or {}), **stamps})
+    manifest = {
+        **manifest,
+        "grid": list(grids.pop()) if grids else None,
+        "tokens": tokens.pop() if manifest["key"]["modality"] == "vision" and tokens else None,
+        "rows": sum(entry["rows"] for entry in entries),
+        "shards": entries,
+    }
+    write_json(folder / "manifest.json", manifest)
+    for leftover in folder.glob(".shard-*"):  # what a kill left half-written
+        leftover.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,34 @@
+"""Pictures of results. They need matplotlib, which is in the extra `plots`; nothing else does."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def need_matplotlib() -> None:
+    """Raises ImportError where matplotlib is missing; asked before the work whose result is to be drawn."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("Drawing a curve needs the package matplotlib: `pip install matplotlib`.")
+
+
+def plot_robustness(curves: dict[str, list[dict]], path: str | Path) -> None:
+    """
+    Draws the VQA accuracy over the share of questions with a missing input, one line an input, as a PNG.
+
+    Args:
+        curves: by the name of the missing input, the points of `training_ume.evaluation.robustness_curve`.
+    """
+    need_matplotlib()
+    # Not pyplot, which keeps figures alive and looks for a screen.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        rates = [100 * point["rate"] for point in points]
+        axes.plot(rates, [point["vqa_accuracy"] for point in points], marker="o", label=f"{name} missing")
+    axes.set(xlabel="questions with a missing input (%)", ylabel="VQA accuracy (%)", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150, format="png")
