@@ -1000,7 +1000,7 @@ class VectorCombination(FusionModule):
 
 
 class EVCFusion(FusionHead):
-    """`evc`, Efficient Vector Combination: mean over all pairs of c_ij (see `VectorCombination`).
+    """`evc`, Efficient Vector Combination: mean over all pairs of c_ij = tanh(W [h_i; h_j; h_i − h_j; h_i ⊙ h_j]).
 
     With more than two streams the pairs of every two are summed.
     """
@@ -1022,9 +1022,9 @@ class EVCFusion(FusionHead):
 
 
 class UMEFusion(FusionHead):
-    """`ume`: Efficient Vector Combination + Adaptive Weighted Summation.
+    """`ume`, EVC + Adaptive Weighted Summation: z = Σ_ij α_ij c_ij, then Σ β z' over z and the summaries.
 
-    Pairs weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = Σ α_ij c_ij; then the views
+    Pairs are weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = Σ α_ij c_ij; then the views
     z ∈ {pool_1, …, pool_K, z_pair} by β = softmax(v·tanh(V z)), fused = Σ β z. An absent modality leaves both
     softmaxes. With more than two streams the z_pair of every two are summed, each two with its own α.
     `fusion_num_heads` > 1 gives as many u, whose z are concatenated and projected.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the results tables of README.md from the JSON files in results/.
+"""Write the tables of README.md and docs/ from the results files and from the code.
 
 python scripts/render.py
 python scripts/render.py --check
@@ -8,24 +8,31 @@ python scripts/render.py --check
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+# Here lies an evaluate.py, which must not hide the package of that name: look here last.
+sys.path.append(sys.path.pop(0))
+
+from training_ume.doc_tables import encoders_table, heads_table
+
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
+HEADS_RESULTS = ROOT / "results" / "easy_vqa_heads.json"
 
 
 def table(path: Path) -> str:
     """One results file of scripts/train.py as a Markdown table, with the machine and the versions under it."""
     results = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"| {path.stem} | VQA accuracy | seeds | training, s | parameters |", "|---|---:|---:|---:|---:|"]
+    lines = [f"| {path.stem} | VQA accuracy | seeds | training, s | CPU s | parameters |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
     for name, scores in results["baselines"].items():
-        lines.append(f"| {name.replace('_', ' ')} (nothing trained) | {scores['vqa_accuracy']:.2f} | | | |")
+        lines.append(f"| {name.replace('_', ' ')} (nothing trained) | {scores['vqa_accuracy']:.2f} | | | | |")
     for row in results["comparison"]:
         score = row["vqa_accuracy"]
         spread = "" if score["sd"] is None else f" ± {score['sd']:.2f}"
         lines.append(
             f"| {row['name'].replace('_', ' ')} | {score['mean']:.2f}{spread} | {len(row['seeds'])} "
-            f"| {row['train_seconds']:.0f} | {row['parameters']['total']:,} |"
+            f"| {row['train_seconds']:.0f} | {row['train_cpu_seconds']:.0f} | {row['parameters']['total']:,} |"
         )
     data = results["data"]
     if "test_questions" in data:
@@ -40,18 +47,49 @@ def table(path: Path) -> str:
     return "\n".join([*lines, "", f"{scored} Measured on {measured}, transformers {versions['transformers']}."])
 
 
+def results_tables() -> str:
+    paths = sorted((ROOT / "results").glob("*.json"))
+    return "\n\n".join(table(path) for path in paths if path != HEADS_RESULTS)
+
+
+def heads_trained() -> str:
+    return table(HEADS_RESULTS) if HEADS_RESULTS.is_file() else "No results yet."
+
+
+# What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
+SECTIONS = {
+    "README.md": {"results": results_tables},
+    "docs/heads_and_encoders.md": {
+        "heads": heads_table,
+        "heads_trained": heads_trained,
+        "encoders": encoders_table,
+    },
+}
+
+
+def render(text: str, sections: dict[str, Callable[[], str]]) -> str:
+    for name, make in sections.items():
+        before, rest = text.split(f"<!-- {name}:begin -->\n")
+        _, after = rest.split(f"<!-- {name}:end -->")
+        text = f"{before}<!-- {name}:begin -->\n{make()}\n<!-- {name}:end -->{after}"
+    return text
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not up to date")
     arguments = parser.parse_args(argv)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    tables = "\n\n".join(table(path) for path in sorted((ROOT / "results").glob("*.json")))
-    rendered = f"{before}{BEGIN}{tables}\n{END}{rest.split(END, 1)[1]}"
-    if arguments.check:
-        return int(rendered != text)
-    readme.write_text(rendered, encoding="utf-8")
+    stale = []
+    for name, sections in SECTIONS.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        rendered = render(text, sections)
+        if rendered != text:
+            stale.append(name)
+            if not arguments.check:
+                (ROOT / name).write_text(rendered, encoding="utf-8")
+    if arguments.check and stale:
+        print(f"Out of date: {', '.join(stale)}. Run python scripts/render.py.", file=sys.stderr)
+        return 1
     return 0
 
 

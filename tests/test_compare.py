@@ -24,6 +24,7 @@ def write_run(folder: Path, name: str, seed: int = 0, score: float = 50.0, **tra
         "scored_on": "test",
         "scores": {"vqa_accuracy": score, "exact_match": score},
         "train_seconds": 2.0,
+        "train_cpu_seconds": 3.0,
         "parameters": {"total": 10, "trainable": 10},
         "baselines": {"question_lookup": {"vqa_accuracy": 30.0, "exact_match": 30.0}},
         "data": {"train_questions": 8},

@@ -154,11 +154,13 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
     Sums up the results of several runs: one row a name, over its seeds.
 
     Args:
-        runs: the runs' results, each with `name`, `seed`, `scores`, `train_seconds`, `parameters`, `arguments`.
+        runs: the runs' results, each with `name`, `seed`, `scores`, `train_seconds`, `train_cpu_seconds`,
+            `parameters`, `arguments`.
 
     Returns:
         `list[dict]` in the order of first appearance: `vqa_accuracy` and `exact_match`, each as `{"each", "mean",
-        "sd"}` (in percent; the sample standard deviation, None for a single seed), mean `train_seconds`, `parameters`.
+        "sd"}` (in percent; the sample standard deviation, None for a single seed), mean `train_seconds` and
+        `train_cpu_seconds`, `parameters`.
     """
     by_name: dict[str, list[dict]] = {}
     for run in runs:
@@ -172,6 +174,7 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
             "vqa_accuracy": _summary([run["scores"]["vqa_accuracy"] for run in group]),
             "exact_match": _summary([run["scores"]["exact_match"] for run in group]),
             "train_seconds": statistics.mean(run["train_seconds"] for run in group),
+            "train_cpu_seconds": statistics.mean(run["train_cpu_seconds"] for run in group),
             "parameters": group[0]["parameters"],
         }
         for name, group in by_name.items()

@@ -244,7 +244,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "scored_on": data.scored_on,
         "scores": score_answers(answers, data.scored),
         "baselines": data.baselines,
-        "train_seconds": max((entry["seconds"] for entry in history if "seconds" in entry), default=0.0),
+        "train_seconds": most(history, "seconds"),
+        "train_cpu_seconds": most(history, "cpu_seconds"),
         "epochs": epoch_table(history),
         "parameters": parameters,
         "data": data.summary,
@@ -270,16 +271,21 @@ def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UM
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:
-    """Saves a PEFT model as `folder/adapter`, beside its base and its processor, so that the folder can be moved."""
+    """Saves a PEFT model as `folder/adapter`, together with its base and its processor."""
     adapter = folder / "adapter"
     if adapter.exists():
         shutil.rmtree(adapter)
     shutil.copytree(folder / "base", adapter)
     model.save_pretrained(adapter)
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty form, with this machine's path in it
-    # PEFT wrote where the base lay during training; transformers looks into the adapter's own folder first.
+    # PEFT wrote where the base lay during training. Recent releases of transformers look into the adapter's own folder
+    # before they follow this path, so that it can be moved; older ones need the path mended then.
     config = read_json(adapter / "adapter_config.json")
-    write_json(adapter / "adapter_config.json", {**config, "base_model_name_or_path": "."})
+    write_json(adapter / "adapter_config.json", {**config, "base_model_name_or_path": str(adapter.absolute())})
+
+
+def most(history: list[dict], name: str) -> float:
+    return max((entry[name] for entry in history if name in entry), default=0.0)
 
 
 def epoch_table(history: list[dict]) -> list[dict]:
