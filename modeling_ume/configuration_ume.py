@@ -3,11 +3,14 @@
 `UMEConfig` travels with every checkpoint, so this file imports nothing but transformers and its siblings.
 """
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 
 from .fusion_ume import FUSIONS
-from .pairs_ume import pair_mean  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
-from .simple_encoders_ume import own_config
+
+# transformers 5.0 copies only what an entry file itself imports.
+from .pairs_triton_ume import fits_kernels  # noqa: F401
+from .pairs_ume import pair_mean  # noqa: F401
+from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -194,11 +197,13 @@ def _encoder_config(field, value, default):
         model_type = value.pop("model_type", None)
         if model_type is None:
             raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(f"{field}: transformers {__version__} has no model_type={model_type!r}: choose another.")
         value = AutoConfig.for_model(model_type, **value)
     elif not isinstance(value, PretrainedConfig):
         raise ValueError(f"{field} is a {type(value).__name__}: give a transformers config or its dict.")
     # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.
-    value = own_config(getattr(value, field, value))
+    value = getattr(value, field, value)
     is_text = hasattr(value, "vocab_size")
     is_image = any(hasattr(value, name) for name in ("image_size", "num_channels", "patch_size"))
     if field == "text_config" and is_image and not is_text:

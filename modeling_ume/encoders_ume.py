@@ -8,7 +8,7 @@ import copy
 import importlib
 import inspect
 import math
-import operator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .fusion_ume import Stream
-from .simple_encoders_ume import SIMPLE_ENCODERS, own_config
+from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -101,6 +101,19 @@ def build_encoder(config: PretrainedConfig, pooling: str) -> PreTrainedModel:
     return encoder
 
 
+def load_config(name: str, **hub) -> PretrainedConfig:
+    """The config of a pretrained encoder by Hub name or folder; of timm's VGG, that of this repo's own.
+
+    Raises:
+        ImportError: when transformers needs a package for this kind of encoder, such as timm.
+    """
+    fields, _ = PretrainedConfig.get_config_dict(name, **hub)
+    published = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
+    if fields.get("model_type") == "timm_wrapper" and fields.get("architecture") in published:
+        return UMEVGGConfig(depth=published[fields["architecture"]])
+    return AutoConfig.from_pretrained(name, **hub)
+
+
 def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrainedModel:
     """A pretrained encoder by Hub name or folder; of a dual checkpoint such as CLIP's, the half for `modality`.
 
@@ -111,8 +124,8 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrained
     config = kwargs.pop("config", None)
     if config is None:
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
-        config = AutoConfig.from_pretrained(name, **hub)
-    config = as_encoder(own_config(getattr(config, f"{modality}_config", config)))
+        config = load_config(name, **hub)
+    config = as_encoder(getattr(config, f"{modality}_config", config))
     return encoder_class(config).from_pretrained(name, config=config, **pooling_kwargs(config, pooling), **kwargs)
 
 
@@ -148,7 +161,7 @@ class EncoderAdapter:
         self.modality = modality
         self.feature_grid = feature_grid
         self.arguments = set(inspect.signature(encoder.forward).parameters)
-        shape = _probe(encoder, modality)
+        shape = _shape(encoder, modality)
         self.width = shape.width
         self.pooling = self._choose_pooling(encoder, pooling, shape)
         self.pooled_width = shape.pooled_width if self.pooling == "pooler" else shape.width
@@ -176,7 +189,7 @@ class EncoderAdapter:
         # SigLIP's text half pools what stands at the last position, be it padding.
         pools_padding = is_text and hasattr(encoder.config, "projection_size")
         if pooling == "auto":
-            if is_text and causal or pools_padding:
+            if (is_text and causal) or pools_padding:
                 return "last"
             if shape.pooled_width is not None:
                 return "pooler"
@@ -219,12 +232,12 @@ class EncoderAdapter:
     def _look(self, encoder, pixel_values: Tensor):
         """Runs the image encoder; one that cannot take images of this size says so."""
         inputs = _image_inputs(encoder, self.arguments, pixel_values)
-        made_for, size = _pair(getattr(encoder.config, "image_size", None)), tuple(pixel_values.shape[-2:])
+        made_for, size = _image_size(encoder.config), tuple(pixel_values.shape[-2:])
         if made_for in (None, size):
             return encoder(**inputs)
         try:
             return encoder(**inputs)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             raise ValueError(
@@ -257,12 +270,13 @@ def _text_inputs(arguments: set[str], input_ids: Tensor, mask: Tensor, token_typ
 
 def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
     inputs = {"pixel_values": pixel_values}
-    size = _pair(getattr(encoder.config, "image_size", None))
+    size = _image_size(encoder.config)
     if size is not None and size != tuple(pixel_values.shape[-2:]) and "interpolate_pos_encoding" in arguments:
         inputs["interpolate_pos_encoding"] = True
     if "noise" in arguments:
         # Patches are sorted by their noise: ascending numbers leave them in place.
-        patches = math.prod(s // p for s, p in zip(pixel_values.shape[-2:], _pair(encoder.config.patch_size), strict=True))
+        (height, width), (rows, columns) = pixel_values.shape[-2:], _pair(encoder.config.patch_size)
+        patches = (height // rows) * (width // columns)
         inputs["noise"] = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1)
     return inputs
 
@@ -271,6 +285,9 @@ def _image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor,
     """Returns tokens [U, N, D] with those that are not content first, their number, and the grid (H, W)."""
     states = outputs.last_hidden_state
     if states.ndim == 4:  # a feature map [U, C, H, W]
+        pooled = outputs.get("pooler_output")
+        if pooled is not None and states.shape[1] != pooled.flatten(1).shape[1] == states.shape[3]:
+            states = states.permute(0, 3, 1, 2)  # it was [U, H, W, C], as timm's Swin gives it
         return states.flatten(2).transpose(1, 2), 0, tuple(states.shape[-2:])
     num_tokens = states.shape[1]
     # Detection tokens stand behind the patches (YOLOS); everything else that is not a patch stands before them.
@@ -287,22 +304,26 @@ def _image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor,
 
 
 def _find_grid(num_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int] | None):
-    """The grid that leaves the fewest of `num_tokens` over: that of the patches, which hierarchical encoders halve from
-    stage to stage, or with unknown patches one of the image's aspect ratio. None where nothing comes close."""
-    grids = []
+    """The grid (H, W) that leaves the fewest of `num_tokens` over, or None where nothing comes close.
+
+    It is that of the patches, which hierarchical encoders halve from stage to stage; where the config has none, or
+    their grid does not fit, one of the image's aspect ratio.
+    """
+    of_patches = []
     if patch_size is not None:
-        for divide in (operator.floordiv, lambda size, patch: math.ceil(size / patch)):  # some cut the rest, some pad it
-            rows, columns = map(divide, image_size, patch_size)
+        for up in (0, 1):  # some encoders cut what is left of a patch at the border, some pad it
+            rows, columns = ((s + up * (p - 1)) // p for s, p in zip(image_size, patch_size, strict=True))
             while rows * columns > num_tokens and (rows > 1 or columns > 1):
                 rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
-            grids.append((rows, columns))
+            of_patches.append((rows, columns))
     height, width = image_size
-    for rows in range(math.isqrt(num_tokens * height // width) + 1, 0, -1):
-        grids.append((rows, round(rows * width / height)))
-    fitting = [grid for grid in grids if 0 <= num_tokens - math.prod(grid) <= MAX_SPECIAL_TOKENS and math.prod(grid)]
-    if patch_size is not None and fitting and fitting[0] in grids[:2]:
-        fitting = [grid for grid in fitting if grid in grids[:2]]
-    return max(fitting, key=math.prod, default=None)
+    most_rows = math.isqrt(num_tokens * height // width) + 1
+    of_its_shape = [(rows, round(rows * width / height)) for rows in range(1, most_rows + 1)]
+    for grids in (of_patches, of_its_shape):
+        fitting = [grid for grid in grids if max(num_tokens - MAX_SPECIAL_TOKENS, 1) <= math.prod(grid) <= num_tokens]
+        if fitting:
+            return max(fitting, key=math.prod)
+    return None
 
 
 def average_grid(states: Tensor, grid: tuple[int, int] | None, side: int) -> tuple[Tensor, tuple[int, int]]:
@@ -324,6 +345,14 @@ def average_grid(states: Tensor, grid: tuple[int, int] | None, side: int) -> tup
 
 
 MAX_SPECIAL_TOKENS = 16  # class, distillation and register tokens of one image; no encoder has more
+
+
+def _image_size(config) -> tuple[int, int] | None:
+    """The image size (height, width) that the encoder was made for, where its config says one."""
+    size = getattr(config, "image_size", None)
+    if size is None:
+        size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")  # timm's: channels, height, width
+    return _pair(size)
 
 
 def _pair(size) -> tuple[int, int] | None:
@@ -354,10 +383,33 @@ class _WeightsUnknown(TorchDispatchMode):
             return func(*args, **kwargs)
 
 
+@contextmanager
+def _autocast_unasked():
+    """Says that autocast is off: torch refuses the question for the meta device, and transformers 5.0 asks it."""
+    ask = torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *device: False
+    try:
+        yield
+    finally:
+        torch.is_autocast_enabled = ask
+
+
 def _without_values(leaf):
     if isinstance(leaf, Tensor):
         return leaf.to("meta")
     return torch.device("meta") if isinstance(leaf, torch.device) else leaf
+
+
+_SHAPES: dict[tuple, Shape] = {}  # loading builds a model twice, and a run may build many alike
+
+
+def _shape(encoder: PreTrainedModel, modality: str) -> Shape:
+    """What `_probe` finds, once for every class and config."""
+    settings = tuple(_constructor_kwargs(encoder).items())
+    key = type(encoder), encoder.config.to_json_string(use_diff=False), settings, modality
+    if key not in _SHAPES:
+        _SHAPES[key] = _probe(encoder, modality)
+    return _SHAPES[key]
 
 
 def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
@@ -379,12 +431,12 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     config._experts_implementation = "batched_mm"
     with torch.device("meta"), torch.no_grad():
         twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
-    with torch.device("cpu"), _WeightsUnknown(), torch.enable_grad():
+    with torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
         if modality == "text":
             tokens = torch.ones(1, 8, dtype=torch.long)
             inputs = _text_inputs(arguments, tokens, torch.ones_like(tokens))
         else:
-            size = _pair(getattr(config, "image_size", None)) or (224, 224)
+            size = _image_size(config) or (224, 224)
             pixels = torch.empty(1, getattr(config, "num_channels", 3), *size, device="meta")
             inputs = _image_inputs(twin, arguments, pixels)
         try:
@@ -392,8 +444,7 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
         except Exception as error:  # anything may go wrong in a model that reads something else
             given = "input_ids and attention_mask" if modality == "text" else f"pixel_values {list(pixels.shape)}"
             raise ValueError(
-                f"{kind} does not run on {given} alone ({type(error).__name__}: {error}): "
-                f"choose {_WANTED[modality]}."
+                f"{kind} does not run on {given} alone ({type(error).__name__}: {error}): choose {_WANTED[modality]}."
             ) from error
     states = getattr(outputs, "last_hidden_state", None)
     if not isinstance(states, Tensor) or states.ndim not in ((3,) if modality == "text" else (3, 4)):

@@ -381,7 +381,7 @@ class MutanFusion(BilinearHead):
 
 
 class MFBFusion(BilinearHead):
-    """`mfb`, factorised bilinear pooling: z = Σ_r ⊙_m U_m^r pool_m, then sign(z) √|z|, then ℓ2-normalised.
+    """`mfb`, factorised bilinear pooling: z = Σ_r ⊙_m U_m^r pool_m, then its signed root, then ℓ2-normalised.
 
     The result is multiplied by √D, so that its entries have the scale of the other heads'; the classifier's first
     weights count on it.
@@ -686,9 +686,7 @@ class HierarchicalOneToMultiFusion(DividedHead):
         tokens, masks = zip(*self.project.tokens(streams), strict=True)
         joint = self.transformer(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
         parts = joint.split([x.shape[1] for x in tokens], dim=1)
-        pooled = [
-            masked_mean(read(x, mask), mask) for read, x, mask in zip(self.streams, parts, masks, strict=True)
-        ]
+        pooled = [masked_mean(read(x, mask), mask) for read, x, mask in zip(self.streams, parts, masks, strict=True)]
         return FusionOutput(self.mlp(torch.cat(pooled, dim=-1))[:, None])
 
 

@@ -20,10 +20,11 @@ from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, 
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
 # the entry file itself imports.
+from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .processing_ume import decode_logits  # noqa: F401
-from .simple_encoders_ume import own_config  # noqa: F401
+from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 
 MODALITIES = ("text", "vision")
 MAX_LOGIT_SCALE = math.log(100)

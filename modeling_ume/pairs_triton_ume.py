@@ -46,13 +46,13 @@ def _walks(num_programs: int, length: int) -> tuple[int, int]:
 
 
 def _halves(width: int) -> dict[str, int]:
-    """D as the greatest power of two and a rest: blocks are powers of two, and 768 = 512 + 256 would waste a quarter."""
+    """D as a power of two and a rest: blocks are powers of two, and 768 = 512 + 256 would waste a quarter of 1024."""
     left = 1 << (width.bit_length() - 1)
     return {"WIDTH": width, "LEFT": left, "RIGHT": _power_of_two(width - left) if width > left else 0}
 
 
 def _tanh_by(a: Tensor) -> str:
-    """How tanh is computed: as few instructions as the dtype of `a` allows, since tanh is most of the kernels' work."""
+    """How tanh is computed: in as few instructions as the dtype allows, since tanh is most of the kernels' work."""
     if not a.is_cuda or torch.version.hip:
         return "exp2"
     # The instruction tanh.approx errs by 2⁻¹¹, less than the rounding of bfloat16 (2⁻⁹) but more than that of float16.
@@ -72,7 +72,7 @@ def fused_weighted_sum(
     first_mask, second_mask = _flags(first_mask), _flags(second_mask)
     walks, per_walk = _walks(batch * num_first, num_second)
     z, alpha, highest, total, sums = (
-        torch.empty(shape, device=a.device)
+        torch.empty(shape, dtype=torch.float32, device=a.device)
         for shape in (
             (batch, num_heads, width),
             (batch, num_heads, num_first, num_second),
@@ -83,24 +83,25 @@ def fused_weighted_sum(
     )
     if not alpha.numel():
         return z.zero_(), alpha
-    heads = {"HEADS": num_heads, "HEAD_BLOCK": _power_of_two(num_heads)}
     with torch.cuda.device_of(a):
         _weighted_kernel[(batch * walks * num_first,)](
             *(a, b, g, h, scorer, first_mask, second_mask, alpha, highest, total, sums),
             *(num_first, num_second, walks, per_walk),
-            **heads,
+            HEADS=num_heads,
             **_halves(width),
-            BLOCK=2,
             TANH=_tanh_by(a),
-            num_warps=_warps(4, num_heads, width),
+            num_warps=_warps((4 + 2 * num_heads) * width),
+            enable_fp_fusion=True,
         )
         blocks = -(-width // 128)
-        _normalise_kernel[(batch * num_heads, blocks + -(-num_first * num_second // 1024))](
-            *(alpha, highest, total, sums, first_mask, second_mask, z, num_first, num_second, walks),
+        parts = blocks + -(-num_first * num_second // 1024)
+        _normalise_kernel[(batch * num_heads * parts,)](
+            *(alpha, highest, total, sums, first_mask, second_mask, z, num_first, num_second, walks, parts),
             HEADS=num_heads,
             WIDTH=width,
             BLOCKS=blocks,
             num_warps=4,
+            enable_fp_fusion=True,
         )
     return z, alpha
 
@@ -130,17 +131,16 @@ def fused_weighted_sum_backward(
     walks, per_walk = _walks(batch * num_first, num_second)
     grad_a, grad_g = (_parts(batch, walks, num_first, width, dtypes[i], a.device) for i in (0, 2))
     grad_score = torch.empty_like(alpha)
-    grad_scorer = torch.empty(batch * walks * num_first, num_heads, width, device=a.device)
-    heads = {"HEADS": num_heads, "HEAD_BLOCK": _power_of_two(num_heads)}
+    grad_scorer = a.new_empty(batch * walks * num_first, num_heads, width, dtype=torch.float32)
     with torch.cuda.device_of(a):
         _first_backward_kernel[(batch * walks * num_first,)](
             *(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, mean),
             *(grad_score, grad_a, grad_g, grad_scorer, num_first, num_second, walks, per_walk),
-            **heads,
+            HEADS=num_heads,
             **_halves(width),
-            BLOCK=2,
             TANH=_tanh_by(a),
-            num_warps=_warps(8, num_heads, width),
+            num_warps=_warps((3 + 6 * num_heads) * width),
+            enable_fp_fusion=True,
         )
         grad_b, grad_h = _token_gradients(
             *(b, h, a, g, second_mask, first_mask, grad_z), _tanh_by(a), scores=(alpha, grad_score, scorer)
@@ -158,16 +158,16 @@ def fused_mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, 
     columns = min(256, _power_of_two(width))
     blocks = -(-width // columns)
     walks, per_walk = _walks(batch * blocks * num_first, num_second)
-    sums = torch.empty(batch, walks * num_first, width, device=a.device)
+    sums = a.new_empty(batch, walks * num_first, width, dtype=torch.float32)
     if sums.numel():
         with torch.cuda.device_of(a):
-            _mean_kernel[(batch * blocks * walks * num_first,)](
+            _mean_kernel[(batch * walks * num_first, blocks)](
                 *(a, b, g, h, first_share, second_share, sums, num_first, num_second, walks, per_walk),
                 WIDTH=width,
                 COLUMNS=columns,
-                BLOCK=4,
                 TANH=_tanh_by(a),
                 num_warps=1,
+                enable_fp_fusion=True,
             )
     return sums.sum(1)
 
@@ -210,18 +210,17 @@ def _token_gradients(
     walks, per_walk = _walks(batch * blocks * length, num_others)
     grads = [_parts(batch, walks, length, width, x.dtype, x.device) for x in (added, multiplied)]
     num_heads = grad_z.shape[1] if scores else 1
-    _tokens_backward_kernel[(batch * blocks * walks * length,)](
+    _tokens_backward_kernel[(batch * walks * length, blocks)](
         *(added, multiplied, others_added, others_multiplied, share, others_share, grad_z),
         *(scores or (grad_z, grad_z, grad_z)),
         *(*grads, length, num_others, walks, per_walk),
         HEADS=num_heads,
-        HEAD_BLOCK=_power_of_two(num_heads),
         SCORED=scores is not None,
         WIDTH=width,
         COLUMNS=columns,
-        BLOCK=4,
         TANH=tanh,
         num_warps=1,
+        enable_fp_fusion=True,
     )
     return tuple(_whole(grad, x.dtype) for grad, x in zip(grads, (added, multiplied), strict=True))
 
@@ -235,15 +234,16 @@ def _whole(parts: Tensor, dtype: torch.dtype) -> Tensor:
     return parts.squeeze(1) if parts.shape[1] == 1 else parts.sum(1).to(dtype)
 
 
-def _warps(rows: int, num_heads: int, width: int) -> int:
-    """Warps whose registers hold `rows` rows of D, and two more for every head, without spilling."""
-    numbers = (rows + 3 * num_heads) * width
-    return min(16, _power_of_two(-(-numbers // (32 * 176))))
+def _warps(numbers: int) -> int:
+    """Warps whose registers hold as many numbers: of the 255 of a thread some 50 go to addresses and scalars."""
+    return min(16, _power_of_two(-(-numbers // (32 * 208))))
 
 
 if triton is not None:
     # Lengths change from batch to batch: a kernel compiled anew for each of them would cost more than it saves.
-    _jit = triton.jit(do_not_specialize=["num_first", "num_second", "walks", "per_walk", "length", "num_others"])
+    _jit = triton.jit(
+        do_not_specialize=["num_first", "num_second", "walks", "per_walk", "parts", "length", "num_others"]
+    )
 
     @triton.jit
     def _tanh(x, BY: tl.constexpr):
@@ -273,46 +273,30 @@ if triton is not None:
         return y
 
     @triton.jit
-    def _row(pointer, row, columns, WIDTH: tl.constexpr):
-        """One token, [columns]."""
-        return tl.load(pointer + row * WIDTH + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+    def _row(pointer, row, columns, WIDTH: tl.constexpr, WHOLE: tl.constexpr):
+        """One token, [columns]; zero beyond D unless WHOLE promises that no column is."""
+        if WHOLE:
+            values = tl.load(pointer + row * WIDTH + columns)
+        else:
+            values = tl.load(pointer + row * WIDTH + columns, mask=columns < WIDTH, other=0.0)
+        return values.to(tl.float32)
 
     @triton.jit
-    def _rows(pointer, rows, columns, real, WIDTH: tl.constexpr):
-        """Tokens, [rows, columns]; padding is read as zero, whatever it holds."""
-        mask = real[:, None] & (columns < WIDTH)[None, :]
-        return tl.load(pointer + rows[:, None] * WIDTH + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    def _store_row(pointer, row, columns, values, WIDTH: tl.constexpr):
+        tl.store(pointer + row * WIDTH + columns, values, mask=columns < WIDTH)
 
     @triton.jit
-    def _heads(pointer, row, columns, HEADS: tl.constexpr, HEAD_BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-        """[heads, columns] of a [.., heads, D] tensor; heads are filled up to a power of two with zeros."""
-        heads = tl.arange(0, HEAD_BLOCK)
-        return _rows(pointer + row * HEADS * WIDTH, heads, columns, heads < HEADS, WIDTH)
+    def _per_head(pointer, row, columns, HEADS: tl.constexpr, WIDTH: tl.constexpr):
+        """A row of a [rows, heads, D] tensor, [HEADS up to a power of two, columns]; zero beyond the heads and D."""
+        heads = tl.arange(0, triton.next_power_of_2(HEADS))[:, None]
+        mask = (heads < HEADS) & (columns < WIDTH)[None, :]
+        return tl.load(pointer + (row * HEADS + heads) * WIDTH + columns[None, :], mask=mask, other=0.0).to(tl.float32)
 
     @triton.jit
-    def _store_heads(pointer, row, columns, value, HEADS: tl.constexpr, HEAD_BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-        heads = tl.arange(0, HEAD_BLOCK)
-        mask = (heads < HEADS)[:, None] & (columns < WIDTH)[None, :]
-        tl.store(pointer + (row * HEADS + heads[:, None]) * WIDTH + columns[None, :], value, mask=mask)
-
-    @triton.jit
-    def _store_row(pointer, row, columns, value, WIDTH: tl.constexpr):
-        tl.store(pointer + row * WIDTH + columns, value, mask=columns < WIDTH)
-
-    @triton.jit
-    def _dot(per_head, pairs):
-        """[heads, D] and [pairs, D] → [heads, pairs]."""
-        return tl.sum(per_head[:, None, :] * pairs[None, :, :], 2)
-
-    @triton.jit
-    def _weigh(weights, pairs):
-        """[heads, pairs] and [pairs, D] → [heads, D]."""
-        return tl.sum(weights[:, :, None] * pairs[None, :, :], 1)
-
-    @triton.jit
-    def _spread(weights, per_head):
-        """[heads, pairs] and [heads, D] → [pairs, D]."""
-        return tl.sum(weights[:, :, None] * per_head[:, None, :], 0)
+    def _store_per_head(pointer, row, columns, values, HEADS: tl.constexpr, WIDTH: tl.constexpr):
+        heads = tl.arange(0, triton.next_power_of_2(HEADS))[:, None]
+        mask = (heads < HEADS) & (columns < WIDTH)[None, :]
+        tl.store(pointer + (row * HEADS + heads) * WIDTH + columns[None, :], values, mask=mask)
 
     @_jit
     def _weighted_kernel(
@@ -332,70 +316,61 @@ if triton is not None:
         walks,
         per_walk,
         HEADS: tl.constexpr,
-        HEAD_BLOCK: tl.constexpr,
         WIDTH: tl.constexpr,
         LEFT: tl.constexpr,
         RIGHT: tl.constexpr,
-        BLOCK: tl.constexpr,
         TANH: tl.constexpr,
     ):
-        """Scores of one token i with the tokens j of a walk, and their softmax-weighted sum relative to the highest."""
+        """Scores of one token i with the tokens j of a walk, and the pairs' sum, weighted relative to the highest."""
         program = tl.program_id(0).to(tl.int64)  # (example · walks + walk) · N_1 + i
         i = program % num_first
-        walk = program // num_first % walks
+        walk = (program // num_first % walks).to(tl.int32)
         example = program // num_first // walks
         own = example * num_first + i
-        others = example * num_second
-        heads = tl.arange(0, HEAD_BLOCK)
-        left = tl.arange(0, LEFT)
-        a1 = _row(a, own, left, WIDTH)
-        g1 = _row(g, own, left, WIDTH)
-        u1 = _heads(scorer, 0, left, HEADS, HEAD_BLOCK, WIDTH)
-        z1 = tl.zeros([HEAD_BLOCK, LEFT], tl.float32)
+        heads = tl.arange(0, triton.next_power_of_2(HEADS))
+        left = tl.max_contiguous(tl.arange(0, LEFT), 4)
+        a1 = _row(a, own, left, WIDTH, True)
+        g1 = _row(g, own, left, WIDTH, True)
+        u1 = _per_head(scorer, 0, left, HEADS, WIDTH)
+        z1 = tl.zeros_like(u1)
         if RIGHT:
-            right = LEFT + tl.arange(0, RIGHT)
-            a2 = _row(a, own, right, WIDTH)
-            g2 = _row(g, own, right, WIDTH)
-            u2 = _heads(scorer, 0, right, HEADS, HEAD_BLOCK, WIDTH)
-            z2 = tl.zeros([HEAD_BLOCK, RIGHT], tl.float32)
-        top = tl.full([HEAD_BLOCK], float("-inf"), tl.float32)
-        sum_ = tl.zeros([HEAD_BLOCK], tl.float32)
-        start = walk.to(tl.int32) * per_walk
+            right = tl.max_contiguous(LEFT + tl.arange(0, RIGHT), 4)
+            a2 = _row(a, own, right, WIDTH, LEFT + RIGHT == WIDTH)
+            g2 = _row(g, own, right, WIDTH, LEFT + RIGHT == WIDTH)
+            u2 = _per_head(scorer, 0, right, HEADS, WIDTH)
+            z2 = tl.zeros_like(u2)
+        top = tl.full([triton.next_power_of_2(HEADS)], float("-inf"), tl.float32)
+        sum_ = tl.zeros_like(top)
+        start = walk * per_walk
         end = tl.minimum(start + per_walk, num_second)
-        end = tl.where(tl.load(first_mask + own) != 0, end, start)  # nothing to do for a padded token
-        for j in range(start, end, BLOCK):
-            rows = j + tl.arange(0, BLOCK)
-            real = tl.load(second_mask + others + rows, mask=rows < end, other=0) != 0
-            c1 = _tanh(
-                a1[None, :] + _rows(b, others + rows, left, real, WIDTH)
-                + g1[None, :] * _rows(h, others + rows, left, real, WIDTH),
-                TANH,
-            )
-            score = _dot(u1, c1)
-            if RIGHT:
-                c2 = _tanh(
-                    a2[None, :] + _rows(b, others + rows, right, real, WIDTH)
-                    + g2[None, :] * _rows(h, others + rows, right, real, WIDTH),
-                    TANH,
-                )
-                score += _dot(u2, c2)
-            place = ((example * HEADS + heads) * num_first + i)[:, None] * num_second + rows[None, :]
-            tl.store(scores + place, score, mask=(heads < HEADS)[:, None] & real[None, :])
-            score = tl.where(real[None, :], score, float("-inf"))
-            new = tl.maximum(top, tl.max(score, 1))
-            shift = tl.maximum(new, -3e38)  # where nothing is real yet, −inf − −inf would be NaN
-            keep = tl.exp(top - shift)
-            weight = tl.exp(score - shift[:, None])
-            sum_ = sum_ * keep + tl.sum(weight, 1)
-            z1 = z1 * keep[:, None] + _weigh(weight, c1)
-            if RIGHT:
-                z2 = z2 * keep[:, None] + _weigh(weight, c2)
-            top = new
+        end = tl.where(tl.load(first_mask + own) != 0, end, start)  # padding is never looked at, whatever it holds
+        for j in range(start, end):
+            other = example * num_second + j
+            if tl.load(second_mask + other) != 0:
+                c1 = _tanh(a1 + _row(b, other, left, WIDTH, True) + g1 * _row(h, other, left, WIDTH, True), TANH)
+                score = tl.sum(u1 * c1[None, :], 1)  # [heads]
+                if RIGHT:
+                    c2 = _tanh(
+                        a2
+                        + _row(b, other, right, WIDTH, LEFT + RIGHT == WIDTH)
+                        + g2 * _row(h, other, right, WIDTH, LEFT + RIGHT == WIDTH),
+                        TANH,
+                    )
+                    score += tl.sum(u2 * c2[None, :], 1)
+                tl.store(scores + ((example * HEADS + heads) * num_first + i) * num_second + j, score, heads < HEADS)
+                new = tl.maximum(top, score)
+                keep = tl.exp(top - new)
+                weight = tl.exp(score - new)
+                sum_ = sum_ * keep + weight
+                z1 = z1 * keep[:, None] + weight[:, None] * c1[None, :]
+                if RIGHT:
+                    z2 = z2 * keep[:, None] + weight[:, None] * c2[None, :]
+                top = new
         tl.store(highest + program * HEADS + heads, top, mask=heads < HEADS)
         tl.store(total + program * HEADS + heads, sum_, mask=heads < HEADS)
-        _store_heads(sums, program, left, z1, HEADS, HEAD_BLOCK, WIDTH)
+        _store_per_head(sums, program, left, z1, HEADS, WIDTH)
         if RIGHT:
-            _store_heads(sums, program, right, z2, HEADS, HEAD_BLOCK, WIDTH)
+            _store_per_head(sums, program, right, z2, HEADS, WIDTH)
 
     @_jit
     def _normalise_kernel(
@@ -409,13 +384,15 @@ if triton is not None:
         num_first,
         num_second,
         walks,
+        parts,
         HEADS: tl.constexpr,
         WIDTH: tl.constexpr,
         BLOCKS: tl.constexpr,
     ):
-        """The parts put together: z by blocks of columns (the first programs), scores → α in place (the others)."""
-        row = tl.program_id(0).to(tl.int64)  # example · heads + head
-        part = tl.program_id(1)
+        """What the walks found, put together: z by blocks of columns, and scores → α in place."""
+        program = tl.program_id(0)
+        part = program % parts
+        row = (program // parts).to(tl.int64)  # example · heads + head
         example = row // HEADS
         head = row % HEADS
         count = walks * num_first
@@ -440,9 +417,11 @@ if triton is not None:
             for k in range(0, count, 16):
                 ks = k + tl.arange(0, 16)
                 theirs = tl.load(highest + offset + ks * HEADS, mask=ks < count, other=float("-inf"))
-                values = _rows(sums, offset + ks * HEADS, columns, ks < count, WIDTH)
+                inside = (ks < count)[:, None] & (columns < WIDTH)[None, :]
+                places = (offset + ks * HEADS)[:, None] * WIDTH + columns[None, :]
+                values = tl.load(sums + places, mask=inside, other=0.0)
                 result += tl.sum(tl.exp(theirs - shift)[:, None] * values, 0)
-            _store_row(z, row, columns, result / whole, WIDTH)
+            tl.store(z + row * WIDTH + columns, result / whole, mask=columns < WIDTH)
         else:
             places = (part - BLOCKS) * 1024 + tl.arange(0, 1024)
             inside = places < num_first * num_second
@@ -475,74 +454,70 @@ if triton is not None:
         walks,
         per_walk,
         HEADS: tl.constexpr,
-        HEAD_BLOCK: tl.constexpr,
         WIDTH: tl.constexpr,
         LEFT: tl.constexpr,
         RIGHT: tl.constexpr,
-        BLOCK: tl.constexpr,
         TANH: tl.constexpr,
     ):
         """ds of one token i with the tokens j of a walk, and what they give to the gradients of a_i, g_i and u."""
         program = tl.program_id(0).to(tl.int64)  # (example · walks + walk) · N_1 + i
         i = program % num_first
-        walk = program // num_first % walks
+        walk = (program // num_first % walks).to(tl.int32)
         example = program // num_first // walks
         own = example * num_first + i
-        others = example * num_second
-        heads = tl.arange(0, HEAD_BLOCK)
-        left = tl.arange(0, LEFT)
-        a1 = _row(a, own, left, WIDTH)
-        g1 = _row(g, own, left, WIDTH)
-        u1 = _heads(scorer, 0, left, HEADS, HEAD_BLOCK, WIDTH)
-        dz1 = _heads(grad_z, example, left, HEADS, HEAD_BLOCK, WIDTH)
-        da1 = tl.zeros([LEFT], tl.float32)
-        dg1 = tl.zeros([LEFT], tl.float32)
-        du1 = tl.zeros([HEAD_BLOCK, LEFT], tl.float32)
+        heads = tl.arange(0, triton.next_power_of_2(HEADS))
+        left = tl.max_contiguous(tl.arange(0, LEFT), 4)
+        a1 = _row(a, own, left, WIDTH, True)
+        g1 = _row(g, own, left, WIDTH, True)
+        u1 = _per_head(scorer, 0, left, HEADS, WIDTH)
+        dz1 = _per_head(grad_z, example, left, HEADS, WIDTH)
+        da1 = tl.zeros_like(a1)
+        dg1 = tl.zeros_like(a1)
+        du1 = tl.zeros_like(u1)
         if RIGHT:
-            right = LEFT + tl.arange(0, RIGHT)
-            a2 = _row(a, own, right, WIDTH)
-            g2 = _row(g, own, right, WIDTH)
-            u2 = _heads(scorer, 0, right, HEADS, HEAD_BLOCK, WIDTH)
-            dz2 = _heads(grad_z, example, right, HEADS, HEAD_BLOCK, WIDTH)
-            da2 = tl.zeros([RIGHT], tl.float32)
-            dg2 = tl.zeros([RIGHT], tl.float32)
-            du2 = tl.zeros([HEAD_BLOCK, RIGHT], tl.float32)
+            right = tl.max_contiguous(LEFT + tl.arange(0, RIGHT), 4)
+            a2 = _row(a, own, right, WIDTH, LEFT + RIGHT == WIDTH)
+            g2 = _row(g, own, right, WIDTH, LEFT + RIGHT == WIDTH)
+            u2 = _per_head(scorer, 0, right, HEADS, WIDTH)
+            dz2 = _per_head(grad_z, example, right, HEADS, WIDTH)
+            da2 = tl.zeros_like(a2)
+            dg2 = tl.zeros_like(a2)
+            du2 = tl.zeros_like(u2)
         centre = tl.load(mean + example * HEADS + heads, mask=heads < HEADS, other=0.0)
-        start = walk.to(tl.int32) * per_walk
+        start = walk * per_walk
         end = tl.minimum(start + per_walk, num_second)
         end = tl.where(tl.load(first_mask + own) != 0, end, start)
-        for j in range(start, end, BLOCK):
-            rows = j + tl.arange(0, BLOCK)
-            real = tl.load(second_mask + others + rows, mask=rows < end, other=0) != 0
-            h1 = _rows(h, others + rows, left, real, WIDTH)
-            c1 = _tanh(a1[None, :] + _rows(b, others + rows, left, real, WIDTH) + g1[None, :] * h1, TANH)
-            ds = _dot(dz1, c1)
-            if RIGHT:
-                h2 = _rows(h, others + rows, right, real, WIDTH)
-                c2 = _tanh(a2[None, :] + _rows(b, others + rows, right, real, WIDTH) + g2[None, :] * h2, TANH)
-                ds += _dot(dz2, c2)
-            place = ((example * HEADS + heads) * num_first + i)[:, None] * num_second + rows[None, :]
-            mask = (heads < HEADS)[:, None] & real[None, :]
-            weight = tl.load(alpha + place, mask=mask, other=0.0)
-            ds = weight * (ds + tl.load(grad_alpha + place, mask=mask, other=0.0) - centre[:, None])
-            tl.store(grad_score + place, ds, mask=mask)
-            # dc = Σ_k α_k dz_k + ds_k u_k, and dc (1 − c²) is the gradient of the sum inside tanh.
-            dx1 = (_spread(weight, dz1) + _spread(ds, u1)) * (1.0 - c1 * c1)
-            da1 += tl.sum(dx1, 0)
-            dg1 += tl.sum(dx1 * h1, 0)
-            du1 += _weigh(ds, c1)
-            if RIGHT:
-                dx2 = (_spread(weight, dz2) + _spread(ds, u2)) * (1.0 - c2 * c2)
-                da2 += tl.sum(dx2, 0)
-                dg2 += tl.sum(dx2 * h2, 0)
-                du2 += _weigh(ds, c2)
+        for j in range(start, end):
+            other = example * num_second + j
+            if tl.load(second_mask + other) != 0:
+                h1 = _row(h, other, left, WIDTH, True)
+                c1 = _tanh(a1 + _row(b, other, left, WIDTH, True) + g1 * h1, TANH)
+                ds = tl.sum(dz1 * c1[None, :], 1)  # [heads]
+                if RIGHT:
+                    h2 = _row(h, other, right, WIDTH, LEFT + RIGHT == WIDTH)
+                    c2 = _tanh(a2 + _row(b, other, right, WIDTH, LEFT + RIGHT == WIDTH) + g2 * h2, TANH)
+                    ds += tl.sum(dz2 * c2[None, :], 1)
+                place = ((example * HEADS + heads) * num_first + i) * num_second + j
+                weight = tl.load(alpha + place, mask=heads < HEADS, other=0.0)
+                ds = weight * (ds + tl.load(grad_alpha + place, mask=heads < HEADS, other=0.0) - centre)
+                tl.store(grad_score + place, ds, mask=heads < HEADS)
+                # dc = Σ_k α_k dz_k + ds_k u_k, and dc (1 − c²) is the gradient of the sum inside tanh.
+                dx1 = tl.sum(weight[:, None] * dz1 + ds[:, None] * u1, 0) * (1.0 - c1 * c1)
+                da1 += dx1
+                dg1 += dx1 * h1
+                du1 += ds[:, None] * c1[None, :]
+                if RIGHT:
+                    dx2 = tl.sum(weight[:, None] * dz2 + ds[:, None] * u2, 0) * (1.0 - c2 * c2)
+                    da2 += dx2
+                    dg2 += dx2 * h2
+                    du2 += ds[:, None] * c2[None, :]
         _store_row(grad_a, program, left, da1, WIDTH)
         _store_row(grad_g, program, left, dg1, WIDTH)
-        _store_heads(grad_scorer, program, left, du1, HEADS, HEAD_BLOCK, WIDTH)
+        _store_per_head(grad_scorer, program, left, du1, HEADS, WIDTH)
         if RIGHT:
             _store_row(grad_a, program, right, da2, WIDTH)
             _store_row(grad_g, program, right, dg2, WIDTH)
-            _store_heads(grad_scorer, program, right, du2, HEADS, HEAD_BLOCK, WIDTH)
+            _store_per_head(grad_scorer, program, right, du2, HEADS, WIDTH)
 
     @_jit
     def _tokens_backward_kernel(
@@ -563,55 +538,49 @@ if triton is not None:
         walks,
         per_walk,
         HEADS: tl.constexpr,
-        HEAD_BLOCK: tl.constexpr,
         SCORED: tl.constexpr,
         WIDTH: tl.constexpr,
         COLUMNS: tl.constexpr,
-        BLOCK: tl.constexpr,
         TANH: tl.constexpr,
     ):
         """Gradients of one token in a block of columns, over a walk along the other sequence."""
-        program = tl.program_id(0).to(tl.int64)  # ((example · blocks + block) · walks + walk) · length + token
-        blocks: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
+        program = tl.program_id(0).to(tl.int64)  # (example · walks + walk) · length + token
         token = program % length
-        walk = program // length % walks
-        columns = (program // length // walks % blocks).to(tl.int32) * COLUMNS + tl.arange(0, COLUMNS)
-        example = program // length // walks // blocks
+        walk = (program // length % walks).to(tl.int32)
+        example = program // length // walks
         own = example * length + token
-        others = example * num_others
-        heads = tl.arange(0, HEAD_BLOCK)
-        added_ = _row(added, own, columns, WIDTH)
-        multiplied_ = _row(multiplied, own, columns, WIDTH)
-        dz = _heads(grad_z, example, columns, HEADS, HEAD_BLOCK, WIDTH)
+        columns = tl.max_contiguous(tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), 4)
+        WHOLE: tl.constexpr = WIDTH % COLUMNS == 0
+        heads = tl.arange(0, triton.next_power_of_2(HEADS))
+        added_ = _row(added, own, columns, WIDTH, WHOLE)
+        multiplied_ = _row(multiplied, own, columns, WIDTH, WHOLE)
+        dz = _per_head(grad_z, example, columns, HEADS, WIDTH)
         if SCORED:
-            u = _heads(scorer, 0, columns, HEADS, HEAD_BLOCK, WIDTH)
-        d_added = tl.zeros([COLUMNS], tl.float32)
-        d_multiplied = tl.zeros([COLUMNS], tl.float32)
+            u = _per_head(scorer, 0, columns, HEADS, WIDTH)
+        d_added = tl.zeros_like(added_)
+        d_multiplied = tl.zeros_like(added_)
         own_share = tl.load(share + own).to(tl.float32)
-        start = walk.to(tl.int32) * per_walk
+        start = walk * per_walk
         end = tl.minimum(start + per_walk, num_others)
         end = tl.where(own_share != 0.0, end, start)
-        for other in range(start, end, BLOCK):
-            rows = other + tl.arange(0, BLOCK)
-            shares = tl.load(others_share + others + rows, mask=rows < end, other=0).to(tl.float32)
-            if tl.max(shares, 0) > 0.0:  # padding comes in rows: a block of it costs nothing
-                real = shares != 0.0
-                factor = _rows(others_multiplied, others + rows, columns, real, WIDTH)
-                summand = _rows(others_added, others + rows, columns, real, WIDTH)
-                c = _tanh(added_[None, :] + summand + multiplied_[None, :] * factor, TANH)
+        for j in range(start, end):
+            other = example * num_others + j
+            other_share = tl.load(others_share + other).to(tl.float32)
+            if other_share != 0.0:
+                factor = _row(others_multiplied, other, columns, WIDTH, WHOLE)
+                c = _tanh(added_ + _row(others_added, other, columns, WIDTH, WHOLE) + multiplied_ * factor, TANH)
                 if SCORED:
-                    place = ((example * HEADS + heads)[:, None] * num_others + rows[None, :]) * length + token
-                    mask = (heads < HEADS)[:, None] & real[None, :]
-                    dc = _spread(tl.load(alpha + place, mask=mask, other=0.0), dz)
-                    dc += _spread(tl.load(grad_score + place, mask=mask, other=0.0), u)
+                    place = ((example * HEADS + heads) * num_others + j) * length + token
+                    weight = tl.load(alpha + place, mask=heads < HEADS, other=0.0)
+                    ds = tl.load(grad_score + place, mask=heads < HEADS, other=0.0)
+                    dc = tl.sum(weight[:, None] * dz + ds[:, None] * u, 0)
                 else:
-                    dc = _spread((own_share * shares)[None, :], dz)
+                    dc = tl.sum(own_share * other_share * dz, 0)
                 dx = dc * (1.0 - c * c)
-                d_added += tl.sum(dx, 0)
-                d_multiplied += tl.sum(dx * factor, 0)
-        row = (example * walks + walk) * length + token
-        _store_row(grad_added, row, columns, d_added, WIDTH)
-        _store_row(grad_multiplied, row, columns, d_multiplied, WIDTH)
+                d_added += dx
+                d_multiplied += dx * factor
+        _store_row(grad_added, program, columns, d_added, WIDTH)
+        _store_row(grad_multiplied, program, columns, d_multiplied, WIDTH)
 
     @_jit
     def _mean_kernel(
@@ -628,30 +597,27 @@ if triton is not None:
         per_walk,
         WIDTH: tl.constexpr,
         COLUMNS: tl.constexpr,
-        BLOCK: tl.constexpr,
         TANH: tl.constexpr,
     ):
         """What one token i with the tokens j of a walk gives to a block of columns of the mean."""
-        program = tl.program_id(0).to(tl.int64)  # ((example · blocks + block) · walks + walk) · N_1 + i
-        blocks: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
+        program = tl.program_id(0).to(tl.int64)  # (example · walks + walk) · N_1 + i
         i = program % num_first
-        walk = program // num_first % walks
-        columns = (program // num_first // walks % blocks).to(tl.int32) * COLUMNS + tl.arange(0, COLUMNS)
-        example = program // num_first // walks // blocks
+        walk = (program // num_first % walks).to(tl.int32)
+        example = program // num_first // walks
         own = example * num_first + i
-        others = example * num_second
-        a_ = _row(a, own, columns, WIDTH)
-        g_ = _row(g, own, columns, WIDTH)
-        sum_ = tl.zeros([COLUMNS], tl.float32)
+        columns = tl.max_contiguous(tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), 4)
+        WHOLE: tl.constexpr = WIDTH % COLUMNS == 0
+        a_ = _row(a, own, columns, WIDTH, WHOLE)
+        g_ = _row(g, own, columns, WIDTH, WHOLE)
+        sum_ = tl.zeros_like(a_)
         own_share = tl.load(first_share + own)
-        start = walk.to(tl.int32) * per_walk
+        start = walk * per_walk
         end = tl.minimum(start + per_walk, num_second)
         end = tl.where(own_share != 0.0, end, start)
-        for j in range(start, end, BLOCK):
-            rows = j + tl.arange(0, BLOCK)
-            shares = tl.load(second_share + others + rows, mask=rows < end, other=0.0)
-            real = shares != 0.0
-            summand = _rows(b, others + rows, columns, real, WIDTH)
-            c = _tanh(a_[None, :] + summand + g_[None, :] * _rows(h, others + rows, columns, real, WIDTH), TANH)
-            sum_ += tl.sum(shares[:, None] * c, 0)
-        _store_row(sums, (example * walks + walk) * num_first + i, columns, own_share * sum_, WIDTH)
+        for j in range(start, end):
+            other = example * num_second + j
+            share = tl.load(second_share + other)
+            if share != 0.0:
+                summand = _row(b, other, columns, WIDTH, WHOLE)
+                sum_ += share * _tanh(a_ + summand + g_ * _row(h, other, columns, WIDTH, WHOLE), TANH)
+        _store_row(sums, program, columns, own_share * sum_, WIDTH)

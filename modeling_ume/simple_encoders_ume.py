@@ -206,18 +206,36 @@ class UMELSTMModel(_SimpleEncoder):
             )
         self.embeddings.weight.copy_(table)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """input_ids [B, L], attention_mask [B, L] with 1 for real tokens (default: all)."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask = mask.bool()
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """
+        input_ids [B, L] or in their place inputs_embeds [B, L, E], attention_mask [B, L] with 1 for real tokens
+        (default: all).
+
+        Raises:
+            ValueError: when both or neither of input_ids and inputs_embeds are given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("The LSTM encoder reads either input_ids or inputs_embeds: give one of them.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings(input_ids)
+        if attention_mask is None:
+            mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        else:
+            mask = attention_mask.bool()
         # Real tokens move to the front in their order, so that padding on the left is skipped like any other.
         order = (~mask).int().argsort(dim=1, stable=True)  # [B, L]
-        embedded = self.dropout(self.embeddings(input_ids.gather(1, order)))  # [B, L, E]
+        embedded = inputs_embeds.gather(1, order[..., None].expand_as(inputs_embeds))  # [B, L, E]
+        embedded = self.dropout(embedded)
         # A row of nothing but padding is read as one token, which the mask takes away again.
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         outputs, last = self.rnn(packed)
-        states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=input_ids.shape[1])  # [B, L, D]
+        states, _ = pad_packed_sequence(outputs, batch_first=True, total_length=mask.shape[1])  # [B, L, D]
         places = order.argsort(dim=1)[..., None].expand_as(states)
         states = states.gather(1, places) * mask[..., None]
         last = torch.cat(last, dim=0) if self.config.cell == "lstm" else last  # [layers · directions (· 2), B, D]
@@ -277,15 +295,6 @@ class UMEVGGModel(_SimpleEncoder):
         fc6 = self.dropout(self.pre_logits["fc1"](pooled).relu())
         fc7 = self.pre_logits["fc2"](fc6).relu().flatten(1)  # [U, fc_size]
         return BaseModelOutputWithPooling(last_hidden_state=grid, pooler_output=fc7)
-
-
-def own_config(config: PretrainedConfig) -> PretrainedConfig:
-    """Of a published VGG, whose config says that it needs timm, the config of this repo's, which reads its weights."""
-    architecture = getattr(config, "architecture", None)
-    depths = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
-    if config.model_type == "timm_wrapper" and architecture in depths:
-        return UMEVGGConfig(depth=depths[architecture])
-    return config
 
 
 SIMPLE_ENCODERS: dict[str, type[PreTrainedModel]] = {

@@ -26,6 +26,9 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
     for question, candidates in zip(args.questions, answers, strict=True):
         print(question)
         for candidate in candidates:

@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # From a machine with nothing but Python 3.10+ to a trained model that answers: easy-VQA, small encoders from scratch.
 #   bash scripts/quickstart.sh                 trains into runs/easy_vqa; run again, it goes on where it stopped
-#   bash scripts/quickstart.sh runs/mine       another folder
+#   bash scripts/quickstart.sh mine            another folder, relative to where you are
+out=${1:-}
+case $out in
+    "" | /*) ;;
+    *) out=$PWD/$out ;;    # from here, as environment.sh goes to the repository's root
+esac
 . "$(dirname "$0")/environment.sh" easy-vqa
 
-out=${1:-runs/easy_vqa}
+out=${out:-runs/easy_vqa}
 resume=()
 if [ -e "$out" ]; then
     resume=(--resume_from_checkpoint)

@@ -9,11 +9,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING
 
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class, load_encoder
+from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class, load_config, load_encoder
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
 from training_ume.encoder_facts import (
     IMAGE_ENCODERS,
@@ -164,35 +164,44 @@ def test_siglips_summary_that_pools_padding_is_refused():
 
 # --- images ---
 
-# What these make of an image before the grid leaves no trace of where it was, with random weights.
-NOT_LOCAL = {"MobileNetV2", "EfficientNet"}
+
+def usual_size(config) -> int:
+    size = config.to_dict().get("image_size") or IMAGE_SIZE
+    return size if isinstance(size, int) else size[0]
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_grid_lies_over_the_image_row_by_row(name):
-    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS[name](), "vision")
-    height, width = 64, 128
-    images = torch.randn(4, 3, height, width, requires_grad=True)
+    config = IMAGE_ENCODERS[name]()
+    encoder, adapter = encoder_and_adapter(config, "vision")
+    height = usual_size(config)
+    images = torch.randn(2, 3, height, 2 * height, requires_grad=True)
     stream = adapter.vision(encoder, images)
     rows, columns = stream.grid
     assert columns == 2 * rows
-    assert stream.states.shape[2] == adapter.width
-    assert 0 <= stream.states.shape[1] - rows * columns <= 101
-    cells = stream.states[:, -rows * columns :].unflatten(1, stream.grid)
+    cells = stream.states[:, -rows * columns :].unflatten(1, stream.grid)  # [2, H, W, D]
+    if (
+        encoder(images[:, :, :, :height]).last_hidden_state.ndim == 4
+    ):  # a feature map, whose rows and columns are given
+        assert stream.states.shape[1] == rows * columns
+        torch.testing.assert_close(cells, encoder(images).last_hidden_state.permute(0, 2, 3, 1))
+        return
     # The top right cell hears the top right quarter most, the bottom left cell the bottom left one.
     for row, column, quarter in ((0, columns - 1, 1), (rows - 1, 0, 2)):
         cell = cells[:, row, column] * torch.randn(adapter.width)
         (gradient,) = torch.autograd.grad(cell.sum(), images, retain_graph=True)
         heard = nn.functional.adaptive_avg_pool2d(gradient.square().sum((0, 1))[None], 2).flatten()
-        assert heard.argmax() == quarter, (name, heard)
+        assert heard.argmax() == quarter
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", IMAGES)
 def test_an_image_of_another_size_gets_a_grid_of_its_own(name):
-    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS[name](), "vision")
-    usual = adapter.vision(encoder, torch.randn(1, 3, 64, 64)).grid
-    stream = adapter.vision(encoder, torch.randn(1, 3, 128, 128))
+    config = IMAGE_ENCODERS[name]()
+    encoder, adapter = encoder_and_adapter(config, "vision")
+    size = usual_size(config)
+    usual = adapter.vision(encoder, torch.randn(1, 3, size, size)).grid
+    stream = adapter.vision(encoder, torch.randn(1, 3, 2 * size, 2 * size))
     assert math.prod(stream.grid) > math.prod(usual)
     assert stream.states.isfinite().all()
 
@@ -202,7 +211,9 @@ def test_an_encoder_that_cannot_take_another_size_says_so():
         image_size=64, hidden_sizes=[8, 8, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1], key_dim=[8, 8, 8]
     )
     encoder, adapter = encoder_and_adapter(config, "vision")
-    with pytest.raises(ValueError, match="'levit' was made for images of 64×64 pixels and cannot read 96×96 .* resize"):
+    with pytest.raises(
+        ValueError, match=r"'levit' was made for images of 64×64 pixels and cannot read 96×96 .* resize"
+    ):
         adapter.vision(encoder, torch.randn(1, 3, 96, 96))
     with pytest.raises(ValueError, match="images of 16×64 pixels: the least is 32×32"):
         build_encoder(IMAGE_ENCODERS["VGG-16"](), "auto")(torch.zeros(1, 3, 16, 64))
@@ -279,11 +290,10 @@ def test_the_encoder_of_an_encoder_decoder_checkpoint_is_taken(kind, tmp_path):
     config = TEXT_ENCODERS[kind]()
     whole = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     whole.save_pretrained(tmp_path)
-    encoder, info = encoder_class(config).from_pretrained, None
     encoder = load_encoder(str(tmp_path), "text", "auto")
     expected = whole.get_encoder().state_dict()
     own = {name.removeprefix("encoder."): value for name, value in encoder.state_dict().items()}
-    assert all(torch.equal(own[name], value) for name, value in expected.items()), info
+    assert all(torch.equal(own[name], value) for name, value in expected.items())
     assert not any("decoder" in name for name in encoder.state_dict())
 
 
@@ -308,9 +318,7 @@ def test_published_vgg_weights_load_by_their_names_without_timm(tmp_path):
     assert vgg.state_dict().keys() == weights.keys()
     assert all(torch.equal(vgg.state_dict()[name], value) for name, value in weights.items())
     # Named alone, as `timm/vgg16.tv_in1k` is, it is this repo's VGG in full size.
-    resolved = UMEConfig(vision_config=AutoConfig.from_pretrained(tmp_path)).vision_config
-    assert isinstance(resolved, UMEVGGConfig)
-    assert (resolved.depth, resolved.fc_size) == (16, 4096)
+    assert load_config(tmp_path).to_dict() == UMEVGGConfig().to_dict()
 
 
 @torch.no_grad()
@@ -350,7 +358,7 @@ def test_a_package_that_an_encoder_needs_in_turn_is_named(monkeypatch):
 
     config = IMAGE_ENCODERS["timm (TimmWrapper)"]()
     monkeypatch.setattr("modeling_ume.encoders_ume.MODEL_MAPPING", Lazy({type(config): None}))
-    with pytest.raises(ImportError, match="'timm_wrapper' needs a package .* `pip install torchvision`"):
+    with pytest.raises(ImportError, match=r"'timm_wrapper' needs a package .* `pip install torchvision`"):
         encoder_class(config)
 
 
@@ -366,8 +374,16 @@ REFUSED = [
     ("text", _transformers("WhisperConfig", **SEQ2SEQ), "encoder-decoder model_type='whisper' has no encoder"),
     ("text", _transformers("BartConfig", **SEQ2SEQ), "encoder-decoder model_type='bart' has no encoder"),
     ("text", _transformers("LxmertConfig"), "'lxmert' does not run on input_ids and attention_mask alone"),
-    ("vision", _transformers("TimesformerConfig", **VIT), r"'timesformer' does not run on pixel_values \[1, 3, 64, 64\]"),
-    ("vision", _transformers("VideoMAEConfig", **VIT), "'videomae' does not run on .* a model that reads single pictures"),
+    (
+        "vision",
+        _transformers("TimesformerConfig", **VIT),
+        r"'timesformer' does not run on pixel_values \[1, 3, 64, 64\]",
+    ),
+    (
+        "vision",
+        _transformers("VideoMAEConfig", **VIT),
+        "'videomae' does not run on .* a model that reads single pictures",
+    ),
     ("vision", _transformers("PerceiverConfig"), "'perceiver' takes no pixel_values"),
     ("vision", _transformers("DepthAnythingConfig"), "no encoder for model_type='depth_anything'"),
     ("vision", _transformers("Siglip2VisionConfig", **TRANSFORMER), "missing 2 required positional arguments"),
@@ -386,7 +402,7 @@ UNLISTED_TEXT = {
     "camembert": _transformers("CamembertConfig", **TEXT),
     "ernie": _transformers("ErnieConfig", **TEXT),
     "eurobert": _transformers("EuroBertConfig", num_key_value_heads=2, **TEXT),
-    "falcon": _transformers("FalconConfig", vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=1),
+    "falcon": _transformers("FalconConfig", vocab_size=VOCAB_SIZE, hidden_size=16, num_attention_heads=2),
     "flava text": _transformers("FlavaTextConfig", **TEXT),
     "gemma": _transformers("GemmaConfig", num_key_value_heads=2, head_dim=8, **TEXT),
     "gemma3 text": _transformers("Gemma3TextConfig", num_key_value_heads=2, head_dim=8, **TEXT),
@@ -426,26 +442,25 @@ UNLISTED_IMAGE = {
     ),
     "ijepa": _transformers("IJepaConfig", **VIT),
     "levit": _transformers(
-        "LevitConfig", image_size=64, hidden_sizes=[8, 8, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1]
+        "LevitConfig",
+        image_size=64,
+        hidden_sizes=[8, 8, 16],
+        num_attention_heads=[1, 1, 1],
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
     ),
     "mlcd": _transformers("MLCDVisionConfig", **VIT),
     "mobilevitv2": _transformers("MobileViTV2Config", image_size=64, width_multiplier=0.25),
     "owlvit": _transformers("OwlViTVisionConfig", **VIT),
     "poolformer": _transformers("PoolFormerConfig", hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1]),
     "pvt": _transformers("PvtConfig", image_size=64, hidden_sizes=[8, 8, 8, 16], mlp_ratios=[2, 2, 2, 2], **PYRAMID),
-    "sam vision": _transformers(
-        "SamVisionConfig", output_channels=8, window_size=2, global_attn_indexes=[1], **VIT
-    ),
+    "sam vision": _transformers("SamVisionConfig", output_channels=8, window_size=2, global_attn_indexes=[1], **VIT),
     "segformer": _transformers("SegformerConfig", hidden_sizes=[8, 8, 8, 16], **PYRAMID),
     "swiftformer": _transformers("SwiftFormerConfig", depths=[1, 1, 1, 1], embed_dims=[8, 8, 8, 16]),
     "vit_msn": _transformers("ViTMSNConfig", **VIT),
     "vitdet": _transformers("VitDetConfig", **VIT),
 }
 QUICK = ("mistral", "mixtral", "squeezebert", "mamba", "hiera", "pvt", "segformer", "ijepa")
-
-
-def _unlisted(configs):
-    return [pytest.param(make, id=name, marks=[] if name in QUICK else pytest.mark.slow) for name, make in configs]
 
 
 @pytest.mark.parametrize(
@@ -461,6 +476,8 @@ def test_an_encoder_of_a_kind_that_is_not_listed_works(modality, make):
         config = make()
     except AttributeError:
         pytest.skip("this release of transformers has no such model")
+    if config.model_type not in CONFIG_MAPPING:
+        pytest.skip("this release of transformers knows this half only inside its dual model")
     text, image = (config, IMAGE_ENCODERS["ViT"]()) if modality == "text" else (TEXT_ENCODERS["BERT"](), config)
     model = UMEForVisualQuestionAnswering(UMEConfig.from_encoder_configs(text, image, num_labels=5))
     batch = joint_batch()
@@ -496,3 +513,24 @@ def test_the_table_of_encoders_says_what_each_gives():
     assert tokens["VGG-16"] == "14·14 × D"
     pooled = {name: fact["pooled"] for name, fact in facts.items()}
     assert (pooled["GPT-2"], pooled["T5"], pooled["Swin"], pooled["VGG-19"]) == ("last", "mean", "mean", "pooler")
+
+
+def test_a_kind_of_encoder_that_this_release_lacks_is_named():
+    message = rf"vision_config: transformers {transformers.__version__} has no model_type='vit_of_tomorrow'"
+    with pytest.raises(ValueError, match=message):
+        UMEConfig(vision_config={"model_type": "vit_of_tomorrow"})
+
+
+@torch.no_grad()
+def test_a_map_with_its_channels_last_is_recognised_by_its_pooled_width():
+    class ChannelsLast(UMEVGGModel):
+        def forward(self, pixel_values):
+            output = super().forward(pixel_values)
+            grid = output.last_hidden_state.permute(0, 2, 3, 1)
+            return type(output)(last_hidden_state=grid, pooler_output=grid.mean((1, 2)))
+
+    encoder = ChannelsLast(UMEVGGConfig(image_size=64, hidden_sizes=[4, 4, 8, 8, 8], fc_size=12)).eval()
+    adapter, images = EncoderAdapter(encoder, "vision", "pooler"), torch.randn(2, 3, 64, 96)
+    stream = adapter.vision(encoder, images)
+    assert (stream.grid, adapter.width) == ((4, 6), 8)
+    torch.testing.assert_close(stream.states.unflatten(1, (4, 6)), encoder(images).last_hidden_state)

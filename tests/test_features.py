@@ -266,12 +266,14 @@ def test_the_same_picture_under_two_names_is_stored_once(setting, built, tmp_pat
     assert first == second
 
 
-def test_a_picture_that_was_replaced_under_its_name_is_another_one(setting, built, own_cache, tmp_path):
-    path = shutil.copy(built[2]["vision"][0]["image"], tmp_path / "picture.png")
-    FeatureCache(own_cache / "vision").locate([str(path)])
+def test_a_picture_that_was_replaced_under_its_name_is_another_one(built, tmp_path):
+    model, collators, rows, _ = built
+    path = shutil.copy(rows["vision"][0]["image"], tmp_path / "picture.png")
+    build(tmp_path / "cache", "vision", model, collators, {"vision": [{**rows["vision"][0], "image": str(path)}]})
+    assert FeatureCache(tmp_path / "cache").locate([str(path)]) == [0]
     Image.new("RGB", (40, 36), "orange").save(path)
     with pytest.raises(ValueError, match=f"lacks 1 of 1 images, the first is '{path}'"):
-        FeatureCache(own_cache / "vision").locate([str(path)])
+        FeatureCache(tmp_path / "cache").locate([str(path)])
 
 
 @pytest.mark.parametrize("modality", features.MODALITIES)
@@ -366,6 +368,12 @@ def changed(built, modality, part):
         model.ume._adapters[modality].feature_grid = 1
     elif part == "processor.image_mean":
         collator.processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    elif part == "processor.image_processor_type":
+
+        class OtherProcessor(type(collator.processor.image_processor)):
+            pass
+
+        collator.processor.image_processor = OtherProcessor.from_dict(collator.processor.image_processor.to_dict())
     elif part == "processor.size.height":
         collator.processor.image_processor.size = {"height": 24, "width": 16}
     elif part == "tokenizer":
@@ -383,7 +391,8 @@ def changed(built, modality, part):
             for modality in features.MODALITIES
             for part in ("weights", "encoder.hidden_act", "pooling")
         ),
-        *(("vision", part) for part in ("feature_grid", "processor.image_mean", "processor.size.height")),
+        *(("vision", part) for part in ("feature_grid", "processor.image_mean")),
+        *(("vision", f"processor.{part}") for part in ("size.height", "image_processor_type")),
         *(("text", part) for part in ("tokenizer", "max_question_length")),
     ],
 )

@@ -707,7 +707,10 @@ def test_early_input_ignores_padding_on_either_side_and_what_is_absent(text_conf
     torch.testing.assert_close(model(**batch, text_present=no).logits, image_only, rtol=0, atol=1e-6)
     mixed = torch.where(some[:, None], expected, image_only)
     torch.testing.assert_close(model(**batch, text_present=some).logits, mixed, rtol=0, atol=1e-6)
+    seen = []
+    model.ume.text_model.register_forward_pre_hook(lambda _, __, given: seen.append(given), with_kwargs=True)
     assert model(**batch, text_present=no, image_present=no).logits.isfinite().all()
+    assert seen[0]["attention_mask"].any(1).all()  # of nothing at all, some attentions make NaN
 
 
 def test_early_input_trains_both_encoders_and_its_projection():

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
@@ -36,6 +38,15 @@ def trained(tmp_path_factory):
     recipe = write_tiny_recipe(folder / "tiny.yaml", files, num_train_epochs=1)
     assert script("train").main([str(recipe)]) == 0
     return folder / "run", files
+
+
+def images_with(folder, files, content):
+    """A copy of the images in which image0.png has other content, or (None) is missing."""
+    shutil.copytree(files["train_images"], folder)
+    (folder / "image0.png").unlink()
+    if content is not None:
+        (folder / "image0.png").write_bytes(content)
+    return folder
 
 
 def data_options(files, annotations=True):
@@ -107,6 +118,28 @@ def test_ctrl_c_says_where_the_checkpoint_is_and_how_to_go_on(tmp_path, trained,
     assert "--resume_from_checkpoint" in error
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_ends_a_training_process_without_a_traceback(tmp_path, workers):
+    files = write_vqa_files(tmp_path / "data", num_images=60)
+    recipe = write_tiny_recipe(
+        tmp_path / "tiny.yaml", files, num_train_epochs=1000, dataloader_num_workers=int(workers)
+    )
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    training = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoint-34").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(training.pid, signal.SIGINT)  # a terminal sends it to the workers, too
+    error = training.communicate(timeout=60)[1]
+    assert training.returncode == 130
+    assert "To go on, repeat the command with --resume_from_checkpoint." in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
@@ -115,13 +148,24 @@ def test_ctrl_c_says_where_the_checkpoint_is_and_how_to_go_on(tmp_path, trained,
         (["TINY", "--beside", "nonsense"], "beside names 'nonsense', which is unknown: choose from"),
         (["TINY", "--beside", "ume"], "which the recipe trains anyway"),
         (["TINY", "--fusion", "nonsense"], "fusion='nonsense' is not known"),
+        (
+            ["TINY", "--vision_config", '{"model_type": "vitt"}'],
+            "no encoder that transformers knows. Did you mean vit",
+        ),
+        (["TINY", "--train_images", "BROKEN"], "image0.png cannot be read"),
+        (["TINY", "--train_images", "EMPTY"], "image0.png of image_id '0' does not exist"),
+        (["TINY", "--output_dir", "TINY"], "is a file: choose a folder"),
         (["TINY", "--train_questions", "absent.json"], "absent.json"),
         (["TINY", "--text_config", "null", "--tokenizer", "null", "--text_model", "./absent"], "'./absent'"),
     ],
 )
 def test_what_train_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trained, capsys, argv, sentence):
-    recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", trained[1]))
-    assert script("train").main([recipe if a == "TINY" else a for a in argv]) == 2
+    names = {
+        "TINY": write_tiny_recipe(tmp_path / "tiny.yaml", trained[1]),
+        "BROKEN": images_with(tmp_path / "broken", trained[1], b"no image"),
+        "EMPTY": images_with(tmp_path / "missing", trained[1], None),
+    }
+    assert script("train").main([str(names.get(argument, argument)) for argument in argv]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert sentence in error
@@ -142,6 +186,57 @@ def test_evaluate_writes_scores_baselines_and_challenge_answers(tmp_path, traine
     answers = json.loads(challenge.read_text())
     assert [answer["question_id"] for answer in answers] == list(range(24))
     assert "question only" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"MODEL": "absent"}, "There is no model 'absent'"),
+        ({"MODEL": "CUT"}, "No UME model can be loaded from"),
+        ({"--questions": "absent.json"}, "The questions file absent.json does not exist"),
+        ({"--questions": "HALF"}, "is not valid JSON"),
+        ({"--images": "absent"}, "absent does not exist or is not a folder"),
+        ({"--images": "EMPTY"}, "image0.png of image_id '0' does not exist"),
+        ({"--images": "BROKEN"}, "image0.png cannot be read"),
+        ({"--source": "./absent"}, "The data set './absent'"),
+        ({"--out": "HALF"}, "exists: delete it, or choose another name"),
+        ({"--challenge_file": "HALF"}, "exists: delete it, or choose another name"),
+        ({"--max_questions": "0"}, "max_questions=0 is impossible"),
+    ],
+)
+def test_what_evaluate_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trained, capsys, change, sentence):
+    folder, files = trained
+    (tmp_path / "half.json").write_text('{"questions": [')
+    cut = shutil.copytree(folder, tmp_path / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:100])
+    names = {
+        "CUT": tmp_path / "cut",
+        "HALF": tmp_path / "half.json",
+        "BROKEN": images_with(tmp_path / "broken", files, b"no image"),
+        "EMPTY": images_with(tmp_path / "missing", files, None),
+    }
+    options = data_options(files)
+    options = {"MODEL": folder, **dict(zip(options[::2], options[1::2], strict=True)), **change}
+    if "--source" in change:
+        options = {"MODEL": folder, **change}
+    model, *rest = (str(names.get(value, value)) for value in options.values())
+    argv = [text for pair in zip(list(options)[1:], rest, strict=True) for text in pair]
+    assert script("evaluate").main([model, *argv]) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(("name", "function"), [("evaluate", "evaluate"), ("ask", "ask")])
+def test_ctrl_c_ends_the_other_scripts_with_a_word(monkeypatch, capsys, name, function):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    module = script(name)
+    monkeypatch.setattr(module, function, interrupted)
+    assert module.main(["model", "image", "question"][: 1 if name == "evaluate" else 3]) == 130
+    assert capsys.readouterr().err.startswith("\nInterrupted")
 
 
 def test_evaluate_equals_the_score_of_the_training_run(tmp_path, trained):
@@ -189,6 +284,7 @@ def test_ask_prints_answers_with_probabilities(trained, capsys):
         ("IMAGE", "IMAGE", "q", "is a file, not a model"),
         ("MODEL", "absent.png", "q", "The image 'absent.png' cannot be read"),
         ("MODEL", "TEXT", "q", "cannot be read"),
+        ("MODEL", "CUT", "q", "cannot be read: image file is truncated"),
         ("MODEL", "IMAGE", "", "A question is empty"),
     ],
 )
@@ -199,13 +295,16 @@ def test_what_ask_cannot_use_is_one_sentence_and_exit_code_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:1500])
     names = {
         "MODEL": folder,
         "IMAGE": Path(files["train_images"]) / "image0.png",
         "EMPTY": tmp_path / "empty",
         "OTHER": tmp_path / "other",
-        "TEXT": tmp_path / "text.png",
+        "TEXT": tmp_path / "text.jpg",
+        "CUT": tmp_path / "cut.jpg",
     }
     assert script("ask").main([str(names.get(model, model)), str(names.get(image, image)), question]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -237,3 +336,7 @@ def test_kill_9_and_the_same_command_with_resume_give_the_weights_of_an_uninterr
     assert "Going on from" in resumed.stdout
     first, second = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
     assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_the_readme_shows_the_results_that_are_there():
+    assert script("render").main(["--check"]) == 0, "run: python scripts/render.py"

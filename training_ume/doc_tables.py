@@ -29,11 +29,13 @@ def scheme(head: type) -> str:
 
 
 def head_parameters(name: str) -> int:
-    """Parameters of the head alone for two streams of width 768 at D = 512; of `early_input` with its text encoder's
-    width, of the late heads without their classifiers."""
+    """Parameters of the head alone for two streams of width 768 at D = 512; of the late heads without classifiers."""
     config = UMEConfig.from_encoder_configs(BertConfig(), ViTConfig(), fusion=name, fusion_hidden_size=HIDDEN_SIZE)
     with torch.device("meta"):
-        head = FUSIONS[name](config, [ENCODER_WIDTH, ENCODER_WIDTH])
+        inputs = {}
+        if FUSIONS[name].reads_in_encoder:
+            inputs = {"embedding_width": ENCODER_WIDTH, "input_widths": [ENCODER_WIDTH]}
+        head = FUSIONS[name](config, [ENCODER_WIDTH, ENCODER_WIDTH], **inputs)
     return sum(parameter.numel() for parameter in head.parameters())
 
 

@@ -70,9 +70,11 @@ def describe(modality: str, model: UMEForVisualQuestionAnswering, collator: VQAC
         "pooling": adapter.pooling,
     }
     if modality == "vision":
-        settings = collator.processor.image_processor.to_dict()
+        image_processor = collator.processor.image_processor
+        settings = {name: value for name, value in image_processor.to_dict().items() if "processor_class" not in name}
+        # The class itself: with and without torchvision one name stands for two, whose resizing differs a little.
+        key["processor"] = {**settings, "image_processor_type": type(image_processor).__name__}
         key["feature_grid"] = adapter.feature_grid
-        key["processor"] = {name: value for name, value in settings.items() if "processor_class" not in name}
     else:
         key["tokenizer"] = tokenizer_digest(collator.processor.tokenizer)
         key["max_question_length"] = collator.question_limit
@@ -491,17 +493,18 @@ def _write_shard(
     chunks, lengths, grid = [], [], None
     for part, batch in zip(parts, _ahead(collator, parts, threads), strict=True):
         states, pooled, grid = encode(batch)
-        for row, tokens, summary in zip(part, states, pooled, strict=True):
-            values = np.concatenate([summary, tokens.ravel()])
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"The features of {row['question' if is_text else 'image']!r} do not fit into float16, which "
-                    "ends at 65,504: this encoder cannot be cached."
-                )
-            chunks.append(values)
+        for tokens, summary in zip(states, pooled, strict=True):
+            chunks += [summary, tokens.ravel()]
             lengths.append(len(tokens))
         progress(len(part))
     content = np.concatenate(chunks)
+    if not np.isfinite(content).all():
+        ends = np.cumsum([len(chunk) for chunk in chunks])[1::2]
+        row = rows[np.searchsorted(ends, np.isfinite(content).argmin(), side="right")]
+        raise ValueError(
+            f"The features of {row['question' if is_text else 'image']!r} do not fit into float16, which ends at "
+            "65,504: this encoder cannot be cached."
+        )
     _write_whole(folder / f"shard-{number:05d}.bin", content.data)
     index = {
         "bytes": content.nbytes,

@@ -71,6 +71,9 @@ class ModelArguments:
     fusion_num_layers: int = field(
         default=1, metadata={"help": "Layers of the fusion head, for heads that have layers."}
     )
+    fusion_rank: int | None = field(
+        default=None, metadata={"help": "Rank of a bilinear fusion head (left out: the head's own default)."}
+    )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
     modality_dropout: float = field(

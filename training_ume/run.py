@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.encoders_ume import load_encoder
+from modeling_ume.encoders_ume import load_config, load_encoder
 from training_ume.answers import AnswerVocabulary
 from training_ume.collator import VQACollator
 from training_ume.data import load_vqa, split_by_image
@@ -579,9 +579,9 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
         **{
             name: getattr(args, name)
             for name in (
-                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_layers", "fusion_dropout",
-                "classifier_dropout", "modality_dropout", "text_pooling", "vision_pooling", "feature_grid",
-                "problem_type",
+                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_layers", "fusion_rank",
+                "fusion_dropout", "classifier_dropout", "modality_dropout", "text_pooling", "vision_pooling",
+                "feature_grid", "problem_type",
             )
         },
     }  # fmt: skip
@@ -615,7 +615,7 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
 def encoder_config(settings: dict | None, name: str | None, revision: str | None) -> PretrainedConfig:
     if settings is None:
         try:
-            return AutoConfig.from_pretrained(name, revision=revision or "main")
+            return load_config(name, revision=revision or "main")
         except (OSError, ValueError) as error:
             raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
     settings = dict(settings)
