@@ -77,7 +77,12 @@ def environment() -> dict:
     hardware = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count()}
     hardware["torch_threads"] = torch.get_num_threads()
     hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"versions": versions, "git_revision": _git_revision(), "hardware": hardware, "command": [Path(sys.argv[0]).name, *sys.argv[1:]]}
+    return {
+        "versions": versions,
+        "git_revision": _git_revision(),
+        "hardware": hardware,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
 
 
 def _cpu_name() -> str:
