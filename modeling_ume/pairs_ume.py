@@ -6,8 +6,10 @@ kernels of pairs_triton_ume.py instead, where Triton is installed and the shapes
 operators, so that `torch.compile` sees one node and autograd one step.
 """
 
+import functools
 import math
 import re
+import warnings
 
 import torch
 from torch import Tensor
@@ -124,12 +126,63 @@ class _Gradients:
         self.h[s] += grad.mul_(g[s, r, None]).sum(1)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum", mutates_args=())
-def _weighted_sum(
+def _use_kernels(a: Tensor, num_heads: int = 1) -> bool:
+    return fits_kernels(a, num_heads) and _kernels_agree(a.device, a.dtype, num_heads, a.shape[2])
+
+
+@functools.cache
+def _kernels_agree(device: torch.device, dtype: torch.dtype, num_heads: int, width: int) -> bool:
+    """Whether the kernels, compiled for this device, dtype and width, give what the tiles give, on a few pairs.
+
+    Kernels are written for devices and compilers that their author never saw. What they say is therefore compared
+    once a process before it is believed; where it differs, or they do not compile, a warning says so and the tiles
+    are used.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    a, g, b, h = randn(2, 5, width), randn(2, 5, width), randn(2, 40, width), randn(2, 40, width)
+    scorer = randn(num_heads, width) / width**0.5
+    first_mask, second_mask = (torch.ones(2, n, dtype=torch.bool, device=device) for n in (5, 40))
+    first_mask[0, 3:], second_mask[1, :7] = False, False
+    tokens, masks = (a, b, g, h), (first_mask, second_mask)
+    shares = [mask / mask.sum(1, keepdim=True) for mask in masks]
+    grad_z, grad_alpha = (
+        randn(2, num_heads, width, dtype=torch.float32),
+        randn(2, num_heads, 5, 40, dtype=torch.float32),
+    )
+    z, alpha = _tiled_weighted_sum(*tokens, scorer, *masks)
+    backward = (grad_z, grad_alpha, *tokens, scorer, *masks, alpha, z)
+    tiled = (
+        *(z, alpha, *_tiled_weighted_sum_backward(*backward)),
+        *(_tiled_mean(*tokens, *shares), *_tiled_mean_backward(grad_z[:, 0], *tokens, *shares)),
+    )
+    tolerance = {torch.float32: 1e-3, torch.float16: 1e-2}.get(dtype, 5e-2)
+    try:
+        fused = (
+            *(*fused_weighted_sum(*tokens, scorer, *masks), *fused_weighted_sum_backward(*backward)),
+            *(fused_mean(*tokens, *shares), *fused_mean_backward(grad_z[:, 0], *tokens, *shares)),
+        )
+        pairs = zip(fused, tiled, strict=True)
+        errors = [float((x.float() - y.float()).abs().max() / y.float().abs().max()) for x, y in pairs]
+        if all(error <= tolerance for error in errors):  # NaN is not
+            return True
+        reason = f"they differ from the reference by {errors} of its largest numbers"
+    except Exception as failure:  # compilers raise what they like
+        reason = f"they failed with {type(failure).__name__}: {failure}"
+    warnings.warn(
+        f"The fused kernels for pairs of tokens are not used on {device} with {dtype}: {reason}. The slower tiles are "
+        "used in their place, with the right result. Please report this.",
+        stacklevel=2,
+    )
+    return False
+
+
+def _tiled_weighted_sum(
     a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    if fits_kernels(a, len(scorer)):
-        return fused_weighted_sum(a, b, g, h, scorer, first_mask, second_mask)
     a, b, g, h, scorer = (x.to(_accumulate_in(a.dtype)) for x in (a, b, g, h, scorer))
     batch_size, num_first, width = a.shape
     tiles = _tiles(batch_size, num_first, b.shape[1], width, a.device.type)
@@ -160,6 +213,14 @@ def _weighted_sum(
         return z / total, alpha
 
 
+@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum", mutates_args=())
+def _weighted_sum(
+    a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    compute = fused_weighted_sum if _use_kernels(a, len(scorer)) else _tiled_weighted_sum
+    return compute(a, b, g, h, scorer, first_mask, second_mask)
+
+
 @_weighted_sum.register_fake
 def _(a, b, g, h, scorer, first_mask, second_mask):
     dtype = _accumulate_in(a.dtype)
@@ -167,8 +228,7 @@ def _(a, b, g, h, scorer, first_mask, second_mask):
     return z, a.new_empty(a.shape[0], scorer.shape[0], a.shape[1], b.shape[1], dtype=dtype)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum_backward", mutates_args=())
-def _weighted_sum_backward(
+def _tiled_weighted_sum_backward(
     grad_z: Tensor,
     grad_alpha: Tensor,
     a: Tensor,
@@ -181,8 +241,6 @@ def _weighted_sum_backward(
     alpha: Tensor,
     z: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if fits_kernels(a, len(scorer)):
-        return fused_weighted_sum_backward(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, z)
     dtypes = [x.dtype for x in (a, b, g, h, scorer)]
     a, b, g, h, scorer = (x.to(alpha.dtype) for x in (a, b, g, h, scorer))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
@@ -210,6 +268,24 @@ def _weighted_sum_backward(
     return tuple(x.to(dtype) for x, dtype in zip(results, dtypes, strict=True))
 
 
+@torch.library.custom_op(f"{_NAMESPACE}::weighted_sum_backward", mutates_args=())
+def _weighted_sum_backward(
+    grad_z: Tensor,
+    grad_alpha: Tensor,
+    a: Tensor,
+    b: Tensor,
+    g: Tensor,
+    h: Tensor,
+    scorer: Tensor,
+    first_mask: Tensor,
+    second_mask: Tensor,
+    alpha: Tensor,
+    z: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    compute = fused_weighted_sum_backward if _use_kernels(a, len(scorer)) else _tiled_weighted_sum_backward
+    return compute(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, z)
+
+
 @_weighted_sum_backward.register_fake
 def _(grad_z, grad_alpha, a, b, g, h, scorer, first_mask, second_mask, alpha, z):
     return tuple(torch.empty_like(x) for x in (a, b, g, h, scorer))
@@ -230,10 +306,7 @@ def _differentiate_weighted_sum(ctx, grad_z, grad_alpha):
 _weighted_sum.register_autograd(_differentiate_weighted_sum, setup_context=_save_for_weighted_sum)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::mean", mutates_args=())
-def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
-    if fits_kernels(a):
-        return fused_mean(a, b, g, h, first_share, second_share)
+def _tiled_mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
     a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
     memory = _memory(a, b, tiles)
@@ -246,17 +319,20 @@ def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, secon
     return z[:, 0]
 
 
+@torch.library.custom_op(f"{_NAMESPACE}::mean", mutates_args=())
+def _mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
+    compute = fused_mean if _use_kernels(a) else _tiled_mean
+    return compute(a, b, g, h, first_share, second_share)
+
+
 @_mean.register_fake
 def _(a, b, g, h, first_share, second_share):
     return a.new_empty(a.shape[0], a.shape[2], dtype=first_share.dtype)
 
 
-@torch.library.custom_op(f"{_NAMESPACE}::mean_backward", mutates_args=())
-def _mean_backward(
+def _tiled_mean_backward(
     grad_z: Tensor, a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if fits_kernels(a):
-        return fused_mean_backward(grad_z, a, b, g, h, first_share, second_share)
     dtypes = [x.dtype for x in (a, b, g, h)]
     a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
     tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
@@ -269,6 +345,14 @@ def _mean_backward(
         torch.mul(share[..., None], grad_z[s, None, None], out=grad_pairs)
         grads.add(grad_pairs, pairs, g, h, s, r)
     return tuple(x.to(dtype) for x, dtype in zip((grads.a, grads.b, grads.g, grads.h), dtypes, strict=True))
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::mean_backward", mutates_args=())
+def _mean_backward(
+    grad_z: Tensor, a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    compute = fused_mean_backward if _use_kernels(a) else _tiled_mean_backward
+    return compute(grad_z, a, b, g, h, first_share, second_share)
 
 
 @_mean_backward.register_fake

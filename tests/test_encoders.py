@@ -113,6 +113,10 @@ def test_the_recurrent_encoder_skips_padding_wherever_it_stands(cell, bidirectio
     assert padded.last_hidden_state[:, [1, 4, 5, 7]].abs().max() == 0
     directions = 2 if bidirectional else 1
     assert plain.pooler_output.shape == (2, 2 * directions * 8 * (2 if cell == "lstm" else 1))
+    embedded = model(attention_mask=mask, inputs_embeds=model.embeddings(scattered))
+    assert torch.equal(embedded.pooler_output, padded.pooler_output)
+    with pytest.raises(ValueError, match="reads either input_ids or inputs_embeds"):
+        model(ids, inputs_embeds=model.embeddings(ids))
     nothing = model(ids, torch.zeros_like(ids))
     assert nothing.pooler_output.abs().max() == nothing.last_hidden_state.abs().max() == 0
 

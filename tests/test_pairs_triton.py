@@ -191,6 +191,7 @@ def test_where_the_kernels_fit_they_are_called_forward_and_backward(monkeypatch,
 
     for name in KERNELS:
         monkeypatch.setattr(pairs_ume, name, call)
+    monkeypatch.setattr(pairs_ume, "_kernels_agree", lambda *args: True)
     inputs = [torch.randn(2, 3, 4, requires_grad=True) for _ in range(4)]
     if compute is weighted_pair_sum:
         inputs.append(torch.randn(2, 4))
@@ -229,3 +230,29 @@ def test_without_triton_the_file_loads_and_no_kernel_fits(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert not module.fits_kernels(SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=(2, 3, 8), device="cuda"))
+
+
+@pytest.mark.parametrize("fault", ["wrong", "nan", "raises"])
+def test_kernels_that_are_wrong_on_a_device_are_told_and_never_used(monkeypatch, fault):
+    def broken(name):
+        right = getattr(pairs_ume, name.replace("fused", "_tiled"))
+
+        def compute(*args):
+            if fault == "raises":
+                raise RuntimeError("no such instruction")
+            outputs = right(*args)
+            factor = torch.nan if fault == "nan" else 1.2
+            return tuple(x * factor for x in outputs) if isinstance(outputs, tuple) else outputs * factor
+
+        return compute
+
+    inputs, mask = [torch.randn(2, 3, 4) for _ in range(4)], torch.ones(2, 3, dtype=torch.bool)
+    expected = pair_mean(*inputs, mask, mask)
+    for name in KERNELS:
+        monkeypatch.setattr(pairs_ume, name, broken(name))
+    monkeypatch.setattr(pairs_ume, "fits_kernels", lambda *args: True)
+    pairs_ume._kernels_agree.cache_clear()
+    with pytest.warns(UserWarning, match="fused kernels for pairs of tokens are not used on cpu"):
+        torch.testing.assert_close(pair_mean(*inputs, mask, mask), expected, rtol=0, atol=0)
+    torch.testing.assert_close(pair_mean(*inputs, mask, mask), expected, rtol=0, atol=0)  # told once
+    pairs_ume._kernels_agree.cache_clear()
