@@ -17,21 +17,30 @@ sys.path.append(sys.path.pop(0))
 from training_ume.doc_tables import encoders_table, heads_table
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADS_RESULTS = ROOT / "results" / "easy_vqa_heads.json"
+RESULTS = ROOT / "results"
+HEADS_RESULTS = RESULTS / "easy_vqa_heads.json"
+# The README's tables, in this order.
+TITLES = {
+    "easy_vqa": "easy-VQA, small encoders from scratch: the quickstart",
+    "easy_vqa_best": "easy-VQA, trained for longer: recipe `easy_vqa_best`",
+    "daquar": "DAQUAR, MiniLM × ViT-tiny frozen, 7×7 image tokens: recipe `daquar`",
+}
 
 
 def table(path: Path) -> str:
     """One results file of scripts/train.py as a Markdown table, with the machine and the versions under it."""
     results = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"| {path.stem} | VQA accuracy | seeds | training, s | CPU s | parameters |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
+    lines = ["| | VQA accuracy | exact match | seeds | training, s | CPU s | parameters |"]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for name, scores in results["baselines"].items():
-        lines.append(f"| {name.replace('_', ' ')} (nothing trained) | {scores['vqa_accuracy']:.2f} | | | | |")
-    for row in results["comparison"]:
-        score = row["vqa_accuracy"]
-        spread = "" if score["sd"] is None else f" ± {score['sd']:.2f}"
         lines.append(
-            f"| {row['name'].replace('_', ' ')} | {score['mean']:.2f}{spread} | {len(row['seeds'])} "
+            f"| {name.replace('_', ' ')} (nothing trained) | {scores['vqa_accuracy']:.2f} "
+            f"| {scores['exact_match']:.2f} | | | | |"
+        )
+    for row in sorted(results["comparison"], key=lambda row: -row["exact_match"]["mean"]):
+        lines.append(
+            f"| {row['name'].replace('_', ' ')} | {mean(row['vqa_accuracy'])} | {mean(row['exact_match'])} "
+            f"| {len(row['seeds'])} "
             f"| {row['train_seconds']:.0f} | {row['train_cpu_seconds']:.0f} | {row['parameters']['total']:,} |"
         )
     data = results["data"]
@@ -47,9 +56,12 @@ def table(path: Path) -> str:
     return "\n".join([*lines, "", f"{scored} Measured on {measured}, transformers {versions['transformers']}."])
 
 
+def mean(score: dict) -> str:
+    return f"{score['mean']:.2f}" + ("" if score["sd"] is None else f" ± {score['sd']:.2f}")
+
+
 def results_tables() -> str:
-    paths = sorted((ROOT / "results").glob("*.json"))
-    return "\n\n".join(table(path) for path in paths if path != HEADS_RESULTS)
+    return "\n\n".join(f"**{title}**\n\n{table(RESULTS / f'{name}.json')}" for name, title in TITLES.items())
 
 
 def heads_trained() -> str:
