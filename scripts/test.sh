@@ -4,6 +4,9 @@
 #   bash scripts/test.sh -m slow
 . "$(dirname "$0")/environment.sh" test
 
+# The tests' models are so small that a second thread only waits for the first.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m pytest --quiet "$@"
