@@ -130,9 +130,11 @@ def test_ctrl_c_ends_a_training_process_without_a_traceback(tmp_path, workers):
     training = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoint-34").exists() and time.monotonic() < deadline:
+    begun = tmp_path / "run" / "checkpoint-34"
+    deadline = time.monotonic() + 300
+    while not begun.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert begun.exists(), "the training wrote no checkpoint in five minutes"
     os.killpg(training.pid, signal.SIGINT)  # a terminal sends it to the workers, too
     error = training.communicate(timeout=60)[1]
     assert training.returncode == 130
