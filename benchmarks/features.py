@@ -235,8 +235,8 @@ def compare_bits(model, collator: VQACollator, data: Dataset, folder: Path) -> d
     return found
 
 
-def on_paper(rate_224: float) -> list[dict]:
-    """Size and time of VQA v2's images through a ViT-B/16, from a rate of images a second at 224×224 pixels."""
+def on_paper(rate_224: float | None) -> list[dict]:
+    """Size of VQA v2's images through a ViT-B/16, and time where a rate of images a second at 224×224 is known."""
     width, layers = 768, 12
 
     def operations(tokens: int) -> int:
@@ -246,12 +246,14 @@ def on_paper(rate_224: float) -> list[dict]:
     table = []
     for size in (224, 384):
         tokens = (size // 16) ** 2 + 1
-        rate = rate_224 * operations(197) / operations(tokens)
+        scale = operations(tokens) / operations(197)
         for kept, vectors in (("full", tokens), ("7×7", 50), ("CLS", 0)):
             row = {"pixels": size, "kept": kept, "vectors_an_image": vectors + 1}  # the summary comes on top
             for part, images in (*VQA_V2_IMAGES.items(), ("both", sum(VQA_V2_IMAGES.values()))):
                 row[f"{part}_gigabytes"] = round(images * (vectors + 1) * width * 2 / 1e9, 2)
-            row["hours_for_both"] = round(sum(VQA_V2_IMAGES.values()) / rate / 3600, 1)
+            row["relative_time"] = round(scale, 2)
+            if rate_224 is not None:
+                row["hours_for_both"] = round(sum(VQA_V2_IMAGES.values()) * scale / rate_224 / 3600, 1)
             table.append(row)
     return table
 
@@ -277,9 +279,9 @@ def main() -> None:
             rows["7×7"] = measure_rows(FeatureCache(folder / "grid7" / "vision"))
             print(f"  rows: {rows}", flush=True)
         report["shapes"][name] = {"name": shape["name"], "training": training, "build": building, "rows": rows}
-        if name == "base":
-            rate = building["vision"]["build"]["per_second"]
-            report["vqa_v2_on_paper"] = {"images_per_second_at_224": rate, "table": on_paper(rate)}
+        base = report["shapes"].get("base")
+        rate = None if base is None else base["build"]["vision"]["build"]["per_second"]
+        report["vqa_v2_on_paper"] = {"images_per_second_at_224": rate, "table": on_paper(rate)}
         report["load_after"] = os.getloadavg()
         write_json(args.out, report)
     print(json.dumps({key: value for key, value in report.items() if key != "environment"}, indent=2))

@@ -14,6 +14,7 @@ from pathlib import Path
 # Here lies an evaluate.py, which must not hide the package of that name: look here last.
 sys.path.append(sys.path.pop(0))
 
+from modeling_ume import FUSIONS
 from training_ume.doc_tables import encoders_table, heads_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,9 @@ def results_tables() -> str:
 
 
 def heads_trained() -> str:
-    return table(HEADS_RESULTS) if HEADS_RESULTS.is_file() else "No results yet."
+    trained = {row["name"] for row in json.loads(HEADS_RESULTS.read_text(encoding="utf-8"))["comparison"]}
+    missing = sorted(FUSIONS.keys() - trained)
+    return table(HEADS_RESULTS) + (f"\n\nNot trained yet: {', '.join(missing)}." if missing else "")
 
 
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
