@@ -10,6 +10,7 @@ import functools
 import math
 import re
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,9 +26,10 @@ from .pairs_triton_ume import (
 # Two copies of this file may live in one process (the package, and the code of a checkpoint): each has its own.
 _NAMESPACE = "ume_" + re.sub(r"\W", "_", __name__)
 
-# Elements of one tile. On CPUs two tiles should stay in the cache and still outweigh the cost of a dozen calls; on
-# accelerators a tile has to fill the device.
-_TILE = {"cpu": 2**19, "other": 2**24}
+# Elements of one tile, and the fewest rows of one that holds part of an example. On CPUs two tiles should stay in the
+# cache and still outweigh the cost of a dozen calls; on accelerators a tile has to fill the device.
+_TILE = {"cpu": 2**20, "other": 2**24}
+_ROWS = 16
 
 
 def weighted_pair_sum(
@@ -81,49 +83,95 @@ def _accumulate_in(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _tiles(batch_size: int, num_first: int, num_second: int, width: int, device: str) -> list[tuple[slice, slice]]:
-    """Slices of the batch and of the first sequence: whole examples where several fit a tile, else rows of one."""
-    size = _TILE.get(device, _TILE["other"])
-    rows = min(num_first, max(1, size // (num_second * width)))
-    examples = max(1, size // (num_first * num_second * width))
-    return [
-        (slice(start, min(start + examples, batch_size)), slice(row, min(row + rows, num_first)))
-        for start in range(0, batch_size, examples)
-        for row in range(0, num_first, rows)
-    ]
+class _Tiles:
+    """The pairs of two sequences, a tile of examples, rows and columns at a time.
+
+    A tile holds σ = sigmoid(2x), of which c = tanh(x) = 2σ − 1 follows: torch takes a third of tanh's time for it on
+    CPUs, and sums of c are sums of σ, doubled and shifted. Examples are kept in order of their length, so that most
+    padding is left out with the tile's last rows and columns.
+    """
+
+    def __init__(self, tokens: tuple[Tensor, ...], masks: tuple[Tensor, Tensor], dtype: torch.dtype):
+        """tokens: a, b, g, h; masks: of the two sequences, an entry that is not zero marks a real token."""
+        lengths = [((mask != 0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1) for mask in masks]
+        order = (lengths[0] * lengths[1]).argsort(stable=True)
+        self.order = None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
+        self.masks = [self.sort(mask) for mask in masks]
+        a, b, g, self.h = (self.sort(x).to(dtype) for x in tokens)
+        self.a, self.b, self.g = 2 * a, 2 * b, 2 * g
+        self.width = self.h.shape[2]
+        first, second = (self.sort(length).tolist() for length in lengths)
+        self.slices = _slices(first, second, self.width, _TILE.get(self.h.device.type, _TILE["other"]))
+        self._memory: list[Tensor] = []
+
+    def sort(self, x: Tensor) -> Tensor:
+        return x if self.order is None else x[self.order]
+
+    def unsort(self, x: Tensor) -> Tensor:
+        return x if self.order is None else torch.empty_like(x).index_copy_(0, self.order, x)
+
+    def room(self, which: int, shape: tuple[int, ...]) -> Tensor:
+        """The same memory for every tile: fresh memory for each would cost more than its arithmetic."""
+        if len(self._memory) <= which:
+            sizes = [(s.stop - s.start) * (r.stop - r.start) * (c.stop - c.start) for s, r, c in self.slices]
+            self._memory.append(self.h.new_empty(max(sizes) * self.width))
+        return self._memory[which][: math.prod(shape)].view(shape)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+        """Examples, rows and columns of each tile, and its σ [examples, rows, columns, D], free to be overwritten."""
+        for s, r, c in self.slices:
+            out = self.room(0, (s.stop - s.start, r.stop - r.start, c.stop - c.start, self.width))
+            torch.addcmul(self.b[s, None, c], self.g[s, r, None], self.h[s, None, c], out=out)
+            yield s, r, c, out.add_(self.a[s, r, None]).sigmoid_()
 
 
-def _memory(a: Tensor, b: Tensor, tiles: list[tuple[slice, slice]]) -> Tensor:
-    """Room for one tile, used again for every tile: fresh memory for each would cost more than its arithmetic."""
-    examples, rows = tiles[0]  # the first tile is the largest
-    return a.new_empty((examples.stop - examples.start) * (rows.stop - rows.start) * b.shape[1] * b.shape[2])
-
-
-def _like(memory: Tensor, examples: slice, rows: slice, b: Tensor) -> Tensor:
-    shape = (examples.stop - examples.start, rows.stop - rows.start, *b.shape[1:])
-    return memory[: math.prod(shape)].view(shape)
-
-
-def _pairs(a: Tensor, b: Tensor, g: Tensor, h: Tensor, out: Tensor) -> Tensor:
-    """c of one tile, [examples, rows, N_2, D], written into `out`."""
-    torch.addcmul(b[:, None], g[:, :, None], h[:, None], out=out)
-    return out.add_(a[:, :, None]).tanh_()
+def _slices(
+    first_lengths: list[int], second_lengths: list[int], width: int, size: int
+) -> list[tuple[slice, slice, slice]]:
+    """Tiles of at most `size` elements: whole examples of about the same length where they fit, else parts of one."""
+    slices, start = [], 0
+    while start < len(first_lengths):
+        rows, columns, stop = first_lengths[start], second_lengths[start], start + 1
+        real = rows * columns
+        while stop < len(first_lengths):
+            wider = max(rows, first_lengths[stop]), max(columns, second_lengths[stop])
+            pairs = (stop + 1 - start) * math.prod(wider)
+            real += first_lengths[stop] * second_lengths[stop]
+            # Beyond a sixteenth of a tile, padding costs more than the calls for another tile.
+            if pairs * width > size or (pairs - real) * width > size // 16:
+                break
+            (rows, columns), stop = wider, stop + 1
+        if stop - start > 1 or rows * columns * width <= size:
+            across, down = rows, columns
+        else:  # with few rows, adding up the gradients of the columns would be a large part of the work
+            across = min(rows, max(_ROWS, size // (columns * width)))
+            down = max(1, size // (across * width))
+        for row in range(0, rows, across or 1):
+            for column in range(0, columns, down or 1):
+                ends = min(row + across, rows), min(column + down, columns)
+                slices.append((slice(start, stop), slice(row, ends[0]), slice(column, ends[1])))
+        start = stop
+    return slices
 
 
 class _Gradients:
     """Gradients of a, b, g and h, gathered tile by tile."""
 
-    def __init__(self, a: Tensor, b: Tensor, g: Tensor, h: Tensor):
-        self.a, self.g = torch.empty_like(a), torch.empty_like(g)
-        self.b, self.h = torch.zeros_like(b), torch.zeros_like(h)
+    def __init__(self, tiles: _Tiles):
+        self.tiles = tiles
+        self.a, self.b, self.g, self.h = (torch.zeros_like(x) for x in (tiles.a, tiles.b, tiles.g, tiles.h))
 
-    def add(self, grad: Tensor, pairs: Tensor, g: Tensor, h: Tensor, s: slice, r: slice) -> None:
-        """grad: the gradient of the tile's pairs c; both `grad` and `pairs` are overwritten."""
-        torch.ops.aten.tanh_backward.grad_input(grad, pairs, grad_input=grad)
-        self.a[s, r] = grad.sum(2)
-        self.b[s] += grad.sum(1)
-        self.g[s, r] = torch.mul(grad, h[s, None], out=pairs).sum(2)
-        self.h[s] += grad.mul_(g[s, r, None]).sum(1)
+    def add(self, grad: Tensor, sigma: Tensor, s: slice, r: slice, c: slice) -> None:
+        """grad: four times the gradient of c, since dc/dx = 4σ(1 − σ); `grad` and `sigma` are overwritten."""
+        torch.ops.aten.sigmoid_backward.grad_input(grad, sigma, grad_input=grad)
+        self.a[s, r] += grad.sum(2)
+        self.b[s, c] += grad.sum(1)
+        self.g[s, r] += torch.mul(grad, self.tiles.h[s, None, c], out=sigma).sum(2)
+        self.h[s, c] += grad.mul_(self.tiles.g[s, r, None]).sum(1)
+
+    def of(self, dtypes: list[torch.dtype]) -> list[Tensor]:
+        grads = (self.a, self.b, self.g, self.h.mul_(0.5))  # the tiles' g is 2g
+        return [self.tiles.unsort(grad).to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)]
 
 
 def _use_kernels(a: Tensor, num_heads: int = 1) -> bool:
@@ -183,34 +231,34 @@ def _kernels_agree(device: torch.device, dtype: torch.dtype, num_heads: int, wid
 def _tiled_weighted_sum(
     a: Tensor, b: Tensor, g: Tensor, h: Tensor, scorer: Tensor, first_mask: Tensor, second_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    a, b, g, h, scorer = (x.to(_accumulate_in(a.dtype)) for x in (a, b, g, h, scorer))
-    batch_size, num_first, width = a.shape
-    tiles = _tiles(batch_size, num_first, b.shape[1], width, a.device.type)
-    memory = _memory(a, b, tiles)
-    z = a.new_zeros(batch_size, len(scorer), width)
-    scores = a.new_empty(batch_size, len(scorer), num_first, b.shape[1])
-    # A softmax in one pass over the pairs: sums are relative to the greatest score so far and rescaled when it grows.
-    greatest = a.new_full((batch_size, len(scorer), 1), -torch.inf)
-    total = torch.zeros_like(greatest)
+    dtype = _accumulate_in(a.dtype)
     with torch.autocast(a.device.type, enabled=False):
-        for s, r in tiles:
-            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
-            tile = torch.matmul(pairs, scorer.t()).permute(0, 3, 1, 2)  # [examples, heads, rows, N_2]
-            mask = first_mask[s, r, None] & second_mask[s, None]
+        tiles = _Tiles((a, b, g, h), (first_mask, second_mask), dtype)
+        # u·c = 2u·σ − Σu, whose last term no softmax sees.
+        doubled = 2 * scorer.to(dtype).t()
+        z = a.new_zeros(a.shape[0], len(scorer), a.shape[2], dtype=dtype)
+        scores = z.new_full((a.shape[0], len(scorer), a.shape[1], b.shape[1]), -torch.inf)
+        # A softmax in one pass over the pairs: sums are relative to the greatest score so far, rescaled when it grows.
+        greatest = z.new_full((a.shape[0], len(scorer), 1), -torch.inf)
+        total = torch.zeros_like(greatest)
+        for s, r, c, sigma in tiles:
+            tile = torch.matmul(sigma, doubled).permute(0, 3, 1, 2)  # [examples, heads, rows, columns]
+            mask = tiles.masks[0][s, r, None] & tiles.masks[1][s, None, c]
             tile = tile.masked_fill(~mask[:, None], -torch.inf)
-            scores[s, :, r] = tile
+            scores[s, :, r, c] = tile
             tile = tile.flatten(2)
             highest = torch.maximum(greatest[s], tile.amax(2, keepdim=True))
-            shift = highest.clamp(min=torch.finfo(a.dtype).min)  # where nothing is real yet, −inf − −inf would be NaN
+            shift = highest.clamp(min=torch.finfo(dtype).min)  # where nothing is real yet, −inf − −inf would be NaN
             rescale = torch.exp(greatest[s] - shift)
             tile = torch.exp(tile - shift)
             total[s] = total[s] * rescale + tile.sum(2, keepdim=True)
-            z[s] = z[s] * rescale + torch.bmm(tile, pairs.flatten(1, 2))
+            z[s] = z[s] * rescale + torch.bmm(tile, sigma.flatten(1, 2))
             greatest[s] = highest
-        total = total.masked_fill(total == 0, 1.0)  # a row without any real pair stays zero
-        shift = greatest.clamp(min=torch.finfo(a.dtype).min)
+        has_pairs = total > 0
+        total = total.masked_fill(~has_pairs, 1.0)  # a row without any real pair stays zero
+        shift = greatest.clamp(min=torch.finfo(dtype).min)
         alpha = scores.sub_(shift[..., None]).exp_().div_(total[..., None])
-        return z / total, alpha
+        return tiles.unsort(2 * (z / total) - has_pairs.to(dtype)), tiles.unsort(alpha)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::weighted_sum", mutates_args=())
@@ -241,31 +289,32 @@ def _tiled_weighted_sum_backward(
     alpha: Tensor,
     z: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dtypes = [x.dtype for x in (a, b, g, h, scorer)]
-    a, b, g, h, scorer = (x.to(alpha.dtype) for x in (a, b, g, h, scorer))
-    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
-    memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
-    grads = _Gradients(a, b, g, h)
-    grad_scorer = torch.zeros_like(scorer)
+    dtype = alpha.dtype
     with torch.autocast(a.device.type, enabled=False):
+        tiles = _Tiles((a, b, g, h), (first_mask, second_mask), dtype)
+        grads = _Gradients(tiles)
         # Softmax: ds = α (dα' − Σ α dα'), where dα' = dz·c + dα, so that the sum is dz·z + Σ α dα without a pass.
         mean = (grad_z * z).sum(-1) + (alpha * grad_alpha).flatten(2).sum(-1)  # [B, heads]
-        for s, r in tiles:
-            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
-            flat = pairs.flatten(1, 2)  # [examples, rows · N_2, D]
-            weight = alpha[s, :, r].flatten(2).transpose(1, 2)  # [examples, rows · N_2, heads]
-            grad_score = torch.bmm(flat, grad_z[s].transpose(1, 2))
-            grad_score += grad_alpha[s, :, r].flatten(2).transpose(1, 2)
-            grad_score = grad_score.sub_(mean[s, None]).mul_(weight)
+        mean, alpha, grad_alpha, grad_z = (tiles.sort(x) for x in (mean, alpha, grad_alpha, grad_z))
+        offset = mean + grad_z.sum(-1)  # dz·c = 2 dz·σ − Σ dz
+        scorer_in = scorer.to(dtype)
+        grad_scorer, grad_sum = torch.zeros_like(scorer_in), scorer_in.new_zeros(len(scorer), 1)
+        for s, r, c, sigma in tiles:
+            flat = sigma.flatten(1, 2)  # [examples, rows · columns, D]
+            weight = alpha[s, :, r, c].flatten(2).transpose(1, 2)  # [examples, rows · columns, heads]
+            grad_score = torch.bmm(flat, 2 * grad_z[s].transpose(1, 2))
+            grad_score += grad_alpha[s, :, r, c].flatten(2).transpose(1, 2)
+            grad_score = grad_score.sub_(offset[s, None]).mul_(weight)
             grad_scorer += torch.matmul(grad_score.flatten(0, 1).t(), flat.flatten(0, 1))
-            # dc = Σ_k α_k dz_k + ds_k u_k, as one product.
+            grad_sum += grad_score.sum((0, 1))[:, None]
+            # 4 dc = 4 Σ_k α_k dz_k + ds_k u_k, as one product.
             left = torch.cat([weight, grad_score], dim=2)
-            right = torch.cat([grad_z[s], scorer.expand(len(flat), -1, -1)], dim=1)
-            grad_pairs = _like(grad_memory, s, r, b)
-            torch.bmm(left, right, out=grad_pairs.flatten(1, 2))
-            grads.add(grad_pairs, pairs, g, h, s, r)
-    results = (grads.a, grads.b, grads.g, grads.h, grad_scorer)
-    return tuple(x.to(dtype) for x, dtype in zip(results, dtypes, strict=True))
+            right = 4 * torch.cat([grad_z[s], scorer_in.expand(len(flat), -1, -1)], dim=1)
+            grad = tiles.room(1, sigma.shape)
+            torch.bmm(left, right, out=grad.flatten(1, 2))
+            grads.add(grad, sigma, s, r, c)
+        grad_scorer = 2 * grad_scorer - grad_sum  # Σ ds c
+        return *grads.of([x.dtype for x in (a, b, g, h)]), grad_scorer.to(scorer.dtype)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::weighted_sum_backward", mutates_args=())
@@ -307,16 +356,14 @@ _weighted_sum.register_autograd(_differentiate_weighted_sum, setup_context=_save
 
 
 def _tiled_mean(a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor) -> Tensor:
-    a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
-    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
-    memory = _memory(a, b, tiles)
-    z = a.new_zeros(a.shape[0], 1, a.shape[2])
     with torch.autocast(a.device.type, enabled=False):
-        for s, r in tiles:
-            pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
-            share = first_share[s, r, None] * second_share[s, None]  # [examples, rows, N_2]
-            z[s] += torch.bmm(share.flatten(1)[:, None], pairs.flatten(1, 2))
-    return z[:, 0]
+        tiles = _Tiles((a, b, g, h), (first_share, second_share), first_share.dtype)
+        z = first_share.new_zeros(a.shape[0], 1, a.shape[2])
+        for s, r, c, sigma in tiles:
+            share = tiles.masks[0][s, r, None] * tiles.masks[1][s, None, c]  # [examples, rows, columns]
+            z[s] += torch.bmm(share.flatten(1)[:, None], sigma.flatten(1, 2))
+        # The shares sum to 1, or to 0 in a row without a real pair.
+        return 2 * tiles.unsort(z[:, 0]) - first_share.sum(1, keepdim=True) * second_share.sum(1, keepdim=True)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::mean", mutates_args=())
@@ -333,18 +380,14 @@ def _(a, b, g, h, first_share, second_share):
 def _tiled_mean_backward(
     grad_z: Tensor, a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_share: Tensor, second_share: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtypes = [x.dtype for x in (a, b, g, h)]
-    a, b, g, h = (x.to(first_share.dtype) for x in (a, b, g, h))
-    tiles = _tiles(a.shape[0], a.shape[1], b.shape[1], a.shape[2], a.device.type)
-    memory, grad_memory = _memory(a, b, tiles), _memory(a, b, tiles)
-    grads = _Gradients(a, b, g, h)
-    for s, r in tiles:
-        pairs = _pairs(a[s, r], b[s], g[s, r], h[s], _like(memory, s, r, b))
-        share = first_share[s, r, None] * second_share[s, None]
-        grad_pairs = _like(grad_memory, s, r, b)
-        torch.mul(share[..., None], grad_z[s, None, None], out=grad_pairs)
-        grads.add(grad_pairs, pairs, g, h, s, r)
-    return tuple(x.to(dtype) for x, dtype in zip((grads.a, grads.b, grads.g, grads.h), dtypes, strict=True))
+    with torch.autocast(a.device.type, enabled=False):
+        tiles = _Tiles((a, b, g, h), (first_share, second_share), first_share.dtype)
+        grads, grad_z = _Gradients(tiles), 4 * tiles.sort(grad_z)
+        for s, r, c, sigma in tiles:
+            share = tiles.masks[0][s, r, None] * tiles.masks[1][s, None, c]
+            grad = torch.mul(share[..., None], grad_z[s, None, None], out=tiles.room(1, sigma.shape))
+            grads.add(grad, sigma, s, r, c)
+        return tuple(grads.of([x.dtype for x in (a, b, g, h)]))
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::mean_backward", mutates_args=())

@@ -14,7 +14,7 @@ def make_inputs(dtype=torch.float64, batch=BATCH, first=FIRST, second=SECOND, wi
     b, h = (torch.randn(batch, second, width, dtype=dtype).requires_grad_() for _ in range(2))
     scorer = torch.randn(HEADS, width, dtype=dtype).requires_grad_()
     first_mask, second_mask = torch.ones(batch, first, dtype=torch.bool), torch.ones(batch, second, dtype=torch.bool)
-    first_mask[0, 2:] = False
+    first_mask[-1, 2:] = False  # shorter than those before it
     second_mask[1, :3] = False  # padded on the left
     return (a, b, g, h, scorer), (first_mask, second_mask)
 
@@ -33,10 +33,12 @@ def whole_mean(a, b, g, h, first_mask, second_mask):
     return (all_pairs(a, b, g, h) * mask).sum((1, 2)) / mask.sum((1, 2))
 
 
-@pytest.fixture(params=[1, WIDTH * SECOND * 3, WIDTH * SECOND * FIRST * 2, 2**19], ids="tile={}".format)
+@pytest.fixture(params=[(1, 1), (WIDTH * 6, 3), (WIDTH * SECOND * FIRST * 2, 1), (2**19, 16)], ids="tile={}".format)
 def tile(request, monkeypatch):
-    """A row a tile, a few rows, two examples, everything at once."""
-    monkeypatch.setitem(pairs_ume._TILE, "cpu", request.param)
+    """A pair a tile, a few rows of a few columns, two examples, everything at once."""
+    size, rows = request.param
+    monkeypatch.setitem(pairs_ume._TILE, "cpu", size)
+    monkeypatch.setattr(pairs_ume, "_ROWS", rows)
 
 
 def test_a_weighted_sum_equals_the_whole_tensors_in_value_and_gradient(tile):
@@ -136,3 +138,13 @@ def test_an_exported_graph_holds_only_operators_of_torch():
     assert not [n for n in exported.graph.nodes if n.op == "call_function" and "ume" in str(n.target)]
     for result, expected in zip(exported.module()(*args), Sum()(*args), strict=True):
         torch.testing.assert_close(result, expected)
+
+
+def test_padding_on_the_right_costs_nothing(monkeypatch):
+    """The tiles of short questions in a long batch hold the pairs of the short questions."""
+    monkeypatch.setitem(pairs_ume._TILE, "cpu", 400 * SECOND * WIDTH)
+    (a, b, g, h, _), (first_mask, second_mask) = make_inputs(batch=8, first=20)
+    first_mask[:], second_mask[:] = False, True
+    first_mask[:7, :2], first_mask[7] = True, True
+    tiles = pairs_ume._Tiles([x.detach() for x in (a, b, g, h)], (first_mask, second_mask), torch.float64)
+    assert sum(sigma.numel() for *_, sigma in tiles) == (7 * 2 + 20) * SECOND * WIDTH
