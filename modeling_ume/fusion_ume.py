@@ -25,6 +25,9 @@ class Stream:
         pooled: the encoder's summary in one vector, [B, D_p] (D_p is D_m for nearly every encoder).
         present: [B] bool, False where this example lacks the modality; its states are then ignored.
         grid: (H, W) when the last H·W tokens are an image's cells, row by row; None otherwise.
+        distinct: where several examples share one image, the stream of the U distinct ones; `states`, `mask` and
+            `pooled` are its rows `index`. What acts on one token can be done on these, once an image.
+        index: [B], the row of `distinct` that each example has.
     """
 
     states: Tensor
@@ -32,6 +35,8 @@ class Stream:
     pooled: Tensor
     present: Tensor
     grid: tuple[int, int] | None = None
+    distinct: "Stream | None" = None
+    index: Tensor | None = None
 
 
 @dataclass
@@ -112,14 +117,16 @@ class Projections(FusionModule):
 
     def tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor]]:
         """For each stream its tokens [B, N_m, D] and their mask [B, N_m]; every row has at least one True."""
+        return [(take(tokens, index), mask) for tokens, mask, index in self.distinct_tokens(streams)]
+
+    def distinct_tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """As `tokens`, each shared image once: tokens [U, N_m, D], their mask [B, N_m], and the row each example has,
+        [B] (None: its own)."""
         projected = []
         for stream, project, absent in zip(streams, self.streams, self.absent, strict=True):
-            present = is_present(stream)[:, None]  # [B, 1]
-            # Absent states may hold anything, NaN too; they are cut off before any arithmetic.
-            tokens = project(stream.states.masked_fill(~present[..., None], 0.0))  # [B, N, D]
-            tokens = torch.where(present[..., None], tokens, absent.to(tokens.dtype))
+            tokens, index = self._project(stream, "states", project, absent)
             first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-            projected.append((tokens, torch.where(present, stream.mask, first)))
+            projected.append((tokens, torch.where(is_present(stream)[:, None], stream.mask, first), index))
         return projected
 
     def pooled(self, streams: list[Stream]) -> Tensor:
@@ -128,10 +135,31 @@ class Projections(FusionModule):
         for m, (stream, project, absent) in enumerate(zip(streams, self.streams, self.absent, strict=True)):
             if str(m) in self.pooled_streams:
                 project = self.pooled_streams[str(m)]
-            present = is_present(stream)[:, None]  # [B, 1]
-            vector = project(stream.pooled.masked_fill(~present, 0.0))  # [B, D]
-            pooled.append(torch.where(present, vector, absent.to(vector.dtype)))
+            pooled.append(take(*self._project(stream, "pooled", project, absent)))
         return torch.stack(pooled, dim=1)
+
+    @staticmethod
+    def _project(stream: Stream, part: str, project: nn.Module, absent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The stream's `part` projected, with the stand-in where it is absent, and the row each example has."""
+        present = is_present(stream)  # [B]
+        if stream.distinct is None:
+            x, used = getattr(stream, part), present
+        else:
+            x = getattr(stream.distinct, part)
+            used = torch.zeros(len(x), device=x.device).index_add(0, stream.index, present.float()) > 0  # [U]
+        used = used.view(-1, *[1] * (x.ndim - 1))
+        # Absent states may hold anything, NaN too; they are cut off before any arithmetic.
+        x = project(x.masked_fill(~used, 0.0))
+        if stream.distinct is None:
+            return torch.where(used, x, absent.to(x.dtype)), None
+        x = torch.cat([x, absent.to(x.dtype).expand(1, *x.shape[1:])])  # the stand-in is one row more
+        return x, torch.where(present, stream.index, len(x) - 1)
+
+
+def take(x: Tensor, index: Tensor | None) -> Tensor:
+    """Each example's row of x: [U, …] → [B, …]."""
+    # index_select, unlike indexing, has a backward that adds in the same order every time.
+    return x if index is None else x.index_select(0, index)
 
 
 def is_present(stream: Stream) -> Tensor:
@@ -1013,9 +1041,9 @@ class EVCFusion(FusionHead):
 
     def forward(self, streams):
         fused = []
-        for (first, first_mask), (second, second_mask) in combinations(self.project.tokens(streams), 2):
+        for (first, first_mask, i), (second, second_mask, j) in combinations(self.project.distinct_tokens(streams), 2):
             a, b, g = self.combination(first, second)
-            fused.append(pair_mean(a, b, g, second, first_mask, second_mask))
+            fused.append(pair_mean(take(a, i), take(b, j), take(g, i), take(second, j), first_mask, second_mask))
         return FusionOutput(torch.stack(fused).sum(0)[:, None])
 
 
@@ -1049,12 +1077,13 @@ class UMEFusion(FusionHead):
 
     def forward(self, streams):
         present = presence(streams)  # [B, K]
-        tokens = self.project.tokens(streams)
+        tokens = self.project.distinct_tokens(streams)
         weights, pair_views, pair_present = {}, [], []
         for m, n in combinations(range(len(streams)), 2):
-            (first, first_mask), (second, second_mask) = tokens[m], tokens[n]
+            (first, first_mask, i), (second, second_mask, j) = tokens[m], tokens[n]
             a, b, g = self.combination(first, second)
-            z, alpha = weighted_pair_sum(a, b, g, second, self.pair_scorer, first_mask, second_mask)
+            pairs = take(a, i), take(b, j), take(g, i), take(second, j)
+            z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first_mask, second_mask)
             z = z.flatten(1) if self.heads_out is None else self.heads_out(z.flatten(1))  # [B, D]
             both = present[:, m] & present[:, n]
             pair_views.append(torch.where(both[:, None], z, 0.0))

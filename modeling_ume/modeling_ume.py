@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput, is_peft_available
 
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder
-from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, real_first, reorder
+from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, real_first, reorder, take
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
 # the entry file itself imports.
@@ -94,6 +94,12 @@ class UMEPreTrainedModel(PreTrainedModel):
     _no_split_modules = [head.__name__ for head in set(FUSIONS.values())]  # noqa: RUF012 (read by transformers)
     # The Trainer would otherwise take `forward` to divide by its `num_items_in_batch` and scale the loss itself.
     accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        super().post_init()
+        # The classes that this model holds of those that it and its encoders name: FSDP stops at any that is missing.
+        named = {n for m in self.modules() for n in getattr(m, "_no_split_modules", None) or ()}
+        self._no_split_modules = named & {type(module).__name__ for module in self.modules()}
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -467,14 +473,8 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
         return images
     if batch_size is not None and len(batch_size) != len(image_index):
         raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
-    # index_select, unlike indexing, has a backward that adds in the same order every time.
-    return Stream(
-        states=images.states.index_select(0, image_index),
-        mask=images.mask.index_select(0, image_index),
-        pooled=images.pooled.index_select(0, image_index),
-        present=images.present.index_select(0, image_index),
-        grid=images.grid,
-    )
+    rows = [take(x, image_index) for x in (images.states, images.mask, images.pooled, images.present)]
+    return Stream(*rows, images.grid, distinct=images, index=image_index)
 
 
 class ViewClassifiers(nn.Module):
@@ -519,6 +519,23 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
     def freeze(self, modality: str) -> None:
         """See [`UMEModel.freeze`]."""
         self.ume.freeze(modality)
+
+    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        r"""
+        Runs the image encoder alone, for questions that come later: `model(**questions, **encoded, image_index=…)`.
+
+        What comes back is worth something only as long as the encoder's weights stay as they are.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`).
+
+        Returns:
+            `dict`: what `forward` takes instead of pixels: `vision_states` `(images, tokens, width)`, `vision_pooled`
+            `(images, width)` and, where the tokens form a grid, `vision_grid` `(2,)`, which lies on the CPU.
+        """
+        image = self.ume.encode_image(pixel_values)
+        grid = {} if image.grid is None else {"vision_grid": torch.tensor(image.grid)}
+        return {"vision_states": image.states, "vision_pooled": image.pooled, **grid}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by part (`"encoders"`, `"fusion"`, `"classifier"`), e.g. for a learning rate each."""

@@ -1,6 +1,7 @@
 """The heads: the shared behaviour of every one of them, and each one's formula written out."""
 
 import copy
+import dataclasses
 import inspect
 import math
 
@@ -82,6 +83,24 @@ def test_a_batch_equals_its_examples_one_by_one_in_any_order(name, num_streams):
     torch.testing.assert_close(single, expected, rtol=0, atol=1e-6)
     order = [2, 0, 3, 1]
     torch.testing.assert_close(head(take(streams, order)).fused, expected[order], rtol=0, atol=1e-6)
+
+
+@every_head
+def test_examples_that_share_an_image_give_what_a_copy_each_gives(name):
+    head, (text, image) = make_head(name), make_streams()
+    index = torch.tensor([1, 0, 1, 1])
+    image = take([image], [0, 1])[0]
+    image.states[0], image.states[1, 0] = torch.nan, 3.0
+    rows = take([image], index)[0]
+    rows.present = torch.tensor([True, False, True, False])  # the first image, with its NaN, is nobody's
+    shared = dataclasses.replace(rows, distinct=image, index=index)
+    results = []
+    for stream in (rows, shared):
+        head.zero_grad()
+        fused = head([text, stream]).fused
+        fused.square().sum().backward()
+        results.append([fused.detach(), *(p.grad for p in head.parameters() if p.grad is not None)])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
 @every_head
