@@ -1048,18 +1048,22 @@ class EVCFusion(FusionHead):
 
 
 class UMEFusion(FusionHead):
-    """`ume`, EVC + Adaptive Weighted Summation: z = Σ_ij α_ij c_ij, then Σ β z' over z and the summaries.
+    """`ume`, EVC + Adaptive Weighted Summation: z = Σ_ij α_ij c_ij, then Σ β ⊙ z' over z and the summaries.
 
-    Pairs are weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = Σ α_ij c_ij; then the views
-    z ∈ {pool_1, …, pool_K, z_pair} by β = softmax(v·tanh(V z)), fused = Σ β z. An absent modality leaves both
-    softmaxes. With more than two streams the z_pair of every two are summed, each two with its own α.
-    `fusion_num_heads` > 1 gives as many u, whose z are concatenated and projected.
+    Pairs are weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = LayerNorm(Σ α_ij c_ij); then the views
+    z ∈ {pool_1, …, pool_K, z_pair}, channel by channel, by β = softmax_views(W tanh(V z)), fused = Σ β ⊙ z. An absent
+    modality leaves both softmaxes. With more than two streams the sums of every two are added up, each two with its
+    own α. `fusion_num_heads` > 1 gives as many u, whose sums are concatenated and projected.
+
+    The norm gives the pairs the scale of the summaries, which are normed too; a mean of tanhs is several times
+    smaller. With a weight a channel, each view can answer for channels of its own; one weight for all of them could
+    only blend the views.
 
     `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two),
-    and "modality_weights" [B, K + 1].
+    and "modality_weights" [B, K + 1], the mean over channels.
     """
 
-    source = "the thesis behind this project"
+    source = "the thesis behind this project; norm and weights a channel are ours"
     cost = "O(HN₁N₂D + (N₁ + N₂)D²)"
 
     def __init__(self, config, widths, pooled_widths=None):
@@ -1068,12 +1072,12 @@ class UMEFusion(FusionHead):
         self.combination = VectorCombination(self.hidden_size)
         self.pair_scorer = nn.Parameter(torch.empty(self.num_heads, self.hidden_size))  # u
         self.heads_out = nn.Linear(self.num_heads * self.hidden_size, self.hidden_size) if self.num_heads > 1 else None
+        self.pair_norm = nn.LayerNorm(self.hidden_size)
         self.view_hidden = nn.Linear(self.hidden_size, self.hidden_size)  # V
-        self.view_scorer = nn.Parameter(torch.empty(self.hidden_size))  # v
+        self.view_scorer = nn.Linear(self.hidden_size, self.hidden_size, bias=False)  # W
 
     def init_weights(self):
         init.normal_(self.pair_scorer, std=self.hidden_size**-0.5)
-        init.normal_(self.view_scorer, std=self.hidden_size**-0.5)
 
     def forward(self, streams):
         present = presence(streams)  # [B, K]
@@ -1090,13 +1094,13 @@ class UMEFusion(FusionHead):
             pair_present.append(both)
             name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
             weights[name] = torch.where(both[:, None, None], alpha.mean(1), 0.0)
-        pair_view = torch.stack(pair_views).sum(0)[:, None]
+        pair_view = self.pair_norm(torch.stack(pair_views).sum(0))[:, None]
         views = torch.cat([self.project.pooled(streams), pair_view], dim=1)  # [B, K + 1, D]
         has_view = torch.cat([present, torch.stack(pair_present).any(0)[:, None]], dim=1)
-        scores = torch.tanh(self.view_hidden(views)) @ self.view_scorer.to(views.dtype)  # [B, K + 1]
-        beta = masked_softmax(scores, has_view)
-        weights["modality_weights"] = beta
-        return FusionOutput(torch.einsum("bk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
+        scores = self.view_scorer(torch.tanh(self.view_hidden(views)))  # [B, K + 1, D]
+        beta = masked_softmax(scores.transpose(1, 2), has_view[:, None])  # [B, D, K + 1]
+        weights["modality_weights"] = beta.mean(1)
+        return FusionOutput(torch.einsum("bdk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
 
 
 FUSIONS: dict[str, type[FusionHead]] = {

@@ -251,9 +251,10 @@ def literal_ume(head, streams):
     z = torch.cat(views, dim=-1)
     if head.heads_out is not None:
         z = head.heads_out(z)
+    z = (z - z.mean(-1, keepdim=True)) / (z.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
     views = torch.cat([head.project.pooled(streams), z[:, None]], dim=1)
-    beta = (torch.tanh(head.view_hidden(views)) @ head.view_scorer).softmax(1)
-    return (beta[..., None] * views).sum(1)
+    beta = head.view_scorer(torch.tanh(head.view_hidden(views))).softmax(1)
+    return (beta * views).sum(1)
 
 
 @pytest.mark.parametrize(
