@@ -95,12 +95,6 @@ class UMEPreTrainedModel(PreTrainedModel):
     # The Trainer would otherwise take `forward` to divide by its `num_items_in_batch` and scale the loss itself.
     accepts_loss_kwargs = False
 
-    def post_init(self) -> None:
-        super().post_init()
-        # The classes that this model holds of those that it and its encoders name: FSDP stops at any that is missing.
-        named = {n for m in self.modules() for n in getattr(m, "_no_split_modules", None) or ()}
-        self._no_split_modules = named & {type(module).__name__ for module in self.modules()}
-
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             # Scaled by the inputs: a fixed 0.02 starves a head of a few hundred dimensions, and training stalls.

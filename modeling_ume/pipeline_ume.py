@@ -3,15 +3,23 @@
 `pipeline("visual-question-answering", model=folder, trust_remote_code=True)` finds it by `config.custom_pipelines`.
 """
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from transformers import Pipeline
 
 from .processing_ume import decode_logits, read_image
+
+KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32
+# What the image encoder says of one image: token states [N, D], summary [D_p], and the grid of the last H·W tokens.
+State = tuple[Tensor, Tensor, tuple[int, int] | None]
 
 
 class UMEVQAPipeline(Pipeline):
@@ -20,6 +28,10 @@ class UMEVQAPipeline(Pipeline):
 
     The model is put into eval mode. Besides `model`, `processor` and `device`, `top_k` and `batch_size` can be given
     once here instead of at every call.
+
+    What the image encoder says of the last few images is kept, so that the next question about one of them does not
+    run it again. An image is known by its content, a file as well as an object; a change of the encoder or of the
+    image processor empties the store (see [`UMEVQAPipeline.forget_images`]).
 
     Example:
 
@@ -48,6 +60,8 @@ class UMEVQAPipeline(Pipeline):
                 "instance AutoProcessor.from_pretrained(folder, trust_remote_code=True)."
             )
         self.model.eval()  # a model fresh from training would answer with dropout, each time something else
+        self._kept: OrderedDict[bytes, State] = OrderedDict()  # content → state, the last used at the end
+        self._kept_for = None  # what those states depend on besides the content
 
     def __call__(self, image=None, question=None, top_k: int | None = None, batch_size: int | None = None):
         r"""
@@ -56,7 +70,8 @@ class UMEVQAPipeline(Pipeline):
                 An image, its path or its URL. Or rows: one dict `{"image": …, "question": …}`, a list of them, or
                 a generator or dataset that yields them; other columns are ignored.
             question (`str` or `list[str]`, *optional*):
-                One question or several about this image, which is encoded once. Not with rows, which bring their own.
+                One question or several about this image, which is encoded once, also if more are asked in later
+                calls. Not with rows, which bring their own.
             top_k (`int`, *optional*, defaults to 5): answers a question; all of them if the model knows fewer.
             batch_size (`int`, *optional*, defaults to 1): rows that go through the model together.
 
@@ -101,28 +116,76 @@ class UMEVQAPipeline(Pipeline):
         return {}, {}, {"top_k": top_k}
 
     def preprocess(self, inputs: dict) -> dict:
-        """{"rows": R rows} → the model's inputs for all their questions together, and how many each row has."""
-        images, position, questions, image_index, counts = [], {}, [], [], []
+        """{"rows": R rows} → the model's inputs for all their questions together, and how many each row has.
+
+        `pixel_values` holds the images whose states are not kept; `states` those of all images, None for the former.
+        """
+        kept = self._states_kept()
+        images, position, keys, states, questions, image_index, counts = [], {}, {}, [], [], [], []
         for row in inputs["rows"]:
             if not isinstance(row, dict) or not {"image", "question"} <= row.keys():
                 raise ValueError(f"A row must be a dict with the keys 'image' and 'question', not {str(row)[:200]}.")
             asked = row["question"]
             _check_questions(asked)
             image = row["image"]
-            # Rows that share an image share its encoding. Objects are told apart by identity, paths by their text.
-            key = image if isinstance(image, str) else id(image)
-            if key not in position:
-                position[key] = len(images)
-                images.append(read_image(image))
+            # Within one call, an object and a path stay what they are: no need to look at the content twice.
+            name = image if isinstance(image, str) else id(image)
+            if name not in keys:
+                keys[name], read = _content(image)
+                if keys[name] not in position:
+                    position[keys[name]] = len(states)
+                    states.append(kept.get(keys[name]))
+                    if states[-1] is None:
+                        images.append(read())
             single = isinstance(asked, str)
             questions += [asked] if single else asked
             counts.append(None if single else len(asked))
-            image_index += [position[key]] * (1 if single else len(asked))
-        model_inputs = self.processor(images=images, text=questions)  # [Q, L] token ids, [U, 3, H, W] pixels
-        return {"model_inputs": {**model_inputs, "image_index": torch.tensor(image_index)}, "counts": counts}
+            image_index += [position[keys[name]]] * (1 if single else len(asked))
+        model_inputs = self.processor(images=images or None, text=questions)  # [Q, L] ids, [new, 3, H, W] pixels
+        model_inputs = {**model_inputs, "image_index": torch.tensor(image_index)}
+        return {"model_inputs": model_inputs, "states": states, "keys": list(position), "counts": counts}
 
     def _forward(self, inputs: dict) -> dict:
-        return {"logits": self.model(**inputs["model_inputs"]).logits, "counts": inputs["counts"]}
+        model_inputs, states = dict(inputs["model_inputs"]), list(inputs["states"])
+        if "pixel_values" in model_inputs:
+            encoded = self.model.encode_images(model_inputs.pop("pixel_values"))
+            grid = tuple(encoded["vision_grid"].tolist()) if "vision_grid" in encoded else None
+            new = [i for i, state in enumerate(states) if state is None]
+            for i, *row in zip(new, encoded["vision_states"], encoded["vision_pooled"], strict=True):
+                # Its own copy: a row of a batch would keep the whole batch in memory.
+                states[i] = (*(values.clone() for values in row), grid)
+        for key, state in zip(inputs["keys"], states, strict=True):
+            self._kept[key] = state
+            self._kept.move_to_end(key)
+        while len(self._kept) > KEPT_IMAGES:
+            self._kept.popitem(last=False)
+        model_inputs.update(_batch(states))
+        return {"logits": self.model(**model_inputs).logits, "counts": inputs["counts"]}
+
+    def forget_images(self) -> None:
+        """
+        Drops what is kept of earlier images, for instance to free memory.
+
+        Training steps, loaded weights, another precision or device, adapters switched or merged, forward hooks and new
+        settings of the image processor are noticed without it. It is needed after changes that PyTorch does not count
+        and that leave nearly all weights as they are, such as `weight.data[0, 0] = 1`.
+        """
+        self._kept.clear()
+
+    def _states_kept(self) -> dict[bytes, State]:
+        """The states that still hold; those of another encoder or other settings are dropped."""
+        ume, device = self.model.ume, self.device.type
+        now = (
+            _encoder_signature(ume.vision_model),
+            _plain_attributes(ume._adapters["vision"]),
+            repr(self.processor.image_processor.to_dict()),
+            torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+        )
+        # In training mode the encoder says something else each time.
+        if now != self._kept_for or ume.vision_model.training:
+            self._kept.clear()
+            self._kept_for = now
+        return self._kept
 
     def postprocess(self, outputs: dict, top_k: int = 5) -> list:
         """Logits [Q, C] of all questions → a row's answers each, in the shape of its question."""
@@ -136,6 +199,61 @@ class UMEVQAPipeline(Pipeline):
         """Saves model and processor, with their code, so that the folder loads again as a pipeline."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _content(image) -> tuple[bytes, Callable[[], Image.Image]]:
+    """A key of what an image shows, and a function that gives it as `read_image` does."""
+    if isinstance(image, (str, os.PathLike)) and os.path.isfile(image):
+        with suppress(OSError), open(image, "rb") as file:  # `read_image` says what is wrong
+            content = file.read()
+            return hashlib.sha256(content).digest(), lambda: read_image(image, content)
+    picture = read_image(image)
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(), lambda: picture
+
+
+def _batch(states: list[State]) -> dict[str, Tensor]:
+    """The states of U images → `vision_states` [U, N, D], `vision_pooled` [U, D_p] and their `vision_grid`."""
+    tokens, pooled, grids = zip(*states, strict=True)
+    if len({(len(values), grid) for values, grid in zip(tokens, grids, strict=True)}) > 1:
+        raise ValueError(
+            f"The images of one batch have different numbers of tokens ({', '.join(str(len(t)) for t in tokens)}): "
+            "let the image processor resize or crop to one height and width, or ask about one image at a time."
+        )
+    grid = {} if grids[0] is None else {"vision_grid": torch.tensor(grids[0])}
+    return {"vision_states": torch.stack(tokens), "vision_pooled": torch.stack(pooled), **grid}
+
+
+def _encoder_signature(encoder: nn.Module) -> tuple:
+    """
+    What tells an encoder from itself after a change, in a few milliseconds.
+
+    PyTorch counts what is written into a tensor (`_version`), and another tensor lies elsewhere. Writing through
+    `.data`, as merging an adapter does, is not counted: for that, some values of every tensor are compared. Adapters
+    are switched by plain attributes of their modules. A forward hook, known by its number, may change what comes out,
+    or wait for the encoder to run.
+    """
+    tensors, samples = [*encoder.parameters(), *encoder.buffers()], {}
+    for tensor in tensors:
+        if not tensor.is_meta:  # offloaded
+            sample = tensor.detach().flatten()[:: tensor.numel() // 16 + 1]
+            samples.setdefault((tensor.device, tensor.dtype), []).append(sample)
+    return (
+        tuple((t.data_ptr(), None if t.is_inference() else t._version, t.shape, t.dtype, t.device) for t in tensors),
+        tuple(torch.cat(parts).cpu().view(torch.uint8).numpy().tobytes() for parts in samples.values()),
+        tuple((type(m), *m._forward_pre_hooks, *m._forward_hooks, _plain_attributes(m)) for m in encoder.modules()),
+    )
+
+
+def _plain_attributes(thing) -> str:
+    return repr({name: value for name, value in vars(thing).items() if _is_plain(value)})
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _check_questions(asked):

@@ -24,7 +24,7 @@ UNLIMITED = 1_000_000
 DOWNLOAD_SECONDS = 60
 
 
-def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
+def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """
     Reads one image as the models see all of them: upright 8-bit RGB, as a viewer shows it on a white page.
 
@@ -32,6 +32,7 @@ def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
 
     Args:
         image (`PIL.Image.Image`, `str` or `os.PathLike`): an image, a local path, an http(s) or a `data:image/` URL.
+        content (`bytes`, *optional*): what the file at a local path holds, where it has been read already.
 
     Returns:
         `PIL.Image.Image` of mode RGB.
@@ -51,7 +52,7 @@ def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
                 with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
                     image = Image.open(io.BytesIO(response.read()))
             elif os.path.isfile(path):
-                with Image.open(path) as opened:
+                with Image.open(path if content is None else io.BytesIO(content)) as opened:
                     return to_rgb(opened)
             else:
                 raise FileNotFoundError("there is no such file; check the path")

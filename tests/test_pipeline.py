@@ -1,9 +1,11 @@
 """The visual-question-answering pipeline: its calls, its errors, and a saved folder where the package is missing."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from transformers import BertConfig, BertTokenizer, ViTConfig, ViTImageProcessor, pipeline
 
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from modeling_ume.pipeline_ume import KEPT_IMAGES
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "colour", "is", "it", "?", "red", "a", "circle"]
 ANSWERS = {i: f"answer {i}" for i in range(7)}
@@ -45,7 +48,7 @@ def model():
     return make_model()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ask(model):
     return UMEVQAPipeline(model=model, processor=make_processor(model), device="cpu", top_k=3)
 
@@ -85,6 +88,39 @@ def test_several_questions_share_one_encoding_of_the_image(ask, model):
     hook.remove()
     assert seen == [(1, 3, 16, 16)]
     assert equal(answers, [ask(picture(), question) for question in QUESTIONS])
+
+
+@contextmanager
+def images_encoded(model):
+    """A list to which every call of the image encoder adds how many images it was given."""
+    encoder, seen = model.ume.vision_model, []
+    forward = encoder.forward
+
+    def counted(*args, pixel_values, **kwargs):
+        seen.append(len(pixel_values))
+        return forward(*args, pixel_values=pixel_values, **kwargs)
+
+    encoder.forward = counted  # not by a hook, which empties the store
+    try:
+        yield seen
+    finally:
+        del encoder.forward
+
+
+@pytest.mark.parametrize("fusion", ["ume", "early_input", "late_mean"])
+def test_questions_in_later_calls_share_the_encoding_too(tmp_path, fusion):
+    model = make_model(fusion=fusion)
+    path = tmp_path / "picture.png"
+    picture().save(path)
+    asked, fresh = (UMEVQAPipeline(model=model, processor=make_processor(model), device="cpu") for _ in range(2))
+    expected = fresh(picture(), QUESTIONS)
+    # A file by its path, as text too, and an object, another one with the same pixels each time.
+    for image, encoded in ((lambda: path, [1]), (lambda: str(path), []), (picture, [1])):
+        with images_encoded(model) as seen:
+            answers = [asked(image(), question) for question in QUESTIONS]
+            answers += asked([{"image": image(), "question": question} for question in QUESTIONS], batch_size=2)
+        assert seen == encoded
+        assert equal(answers, expected * 2)
 
 
 def test_every_way_to_call_gives_the_same_answers(ask, tmp_path):
@@ -134,6 +170,175 @@ def test_a_generator_is_answered_while_it_yields(ask):
     assert taken == [0, 1]
 
 
+def test_a_batch_encodes_only_the_images_that_are_new(ask, model):
+    rows = [{"image": picture(seed), "question": question} for seed in range(3) for question in QUESTIONS]
+    alone = [ask(row) for row in rows]
+    ask.forget_images()
+    ask(picture(1), QUESTIONS)
+    with images_encoded(model) as seen:
+        answers = ask(rows, batch_size=len(rows))
+    assert seen == [2]
+    assert equal(answers, alone)
+
+
+def test_only_the_last_few_images_are_kept(ask, model):
+    for seed in range(KEPT_IMAGES):
+        ask(picture(seed), QUESTIONS[0])
+    with images_encoded(model) as seen:
+        ask(picture(0), QUESTIONS[0])  # used again, so the second is now the oldest
+        ask(picture(KEPT_IMAGES), QUESTIONS[0])
+        assert seen == [1]
+        ask(picture(0), QUESTIONS[0])
+        assert seen == [1]
+        ask(picture(1), QUESTIONS[0])
+        assert seen == [1, 1]
+        ask([{"image": picture(seed), "question": QUESTIONS[0]} for seed in range(3 * KEPT_IMAGES)], batch_size=50)
+    assert len(ask._kept) == KEPT_IMAGES
+    assert all(states.untyped_storage().nbytes() == states.nbytes for states, _, _ in ask._kept.values())
+
+
+def test_images_can_be_forgotten(ask, model):
+    with images_encoded(model) as seen:
+        ask(picture(), QUESTIONS)
+        ask.forget_images()
+        ask(picture(), QUESTIONS)
+    assert seen == [1, 1]
+
+
+def test_a_picture_that_was_painted_over_is_another_one(ask, model):
+    image = picture(0)
+    before = ask(image, QUESTIONS[0])
+    image.paste(picture(1))
+    assert ask(image, QUESTIONS[0]) == ask(picture(1), QUESTIONS[0]) != before
+
+
+def test_a_file_that_was_replaced_is_another_one_even_with_its_size_and_time(ask, tmp_path):
+    path = tmp_path / "picture.bmp"
+    picture(0).save(path)
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    before, size = ask(path, QUESTIONS[0]), path.stat().st_size
+    picture(1).save(path)
+    os.utime(path, ns=times)
+    assert path.stat().st_size == size
+    assert ask(path, QUESTIONS[0]) == ask(picture(1), QUESTIONS[0]) != before
+
+
+@torch.no_grad()
+def train_a_step(ask):
+    next(ask.model.ume.vision_model.parameters()).view(-1)[3] += 1
+
+
+def merge_by_data(ask):
+    next(ask.model.ume.vision_model.parameters()).data.mul_(1.5)
+
+
+def load_weights(ask):
+    ask.model.load_state_dict({name: 1.5 * value for name, value in ask.model.state_dict().items()})
+
+
+def swap_weights(ask):
+    for parameter in ask.model.ume.vision_model.parameters():
+        parameter.data = 1.5 * parameter.data
+
+
+def shorten(ask):
+    ask.model.to(torch.bfloat16)
+
+
+def average_tokens(ask):
+    ask.model.ume._adapters["vision"].feature_grid = 1
+
+
+def crop_otherwise(ask):
+    ask.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+
+
+def other_model(ask):
+    ask.model = make_model(vision_pooling="mean")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        train_a_step, merge_by_data, load_weights, swap_weights, shorten, average_tokens, crop_otherwise, other_model
+    ],
+)  # fmt: skip
+def test_a_changed_model_never_answers_from_what_it_saw_before(change):
+    model = make_model()
+    ask = UMEVQAPipeline(model=model, processor=make_processor(model), device="cpu")
+    before = ask(picture(), QUESTIONS)
+    change(ask)
+    after = ask(picture(), QUESTIONS)
+    assert after == UMEVQAPipeline(model=ask.model, processor=ask.processor, device="cpu")(picture(), QUESTIONS)
+    assert not equal(after, before)
+
+
+def test_a_change_of_the_head_alone_answers_anew_from_the_kept_image():
+    model = make_model()
+    ask = UMEVQAPipeline(model=model, processor=make_processor(model), device="cpu")
+    before = ask(picture(), QUESTIONS)
+    with torch.no_grad():
+        model.classifier.weight.mul_(2)
+    with images_encoded(model) as seen:
+        after = ask(picture(), QUESTIONS)
+    assert seen == []
+    assert not equal(after, before)
+
+
+def test_an_adapter_that_is_switched_off_or_merged_is_noticed():
+    peft = pytest.importorskip("peft")
+    model = make_model()
+    base = copy.deepcopy(model)
+    lora = peft.LoraConfig(target_modules=r".*vision_model.*(query|q_proj)", init_lora_weights=False)
+    wrapped = peft.get_peft_model(model, lora).eval()
+    ask = UMEVQAPipeline(model=model, processor=make_processor(model), device="cpu")
+    plain = UMEVQAPipeline(model=base, processor=ask.processor, device="cpu")(picture(), QUESTIONS)
+    adapted = ask(picture(), QUESTIONS)
+    assert not equal(adapted, plain)
+    with wrapped.disable_adapter():
+        assert equal(ask(picture(), QUESTIONS), plain)
+    assert equal(ask(picture(), QUESTIONS), adapted)
+    with images_encoded(model) as seen:
+        wrapped.merge_adapter()
+        assert equal(ask(picture(), QUESTIONS), adapted)
+    assert seen == [1]
+
+
+def test_a_hook_on_the_encoder_sees_it_run(ask, model):
+    seen = []
+    ask(picture(), QUESTIONS)
+    layer = list(model.ume.vision_model.modules())[-1]
+    hooks = []
+    for name in ("first", "second"):
+        hooks.append(layer.register_forward_hook(lambda *_, name=name: seen.append(name)))
+        ask(picture(), QUESTIONS)
+    for hook in hooks:
+        hook.remove()
+    assert seen == ["first", "first", "second"]
+
+
+def test_nothing_is_kept_of_an_encoder_in_training(ask, model):
+    with images_encoded(model) as seen:
+        try:
+            model.train()
+            ask(picture(), QUESTIONS)
+            ask(picture(), QUESTIONS)
+        finally:
+            model.eval()
+        ask(picture(), QUESTIONS)
+    assert seen == [1, 1, 1]
+
+
+def test_what_encode_images_returns_stands_for_the_pixels(model):
+    inputs = make_processor(model)(images=[picture(0), picture(1)], text=QUESTIONS)
+    index = torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        expected = model(**inputs, image_index=index).logits
+        encoded = model.encode_images(inputs.pop("pixel_values"))
+        assert torch.equal(model(**inputs, **encoded, image_index=index).logits, expected)
+    assert encoded["vision_grid"].tolist() == [2, 2]
+
+
 def test_top_k_is_five_unless_set_and_never_more_than_the_answers(model):
     processor = make_processor(model)
     ask = UMEVQAPipeline(model=model, processor=processor, device="cpu")
@@ -166,6 +371,13 @@ def test_a_model_fresh_from_training_answers_without_dropout():
     assert ask(picture(), QUESTIONS[0]) == ask(picture(), QUESTIONS[0])
 
 
+def ask_about_two_sizes(ask):
+    ask.processor.image_processor.do_resize = False
+    for image in (picture().resize((24, 16)), picture().resize((16, 16))):
+        ask(image, "red ?")
+        ask([{"image": i, "question": "red ?"} for i in (picture().resize((24, 16)), image)], batch_size=2)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -184,6 +396,7 @@ def test_a_model_fresh_from_training_answers_without_dropout():
         (lambda ask: ask(picture(), "red ?", top_k=0), "top_k=0"),
         (lambda ask: ask(picture(), "red ?", top_k="3"), "top_k='3'"),
         (lambda ask: ask([], batch_size=0), "batch_size=0"),
+        (ask_about_two_sizes, "different numbers of tokens .7, 5.: let the image processor"),
     ],
 )
 def test_a_wrong_call_says_what_was_wrong(ask, call, message):
