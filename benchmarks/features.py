@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from training_ume.answers import AnswerVocabulary  # noqa: E402
 from training_ume.collator import VQACollator  # noqa: E402
 from training_ume.data import FEATURES  # noqa: E402
+from training_ume.doc_tables import vqa_v2_features  # noqa: E402
 from training_ume.feature_sets import distinct_rows  # noqa: E402
 from training_ume.features import BATCH_ROWS, COLUMN, FeatureCache, build_features, open_features  # noqa: E402
 from training_ume.recipes import ModelArguments  # noqa: E402
@@ -57,7 +58,6 @@ HEADS = {"concat": ("concat", None), "ume, 7×7": ("ume", 7), "ume": ("ume", Non
 QUESTIONS_AN_IMAGE = 8.6  # DAQUAR's
 BATCH = 128
 ANSWERS = 582
-VQA_V2_IMAGES = {"train": 82_783, "validation": 40_504}
 
 
 def made_up(folder: Path, images: int, seed: int = 0) -> Dataset:
@@ -235,29 +235,6 @@ def compare_bits(model, collator: VQACollator, data: Dataset, folder: Path) -> d
     return found
 
 
-def on_paper(rate_224: float | None) -> list[dict]:
-    """Size of VQA v2's images through a ViT-B/16, and time where a rate of images a second at 224×224 is known."""
-    width, layers = 768, 12
-
-    def operations(tokens: int) -> int:
-        # A layer multiplies by 12 D² weights a token, and takes N² products of D twice.
-        return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
-
-    table = []
-    for size in (224, 384):
-        tokens = (size // 16) ** 2 + 1
-        scale = operations(tokens) / operations(197)
-        for kept, vectors in (("full", tokens), ("7×7", 50), ("CLS", 0)):
-            row = {"pixels": size, "kept": kept, "vectors_an_image": vectors + 1}  # the summary comes on top
-            for part, images in (*VQA_V2_IMAGES.items(), ("both", sum(VQA_V2_IMAGES.values()))):
-                row[f"{part}_gigabytes"] = round(images * (vectors + 1) * width * 2 / 1e9, 2)
-            row["relative_time"] = round(scale, 2)
-            if rate_224 is not None:
-                row["hours_for_both"] = round(sum(VQA_V2_IMAGES.values()) * scale / rate_224 / 3600, 1)
-            table.append(row)
-    return table
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
@@ -281,7 +258,7 @@ def main() -> None:
         report["shapes"][name] = {"name": shape["name"], "training": training, "build": building, "rows": rows}
         base = report["shapes"].get("base")
         rate = None if base is None else base["build"]["vision"]["build"]["per_second"]
-        report["vqa_v2_on_paper"] = {"images_per_second_at_224": rate, "table": on_paper(rate)}
+        report["vqa_v2_on_paper"] = {"images_per_second_at_224": rate, "table": vqa_v2_features(rate)}
         report["load_after"] = os.getloadavg()
         write_json(args.out, report)
     print(json.dumps({key: value for key, value in report.items() if key != "environment"}, indent=2))

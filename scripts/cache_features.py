@@ -2,11 +2,12 @@
 """Run a recipe's frozen encoders over all its images and questions once; training then reads what they said.
 
 python scripts/cache_features.py daquar --feature_cache features/daquar --train_questions … --train_images …
-python scripts/cache_features.py daquar --feature_cache features/daquar --train_questions … --verify --export DATA_SET
+python scripts/cache_features.py daquar --feature_cache features/daquar --train_questions … --from me/daquar-features
 
 Then train with the same recipe and fields: scripts/train.py daquar --feature_cache features/daquar …
 Several processes share the work: torchrun --nproc_per_node 4 scripts/cache_features.py …
 The same command goes on where it was interrupted, and completes a cache when the data have grown.
+--export and --push publish a cache as a data set; --from makes it again from there.
 """
 
 import argparse
@@ -33,6 +34,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--verify", action="store_true", help="compare every byte of the cache with its checksum")
     parser.add_argument("--export", metavar="DIR", help="write the cache as a data set to publish: parquet and a card")
+    parser.add_argument(
+        "--push", metavar="REPO", help="upload what --export wrote to the Hub; a new repository is private"
+    )
+    parser.add_argument(
+        "--from", metavar="DATA_SET", dest="published",
+        help="take rows from such a data set, a folder or a name on the Hub, and encode only what it lacks",
+    )  # fmt: skip
     return parser.parse_known_args(argv)
 
 
@@ -40,7 +48,14 @@ def main(argv: list[str]) -> int:
     args, recipe_argv = parse(argv)
     try:
         recipe = parse_recipe(recipe_argv)
-        cache_recipe(recipe, args.modalities, verify=args.verify, export=args.export)
+        cache_recipe(
+            recipe,
+            args.modalities,
+            verify=args.verify,
+            export=args.export,
+            push=args.push,
+            published=args.published,
+        )
     except KeyboardInterrupt:
         print("\nInterrupted. To go on, repeat the command: whole shards are kept.", file=sys.stderr)
         return 130

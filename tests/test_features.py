@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model
-from datasets import load_dataset
 from PIL import Image
 from transformers import set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
@@ -24,7 +23,7 @@ import training_ume.features as features
 from modeling_ume.encoders_ume import average_grid
 from training_ume.data import VQADataError
 from training_ume.evaluation import evaluate_checkpoint
-from training_ume.feature_sets import distinct_rows, export_parquet
+from training_ume.feature_sets import distinct_rows
 from training_ume.features import FeatureCache, build_features, describe, open_features
 from training_ume.recipes import parse_recipe
 from training_ume.run import (
@@ -518,12 +517,12 @@ def test_a_recipe_without_frozen_encoders_refuses_a_cache(setting):
         setting.recipe("--feature_cache", "x", "--freeze_text", "false", "--freeze_vision", "false")
 
 
-def test_the_command_builds_verifies_exports_and_does_nothing_twice(setting, cache, tmp_path, capsys):
+def test_the_command_builds_and_verifies_and_does_nothing_twice(setting, cache, tmp_path, capsys):
     from test_scripts import script
 
     command = script("cache_features")
     argv = [str(setting.path), "--feature_cache", str(tmp_path / "made")]
-    assert command.main([*argv, "--verify", "--export", str(tmp_path / "parquet")]) == 0
+    assert command.main([*argv, "--verify"]) == 0
     printed = capsys.readouterr().out
     assert "text: every byte is as it was written." in printed
     assert contents(tmp_path / "made" / "text") == contents(cache / "text")
@@ -532,27 +531,6 @@ def test_the_command_builds_verifies_exports_and_does_nothing_twice(setting, cac
     assert "vision: 0 rows encoded" in capsys.readouterr().out
     assert command.main([str(setting.path)]) == 2
     assert capsys.readouterr().err == "error: There is nowhere to write to: give --feature_cache DIR.\n"
-    assert command.main([*argv, "--export", str(tmp_path / "parquet")]) == 2
-    assert "is not empty: choose another one" in capsys.readouterr().err
-
-
-def test_an_exported_cache_is_read_back_streaming_with_the_same_rows(cache, tmp_path):
-    caches = {modality: FeatureCache(cache / modality) for modality in features.MODALITIES}
-    export_parquet(caches, tmp_path / "data")
-    for modality, own in caches.items():
-        rows = load_dataset(str(tmp_path / "data"), modality, split="train", streaming=True).with_format("numpy")
-        number = -1
-        for number, (row, key) in enumerate(zip(rows, own.keys(), strict=True)):
-            states, pooled = own[number]
-            assert row["key"] == key
-            assert np.array_equal(row["pooled"], pooled)
-            assert np.array_equal(row["states"], states)
-        assert number == len(own) - 1
-        assert rows.features["states"].feature.feature.dtype == rows.features["pooled"].feature.dtype == "float16"
-    card = (tmp_path / "data" / "README.md").read_text()
-    assert "| vision | a new vit | – |" in card
-    assert str(ROOT) not in card
-    assert str(cache) not in card
 
 
 # ------------------------------------------------------------------------------------------------------------ at scale

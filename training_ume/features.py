@@ -153,7 +153,7 @@ def file_stamps(paths: Iterable[str], known: dict[str, list]) -> dict[str, list]
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def check_manifest(folder: Path, manifest: dict, key: dict) -> None:
+def check_manifest(folder: Path | str, manifest: dict, key: dict) -> None:
     """
     Raises:
         ValueError: when the features are not those of the model and the processor that `key` (see `describe`) stands
@@ -304,13 +304,17 @@ class FeatureCache:
             ValueError: naming the first shard that is not as it was written.
         """
         for shard in self.manifest["shards"]:
-            path = self.folder / shard["file"]
-            with open(path, "rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(2**22):
-                    digest.update(block)
-            if digest.hexdigest() != shard["sha256"]:
-                raise ValueError(f"The feature cache is damaged: {path} is not as it was written. {REPAIR}")
+            self.verify_shard(shard)
+
+    def verify_shard(self, shard: dict) -> None:
+        """The same of one entry of the manifest's `shards`."""
+        path = self.folder / shard["file"]
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**22):
+                digest.update(block)
+        if digest.hexdigest() != shard["sha256"]:
+            raise ValueError(f"The feature cache is damaged: {path} is not as it was written. {REPAIR}")
 
 
 def open_features(
@@ -401,7 +405,7 @@ def build_features(
     for row in rows:
         row_of_key.setdefault(keys[row[COLUMN[modality]]], row)
 
-    shards = _whole_shards(folder)
+    shards = whole_shards(folder)
     held = {key for index in shards.values() for key in index["keys"]}
     todo = [key for key in row_of_key if key not in held]
     size = ROWS_PER_SHARD[modality]
@@ -416,18 +420,13 @@ def build_features(
             if modality == "text":
                 part = sorted(part, key=lambda key: len(row_of_key[key]["question"]))  # little padding in a batch
             _write_shard(folder, number, part, [row_of_key[key] for key in part], collator, encode, progress.update)
-    complete = _finish(folder, manifest, row_of_key, stamps)
-    rows_held = sum(len(index["keys"]) for index in _whole_shards(folder).values())
+    complete = finish(folder, manifest, row_of_key, stamps)
+    rows_held = sum(len(index["keys"]) for index in whole_shards(folder).values())
     seconds = time.perf_counter() - started
     return {"rows": rows_held, "encoded": encoded, "seconds": seconds, "complete": complete}
 
 
 def _begin(folder: Path, key: dict, origin: dict, model: UMEForVisualQuestionAnswering) -> dict:
-    """The manifest as it is; of a new folder one without rows, which says from the start what belongs there."""
-    manifest = read_json(folder / "manifest.json")
-    if manifest is not None:
-        check_manifest(folder, manifest, key)
-        return manifest
     adapter = model.ume._adapters[key["modality"]]
     manifest = {
         "key": key,
@@ -436,16 +435,22 @@ def _begin(folder: Path, key: dict, origin: dict, model: UMEForVisualQuestionAns
         "row": "summary [pooled_width], then token states [tokens, width]",
         "width": adapter.width,
         "pooled_width": adapter.pooled_width,
-        "grid": None,
-        "tokens": None,
-        "rows": 0,
-        "shards": [],
     }
+    return begin(folder, manifest)
+
+
+def begin(folder: Path, manifest: dict) -> dict:
+    """The manifest as it is; of a new folder one without rows, which says from the start what belongs there."""
+    found = read_json(folder / "manifest.json")
+    if found is not None:
+        check_manifest(folder, found, manifest["key"])
+        return found
+    manifest = {**manifest, "grid": None, "tokens": None, "rows": 0, "shards": []}
     write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def _whole_shards(folder: Path) -> dict[int, dict]:
+def whole_shards(folder: Path) -> dict[int, dict]:
     """The index of every shard that is whole, by number. The index is written last, after the features."""
     numbers = sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
     indices = {number: read_json(folder / f"shard-{number:05d}.json") for number in numbers}
@@ -505,7 +510,11 @@ def _write_shard(
             f"The features of {row['question' if is_text else 'image']!r} do not fit into float16, which ends at "
             "65,504: this encoder cannot be cached."
         )
-    _write_whole(folder / f"shard-{number:05d}.bin", content.data)
+    save_shard(folder, number, content, shard_index(content, grid, keys, lengths))
+
+
+def shard_index(content: np.ndarray, grid: Sequence[int] | None, keys: list[str], lengths: list[int]) -> bytes:
+    """The index of a shard, as it is written: size and checksum of its features, and whose they are."""
     index = {
         "bytes": content.nbytes,
         "sha256": hashlib.sha256(content.data).hexdigest(),
@@ -513,7 +522,13 @@ def _write_shard(
         "keys": keys,
         "lengths": lengths,
     }
-    _write_whole(folder / f"shard-{number:05d}.json", json.dumps(index).encode())
+    return json.dumps(index).encode()
+
+
+def save_shard(folder: Path, number: int, content: np.ndarray, index: bytes) -> None:
+    """Writes features and then their index, without which they do not count."""
+    write_whole(folder / f"shard-{number:05d}.bin", content.data)
+    write_whole(folder / f"shard-{number:05d}.json", index)
 
 
 def _ahead(prepare: Callable, parts: list, threads: int) -> Iterator:
@@ -531,7 +546,7 @@ def _ahead(prepare: Callable, parts: list, threads: int) -> Iterator:
                 future.cancel()
 
 
-def _write_whole(path: Path, content) -> None:
+def write_whole(path: Path, content) -> None:
     """Writes a file that appears under its name when the disk has all of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -546,9 +561,9 @@ def _write_whole(path: Path, content) -> None:
         raise
 
 
-def _finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str, list]) -> bool:
+def finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str, list]) -> bool:
     """Writes the manifest if every row is there. Two processes that both find it so write the same."""
-    shards = _whole_shards(folder)
+    shards = whole_shards(folder)
     held = {key for index in shards.values() for key in index["keys"]}
     if not held.issuperset(wanted):
         return False
