@@ -49,7 +49,7 @@ def rows(tmp_path):
 
 def test_each_distinct_image_of_a_batch_is_opened_and_processed_once(processor, rows, monkeypatch):
     opened = []
-    monkeypatch.setattr(collator_module, "open_image", lambda path: opened.append(path) or open_image(path))
+    monkeypatch.setattr(collator_module, "open_image", lambda path, *args: opened.append(path) or open_image(path))
     batch = VQACollator(processor)(rows)
     assert opened == [rows[0]["image"], rows[1]["image"], rows[3]["image"]]
     assert batch["pixel_values"].shape == (3, 3, 32, 32)
@@ -149,7 +149,7 @@ def test_the_image_cache_changes_no_pixel_and_stays_within_its_size(processor, r
     one_image = 3 * 32 * 32 * 4
     cached = VQACollator(processor, image_cache_bytes=2 * one_image)
     opened = []
-    monkeypatch.setattr(collator_module, "open_image", lambda path: opened.append(path) or open_image(path))
+    monkeypatch.setattr(collator_module, "open_image", lambda path, *args: opened.append(path) or open_image(path))
     for batch_rows in (rows, rows[::-1], rows[1:3]):
         torch.testing.assert_close(cached(batch_rows), plain(batch_rows), rtol=0, atol=0)
     opened.clear()

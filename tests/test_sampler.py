@@ -167,3 +167,23 @@ def test_the_last_step_is_left_out_where_it_is_not_full_and_that_is_asked_for():
 def test_too_few_rows_for_the_processes_are_refused(rows, drop_last):
     with pytest.raises(ValueError, match=f"{rows} rows are too few for 3 processes"):
         ProcessBatches(range(rows), 2, 3, drop_last=drop_last)
+
+
+def test_bucketing_by_length_pads_less_keeps_images_together_and_shuffles():
+    ids = image_ids(images=400)
+    draw = random.Random(1)
+    typical = {image: draw.randint(5, 15) for image in dict.fromkeys(ids)}
+    lengths = [typical[image] + draw.randint(-2, 2) for image in ids]
+    plain, bucketed = batches(ids, 32), batches(ids, 32, lengths=lengths)
+    assert sorted(i for batch in bucketed for i in batch) == list(range(len(ids)))
+    padded, before = (sum(max(lengths[i] for i in b) * len(b) for b in order) for order in (bucketed, plain))
+    assert padded < 0.9 * before
+    assert sum(len({ids[i] for i in batch}) for batch in bucketed) < 1.1 * len(set(ids))
+    assert all(len(batch) == 32 for batch in bucketed[:-1])
+    # Whether a batch is long says nothing about when it comes, and the next epoch has other batches.
+    longest = [max(lengths[i] for i in batch) for batch in bucketed]
+    assert longest != sorted(longest)
+    sampler = GroupedByImageSampler(ids, 32, lengths=lengths)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first == [i for batch in bucketed for i in batch]

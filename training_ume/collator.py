@@ -149,6 +149,7 @@ class VQACollator:
 
     def _process(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> Tensor:
         images = []
+        contents = {row["image"]: row["image_bytes"] for row in rows if "image_bytes" in row}  # a stream's rows
         for path in paths:
             questions = [row["question_id"] for row in rows if row["image"] == path]
             if not path:
@@ -157,7 +158,7 @@ class VQACollator:
                     "folder, or the collator inputs='question'."
                 )
             try:
-                images.append(open_image(path))
+                images.append(open_image(path, contents.get(path)))
             except VQADataError as error:
                 raise VQADataError(f"{error} Its questions here: question_id {_listed(questions)}.") from error
         image_processor = self.processor.image_processor

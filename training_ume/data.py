@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -706,8 +707,10 @@ class _ImageStore:
 # ------------------------------------------------------------------------------------------------------------ images
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
+def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """Opens an image file as RGB, the way a viewer shows it on a white page.
+
+    Where the file's `content` is given, `path` only says in messages which image it is.
 
     EXIF orientation is applied. Transparent parts become white: dropping the alpha channel would show whatever colour
     happens to lie under it. 16-bit greys are scaled to 8 bits (PIL would clip them to white). CMYK, palette, grey and
@@ -718,7 +721,7 @@ def open_image(path: str | os.PathLike) -> Image.Image:
             (`PIL.Image.MAX_IMAGE_PIXELS`), or holds floating-point values, whose white is not known.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             return to_rgb(file)
     except FileNotFoundError as error:
         raise VQADataError(f"The image {path} does not exist. Restore it, or load the data again.") from error

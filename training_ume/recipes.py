@@ -177,11 +177,11 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    source: Literal["easy_vqa", "vqa_v2", "hub"] = field(
+    source: Literal["easy_vqa", "vqa_v2", "hub", "stream"] = field(
         default="vqa_v2",
         metadata={
             "help": "easy_vqa: the pip package of that name. vqa_v2: files in VQA v2's layout. hub: a dataset with "
-            "VQAv2's columns."
+            "VQAv2's columns. stream: what scripts/shard_data.py wrote, read while training."
         },
     )
     train_questions: str | None = field(
@@ -203,7 +203,11 @@ class DataArguments:
     eval_images: str | None = field(default=None, metadata={"help": "Folder with their images."})
     eval_image_pattern: str | None = field(default=None, metadata={"help": "File name of an image to validate on."})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub dataset, or a folder that `datasets.load_dataset` reads."}
+        default=None,
+        metadata={
+            "help": "Hub dataset, or a folder that `datasets.load_dataset` reads; for stream, a folder with shards or "
+            "a Hub dataset made of one."
+        },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
     train_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to train on."})
@@ -241,6 +245,13 @@ class DataArguments:
     group_by_image: bool = field(
         default=True, metadata={"help": "Put questions about the same image into the same batch: it is encoded once."}
     )
+    bucket_by_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Put images whose questions are of similar length into the same training batch: less padding, but "
+            "batches that are a little more alike."
+        },
+    )
     image_cache_mb: int = field(
         default=0,
         metadata={"help": "Keep processed images in memory up to this size; worth it where all fit (easy-VQA: 250)."},
@@ -271,6 +282,16 @@ class DataArguments:
                 raise ValueError(f"The eval_* files to score are incomplete: give {', '.join(missing)} too, or none.")
         if self.source == "hub" and self.dataset_name is None:
             raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
+        if self.source == "stream" and self.dataset_name is None:
+            raise ValueError(
+                "source=stream needs dataset_name: the folder that scripts/shard_data.py wrote, or a name on the Hub."
+            )
+        if self.source == "stream" and self.bucket_by_length:
+            raise ValueError("bucket_by_length contradicts source=stream, whose questions are not known beforehand.")
+        if self.source == "stream" and not self.group_by_image:
+            raise ValueError(
+                "group_by_image=false contradicts source=stream, where an image comes once, with all its questions."
+            )
         if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction={self.validation_fraction} is impossible: it lies between 0 and 1.")
         if self.top_k_answers is not None and self.min_answer_count is not None:
@@ -456,6 +477,11 @@ def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
     if rest:
         name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
         raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name)}")
+    if data.source == "stream" and model.feature_cache is not None:
+        raise ValueError(
+            "feature_cache contradicts source=stream: a cache stands beside image files. Empty one of them "
+            "(`--feature_cache null`, or another --source)."
+        )
     return Recipe(path.stem, model, data, training)
 
 

@@ -10,6 +10,7 @@ import copy
 import ctypes
 import dataclasses
 import difflib
+import hashlib
 import platform
 import re
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
@@ -39,8 +41,10 @@ from training_ume.collator import VQACollator
 from training_ume.data import load_vqa, split_by_image
 from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
+from training_ume.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
 from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json
+from training_ume.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.trainer import (
     UMETrainer,
     in_image_order,
@@ -52,9 +56,14 @@ from training_ume.trainer import (
 )
 
 # What `overwrite_output` deletes: names that runs write, so that a folder's other contents are left alone.
-RUN_FILES = re.compile(r"checkpoint-\d+|seed\d+|beside|adapter|base|results\.json|arguments\.json")
+RUN_FILES = re.compile(r"checkpoint-\d+|seed\d+|beside|adapter|base|(results|arguments)\.json|predictions\.jsonl")
 # Numbers of glibc's mallopt, from its malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+# Arguments that decide which rows and answers shards hold.
+SHARDED = (
+    "validation_fraction", "split_seed", "top_k_answers", "min_answer_count", "max_train_questions",
+    "max_eval_questions",
+)  # fmt: skip
 # Arguments that change where and how a run is watched, not what it learns.
 NOT_COMPARED = {
     "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
@@ -69,15 +78,15 @@ class VQAData:
     """What all runs of a recipe share: rows to train on, to choose the epoch on and to score at the end (without test
     data these are the same), the answers, and what was counted on the way."""
 
-    train: Dataset
-    validation: Dataset
-    scored: Dataset
+    train: Dataset | StreamedQuestions
+    validation: Dataset | StreamedQuestions
+    scored: Dataset | StreamedQuestions
     scored_on: str  # "test" or "validation"
     vocabulary: AnswerVocabulary
     summary: dict
     baselines: dict[str, dict]
 
-    def parts(self) -> dict[str, Dataset]:
+    def parts(self) -> dict[str, Dataset | StreamedQuestions]:
         """All rows that a model sees, by what they are for."""
         return {"train": self.train, "validation": self.validation, "scored": self.scored}
 
@@ -230,6 +239,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         eval_dataset=data.validation,
         processing_class=processor,
         group_by_image=recipe.data.group_by_image,
+        bucket_by_length=recipe.data.bucket_by_length,
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     final = save_final(trainer, processor, run.folder)
@@ -248,12 +258,14 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "train_cpu_seconds": most(history, "cpu_seconds"),
         "epochs": epoch_table(history),
         "parameters": parameters,
+        "encoders": encoder_sources(model_args),
         "data": data.summary,
         "arguments": arguments,
         "environment": environment(),
     }
     if training.should_save:
-        write_json(run.folder / "results.json", results)
+        write_predictions(run.folder / PREDICTIONS, prediction_rows(answers, data.scored))
+        write_json(run.folder / "results.json", results)  # last: with it, the run is finished
     return results
 
 
@@ -264,8 +276,12 @@ def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UM
         if trainer.args.should_save:
             save_adapter(model, folder)
         model = model.merge_and_unload()
-    if trainer.args.should_save:
+    if trainer.is_fsdp_enabled:
+        trainer.save_model(str(folder))  # all processes put the weights together
+        (folder / "training_args.bin").unlink(missing_ok=True)
+    elif trainer.args.should_save:
         model.save_pretrained(folder)
+    if trainer.args.should_save:
         processor.save_pretrained(folder)
     return model
 
@@ -412,8 +428,10 @@ def load_data(args: DataArguments, log_dir: Path) -> VQAData:
     With a `validation_fraction` the best epoch is chosen on training images held out, and test data, where the
     recipe has any, is scored once at the end; otherwise the validation questions serve for both.
     Training questions whose most common answer is not among them are left out and counted: with cross-entropy they
-    teach nothing, and every model gets the same questions.
+    teach nothing, and every model gets the same questions. All this was decided for shards when they were written.
     """
+    if args.source == "stream":
+        return load_shards(args)
     train = load_split(args, "train", log_dir)
     evaluated = {}  # by name; the last of them is what is scored
     if args.validation_fraction is not None:
@@ -445,6 +463,56 @@ def load_data(args: DataArguments, log_dir: Path) -> VQAData:
     scored_on, scored = list(evaluated.items())[-1]
     baselines = score_baselines(train, scored, vocabulary)
     return VQAData(train, evaluated["validation"], scored, scored_on, vocabulary, summary, baselines)
+
+
+def load_shards(args: DataArguments) -> VQAData:
+    """
+    What `shard_data` wrote, to be read while training.
+
+    Raises:
+        ValueError: when the arguments ask for other rows or answers than the shards hold.
+    """
+    facts, parts = open_shards(args.dataset_name)
+    wanted = {name: getattr(args, name) for name in SHARDED}
+    changes = [
+        f"{name} was {facts['arguments'][name]!r} and is {value!r}"
+        for name, value in wanted.items()
+        if facts["arguments"][name] != value
+    ]
+    if changes:
+        raise ValueError(
+            f"The shards in {args.dataset_name} were written with other arguments: {'; '.join(changes)}. Give the "
+            "same ones, or write other shards."
+        )
+    return VQAData(
+        parts["train"],
+        parts["validation"],
+        parts[facts["scored_on"]],
+        facts["scored_on"],
+        AnswerVocabulary(facts["answers"]),
+        facts["summary"],
+        facts["baselines"],
+    )
+
+
+def shard_data(args: DataArguments, folder: str | Path, shards: int | None = None) -> dict:
+    """
+    Writes the data of a recipe as shards that `source=stream` trains from: its questions and its images, with the
+    answers, counts and scores without a model that `load_data` finds; see `write_shards` for the rest.
+
+    Returns:
+        `dict`: the index.
+    """
+    data = load_data(args, log_dir=Path(folder))
+    facts = {
+        "arguments": {name: getattr(args, name) for name in SHARDED},
+        "answers": [data.vocabulary.id2label[i] for i in range(len(data.vocabulary))],
+        "scored_on": data.scored_on,
+        "summary": data.summary,
+        "baselines": data.baselines,
+    }
+    parts = {"train": data.train, "validation": data.validation, data.scored_on: data.scored}
+    return write_shards(parts, facts, folder, shards)
 
 
 def load_split(args: DataArguments, part: str, log_dir: Path) -> Dataset:
@@ -627,6 +695,32 @@ def encoder_config(settings: dict | None, name: str | None, revision: str | None
             + (f" Did you mean {close[0]}?" if close else " Write for example bert, vit or resnet.")
         )
     return AutoConfig.for_model(model_type, **settings)
+
+
+def encoder_sources(args: ModelArguments) -> dict[str, dict]:
+    """
+    Where the pretrained encoders came from, by modality.
+
+    Returns:
+        `dict`: of each `name` and `revision`, the commit of a Hub repo; of a folder, which has none, the `sha256` of
+        its safetensors files instead.
+    """
+    sources = {}
+    for modality in ("text", "vision"):
+        name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
+        if name is not None and Path(name).is_dir():
+            digest = hashlib.sha256()
+            for path in sorted(Path(name).glob("*.safetensors")):
+                with path.open("rb") as file:
+                    while block := file.read(2**20):
+                        digest.update(block)
+            sources[modality] = {"name": name, "sha256": digest.hexdigest()}
+        elif name is not None:
+            # It was loaded a moment ago, so it lies in the cache, in a folder named after the commit.
+            cached = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+            commit = Path(cached).parent.name if isinstance(cached, str) else revision
+            sources[modality] = {"name": name, "revision": commit}
+    return sources
 
 
 def with_lora(model: UMEForVisualQuestionAnswering, args: ModelArguments, base: Path) -> nn.Module:

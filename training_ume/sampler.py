@@ -7,14 +7,16 @@ images, and `ProcessBatches` deals them to the processes that train together.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise, repeat
 
 import numpy as np
 from torch.utils.data import Sampler
 
 # How many images ahead may be preferred because they just fill a batch. Small, so that the order stays random.
 LOOK_AHEAD = 32
+# How many batches' images are sorted by length: enough for most of what sorting all would save, few of an epoch.
+WINDOW = 8
 
 
 class GroupedByImageSampler(Sampler[int]):
@@ -29,9 +31,11 @@ class GroupedByImageSampler(Sampler[int]):
         image_ids (`Sequence` of hashable): the image of each row of the data set, e.g. `dataset["image"]`.
         batch_size (`int`): questions of one step, of all processes together, at least 1.
         seed (`int`, *optional*, defaults to 0): not negative.
+        lengths (`Sequence[int]`, *optional*): how long each question is. Of every `WINDOW` batches' images those whose
+            longest questions are alike then share a batch, and these batches come in random order.
     """
 
-    def __init__(self, image_ids: Sequence, batch_size: int, seed: int = 0):
+    def __init__(self, image_ids: Sequence, batch_size: int, seed: int = 0, lengths: Sequence[int] | None = None):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1.")
         if seed < 0:
@@ -45,6 +49,9 @@ class GroupedByImageSampler(Sampler[int]):
         # Rows sorted by image, and where each image's rows begin and end: [N], [U + 1].
         self._rows = np.argsort(numbers, kind="stable")
         self._bounds = np.concatenate([[0], np.cumsum(np.bincount(numbers))])
+        self._longest = None  # of each image: [U]
+        if lengths is not None:
+            self._longest = np.maximum.reduceat(np.asarray(lengths)[self._rows], self._bounds[:-1])
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -58,21 +65,44 @@ class GroupedByImageSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
+        images = random.permutation(len(self._bounds) - 1)
+        if self._longest is not None:
+            counts = np.diff(self._bounds)[images]
+            window = (np.cumsum(counts) - counts) // (WINDOW * self.batch_size)
+            images = images[np.lexsort((self._longest[images], window))]
         waiting = deque(
-            random.permutation(self._rows[self._bounds[image] : self._bounds[image + 1]]).tolist()
-            for image in random.permutation(len(self._bounds) - 1)
+            random.permutation(self._rows[self._bounds[image] : self._bounds[image + 1]]).tolist() for image in images
         )
-        room = self.batch_size
-        while waiting:
-            chosen = 0
-            # An empty batch takes the image whose turn it is, so none waits for ever.
-            if len(waiting[0]) > room and room < self.batch_size:
-                fitting = (k for k in range(min(LOOK_AHEAD, len(waiting))) if len(waiting[k]) <= room)
-                chosen = max(fitting, key=lambda k: len(waiting[k]), default=0)
-            rows = waiting[chosen]
-            del waiting[chosen]
+        rows = chain.from_iterable(fill(waiting, repeat(self.batch_size)))
+        if self._longest is None:
             yield from rows
-            room = self.batch_size - (self.batch_size - room + len(rows)) % self.batch_size
+            return
+        while batches := [batch for _ in range(WINDOW) if (batch := list(islice(rows, self.batch_size)))]:
+            # One that is not full stays the last of all.
+            short = batches.pop() if len(batches[-1]) < self.batch_size else []
+            for k in random.permutation(len(batches)):
+                yield from batches[k]
+            yield from short
+
+
+def fill(waiting: deque[Sequence], sizes: Iterable[int]) -> Iterator[Sequence]:
+    """Orders groups of rows, so that few of them are cut where batches of these sizes end; empties `waiting`."""
+    sizes = iter(sizes)
+    size = room = next(sizes)
+    while waiting:
+        chosen = 0
+        # An empty batch takes the image whose turn it is, so none waits for ever.
+        if len(waiting[0]) > room and room < size:
+            fitting = (k for k in range(min(LOOK_AHEAD, len(waiting))) if len(waiting[k]) <= room)
+            chosen = max(fitting, key=lambda k: len(waiting[k]), default=0)
+        rows = waiting[chosen]
+        del waiting[chosen]
+        yield rows
+        left = len(rows)
+        while left >= room and waiting:
+            left -= room
+            size = room = next(sizes)
+        room -= left
 
 
 class ProcessBatches(Sampler[list[int]]):

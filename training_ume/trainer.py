@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import evaluate
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.nn import functional
+from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
@@ -25,6 +26,7 @@ import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
 from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.recipes import UMETrainingArguments
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
+from training_ume.streaming import BatchStream, StreamedQuestions
 
 
 class UMETrainer(Trainer):
@@ -35,10 +37,12 @@ class UMETrainer(Trainer):
         model: what to train.
         args (`UMETrainingArguments`): HF's arguments and the learning-rate multipliers of the parts.
         data_collator (`VQACollator`): makes batches, for training and evaluation.
-        train_dataset (`Dataset`): rows of `load_vqa`.
-        eval_dataset (`Dataset`): rows of `load_vqa` with answers; in image order, each image is encoded once.
+        train_dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`.
+        eval_dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa` with answers; in image order, each image is
+            encoded once.
         processing_class (`UMEProcessor`): saved into every checkpoint.
         group_by_image (`bool`, defaults to `True`): questions about one image share a training batch.
+        bucket_by_length (`bool`, defaults to `False`): so do images whose questions are of similar length.
     """
 
     def __init__(
@@ -47,16 +51,21 @@ class UMETrainer(Trainer):
         args: UMETrainingArguments,
         *,
         data_collator: Callable,
-        train_dataset: Dataset,
-        eval_dataset: Dataset,
+        train_dataset: Dataset | StreamedQuestions,
+        eval_dataset: Dataset | StreamedQuestions,
         processing_class=None,
         group_by_image: bool = True,
+        bucket_by_length: bool = False,
     ):
         self.group_by_image = group_by_image
+        self.bucket_by_length = bucket_by_length
         id2label = model.config.id2label
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            return flat_scores(score_answers([id2label[int(i)] for i in prediction.predictions], eval_dataset))
+            ids = prediction.predictions
+            if isinstance(eval_dataset, StreamedQuestions):
+                ids = in_table_order(ids, self.get_eval_dataloader().batch_sampler, args.eval_batch_size)
+            return flat_scores(score_answers([id2label[int(i)] for i in ids], eval_dataset))
 
         super().__init__(
             model=model,
@@ -69,27 +78,75 @@ class UMETrainer(Trainer):
             preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # ids, not [N, C] logits
             callbacks=[Stopwatch()],
         )
+        if self.is_fsdp_enabled:
+            self._prepare_fsdp(model)
+
+    def _prepare_fsdp(self, model: nn.Module) -> None:
+        plugin = self.accelerator.state.fsdp_plugin
+        if not isinstance(model, UMEForVisualQuestionAnswering):
+            raise ValueError("LoRA cannot be merged into weights that FSDP has cut: train it with DDP instead.")
+        if "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+            raise ValueError(
+                f"FSDP's state_dict_type is {plugin.state_dict_type.name}, which would save no model: set "
+                "fsdp_state_dict_type to FULL_STATE_DICT, as in configuration_ume/recipes/accelerate/fsdp2.yaml."
+            )
+        if plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = layers_to_shard(model)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        own_class = type(model)
+        # FSDP2 gives the model a class of its own, whose file would be saved as the model's code.
+        model.__class__ = next(cls for cls in own_class.__mro__ if not cls.__module__.startswith("torch.distributed"))
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            model.__class__ = own_class
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         # A list, because the Trainer adds one to it; a config may hold a tuple.
         ignore_keys = list(ignore_keys or self.model.config.keys_to_ignore_at_inference)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if isinstance(self.eval_dataset, StreamedQuestions):
+            # Batches of a stream are not all of one size, which those gathered from several processes must be.
+            logits, labels = (
+                functional.pad(t, [0, 0] * (t.ndim - 1) + [0, self.args.eval_batch_size - len(t)])
+                for t in (logits, labels)
+            )
         # The metric reads the answers from the dataset; soft labels of all questions would be [N, C] in memory.
         return loss, logits, labels.argmax(-1) if labels is not None and labels.ndim == 2 else labels
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process. `accelerate` would repeat questions where they do not divide by the processes."""
         args, dataset = self.args, self.train_dataset
+        seed = args.seed if args.data_seed is None else args.data_seed
+        if isinstance(dataset, StreamedQuestions):
+            batches = dataset.batches(args.train_batch_size, args.world_size, args.process_index, seed)
+            self.add_callback(SetEpoch(batches))
+            return self.loader(dataset, batches)
         # Ungrouped, every question counts as an image of its own.
         images = dataset["image"][:] if self.group_by_image else range(len(dataset))
-        seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = GroupedByImageSampler(images, args.train_batch_size * args.world_size, seed)
+        lengths = words(dataset["question"][:]) if self.bucket_by_length else None
+        sampler = GroupedByImageSampler(images, args.train_batch_size * args.world_size, seed, lengths)
         self.add_callback(SetEpoch(sampler))
+        batches = ProcessBatches(
+            sampler, args.train_batch_size, args.world_size, args.process_index, args.dataloader_drop_last
+        )
+        return self.loader(dataset, batches)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(dataset, StreamedQuestions):
+            return super().get_eval_dataloader(eval_dataset)
+        args = self.args
+        return self.loader(dataset, dataset.batches(args.eval_batch_size, args.world_size, args.process_index))
+
+    def loader(self, dataset: Dataset | StreamedQuestions, batches: Sampler) -> DataLoader:
+        """Batches of this process as the arguments say that they be made."""
+        args = self.args
         return DataLoader(
             dataset,
-            batch_sampler=ProcessBatches(
-                sampler, args.train_batch_size, args.world_size, args.process_index, args.dataloader_drop_last
-            ),
+            batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -153,11 +210,15 @@ class UMETrainer(Trainer):
 class SetEpoch(TrainerCallback):
     """Tells the sampler the epoch, also where accelerate's wrappers hide it: several devices, resumed in mid-epoch."""
 
-    def __init__(self, sampler: GroupedByImageSampler):
+    def __init__(self, sampler: GroupedByImageSampler | BatchStream):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.set_epoch(int(state.epoch))
+        if isinstance(self.sampler, BatchStream) and not args.ignore_data_skip:
+            # The Trainer throws these batches away when it resumes in mid-epoch: none of them need be read.
+            steps = -(-len(self.sampler) // args.gradient_accumulation_steps)
+            self.sampler.skip(state.global_step % steps * args.gradient_accumulation_steps)
 
 
 class Stopwatch(TrainerCallback):
@@ -183,16 +244,55 @@ def ume_model(model: nn.Module) -> UMEForVisualQuestionAnswering:
     return found[0]
 
 
+def layers_to_shard(model: nn.Module) -> list[str]:
+    """
+    Names of the classes that FSDP shards one by one: those that the encoders say are not to be split, and the head.
+
+    Of those that are named, accelerate refuses what the model lacks; what holds the token embeddings, which it shards
+    by themselves, would be sharded twice.
+    """
+    named = {name for m in model.modules() for name in getattr(m, "_no_split_modules", None) or ()}
+    tokens = ume_model(model).get_input_embeddings()
+    found = [m for m in model.modules() if type(m).__name__ in named]
+    return sorted({type(m).__name__ for m in found} - {type(m).__name__ for m in found if tokens in m.modules()})
+
+
+def in_table_order(gathered: Sequence, batches: BatchStream, width: int) -> list:
+    """What the processes gathered step by step, each batch padded to `width`, in the order of the part's table."""
+    ordered = [None] * len(batches.part)
+    joined = iter(gathered[start : start + width] for start in range(0, len(gathered), width))
+    for step in batches.positions():
+        for positions in step:
+            for position, value in zip(positions, next(joined), strict=False):  # without the padding
+                ordered[position] = value
+    return ordered
+
+
+def words(questions: list[str]) -> list[int]:
+    """How many words each question has: as good as tokens for telling long ones from short ones."""
+    return [len(question.split()) for question in questions]
+
+
 def in_image_order(dataset: Dataset) -> tuple[Dataset, list[int]]:
-    """Rows sorted by image (questions about one image in their old order), and the old index of each row."""
-    images = dataset["image"][:]
-    order = sorted(range(len(images)), key=images.__getitem__)
+    """
+    Rows sorted by image (questions about one image in their old order), and the old index of each row.
+
+    Images whose longest questions are alike stand together, so that batches have little padding.
+    """
+    images, longest = dataset["image"][:], {}
+    for image, length in zip(images, words(dataset["question"][:]), strict=True):
+        longest[image] = max(length, longest.get(image, 0))
+    order = sorted(range(len(images)), key=lambda row: (longest[images[row]], images[row]))
     return dataset.select(order), order
 
 
 @torch.no_grad()
 def predict(
-    model: UMEForVisualQuestionAnswering, collator: Callable, dataset: Dataset, batch_size: int, num_workers: int = 0
+    model: UMEForVisualQuestionAnswering,
+    collator: Callable,
+    dataset: Dataset | StreamedQuestions,
+    batch_size: int,
+    num_workers: int = 0,
 ) -> list[str]:
     """
     Answers every question of a dataset.
@@ -200,7 +300,7 @@ def predict(
     Args:
         model: in eval mode or not, on any one device.
         collator (`VQACollator`): makes the batches; what it leaves out (question or image), the model does not see.
-        dataset (`Dataset`): rows of `load_vqa`, answers not needed.
+        dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`, answers not needed.
         batch_size (`int`): questions a batch. Questions about one image share its encoding.
 
     Returns:
@@ -208,9 +308,14 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    ordered, order = in_image_order(dataset)
+    if isinstance(dataset, StreamedQuestions):
+        batches = dataset.batches(batch_size)
+        loader = dataset.loader(batches, collator, num_workers=num_workers)
+        order = [position for step in batches.positions() for position in step[0]]
+    else:
+        ordered, order = in_image_order(dataset)
+        loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
     answers = [""] * len(order)
-    loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
     positions = iter(order)
     for batch in tqdm(loader, desc="answering", leave=False):
         inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
@@ -220,7 +325,7 @@ def predict(
     return answers
 
 
-def score_answers(predictions: list[str], dataset: Dataset) -> dict:
+def score_answers(predictions: list[str], dataset: Dataset | StreamedQuestions) -> dict:
     """
     The VQA metric of answers to a dataset's questions.
 
@@ -276,9 +381,11 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     weights = [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]
-    rest = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt")]
+    # The optimizer's states: the Trainer's own file, FSDP's, or the one that names DeepSpeed's folder.
+    optimizer = [name for name in ("optimizer.pt", "optimizer.bin", "latest") if (checkpoint / name).is_file()]
     randomness = list(checkpoint.glob("rng_state*.pth"))
-    return f"-{step}" in checkpoint.name and bool(weights and randomness) and all(path.is_file() for path in rest)
+    scheduler = (checkpoint / "scheduler.pt").is_file()
+    return f"-{step}" in checkpoint.name and bool(weights and randomness and optimizer and scheduler)
 
 
 def remove_broken(broken: list[Path]) -> None:
