@@ -43,6 +43,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     data.add_argument("--max_question_length", type=int, help="longest question in tokens; the rest is cut off")
     output = parser.add_argument_group("output")
     output.add_argument("--out", help="results JSON: scores, overall and per type of question and answer")
+    output.add_argument(
+        "--predictions", help="each question's answer and score, one JSON object a line; what a model card reads"
+    )
     output.add_argument("--challenge_file", help="answers in the form that the VQA challenge server reads")
     output.add_argument(
         "--baselines", nargs="+", choices=BLIND, default=[], help="score this checkpoint without the other input, too"
@@ -75,7 +78,7 @@ def check(args: argparse.Namespace) -> None:
     for name in ("max_questions", "max_question_length", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
-    for name in ("out", "challenge_file"):
+    for name in ("out", "predictions", "challenge_file"):
         if getattr(args, name) and Path(getattr(args, name)).exists():
             raise ValueError(f"{name}={getattr(args, name)!r} exists: delete it, or choose another name.")
 
@@ -108,6 +111,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         max_question_length=args.max_question_length,
         num_workers=args.num_workers,
         challenge_file=args.challenge_file,
+        predictions_file=args.predictions,
         drop=args.drop,
         drop_rates=args.rate,
         drop_seed=args.drop_seed,
@@ -154,7 +158,7 @@ def main(argv: list[str]) -> int:
         print(score_table(results))
     if "robustness" in results:
         print(curve_table(results["robustness"]["curves"]))
-    for path in (args.out, args.challenge_file, plot):
+    for path in (args.out, args.predictions, args.challenge_file, plot):
         if path:
             print(f"wrote {path}")
     return 0

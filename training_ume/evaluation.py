@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +16,11 @@ from datasets import Dataset
 from safetensors import SafetensorError
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from modeling_ume.processing_ume import read_image
 from training_ume.answers import AnswerVocabulary
 from training_ume.challenge import write_challenge_results
 from training_ume.collator import VQACollator
+from training_ume.predictions import prediction_rows, write_predictions
 from training_ume.results import environment, read_json
 from training_ume.trainer import predict, score_answers
 
@@ -71,6 +73,7 @@ def evaluate_checkpoint(
     max_question_length: int | None = None,
     num_workers: int = 0,
     challenge_file: str | Path | None = None,
+    predictions_file: str | Path | None = None,
     drop: list[str] | None = None,
     drop_rates: Sequence[float] = DROP_RATES,
     drop_seed: int = 0,
@@ -84,6 +87,7 @@ def evaluate_checkpoint(
         baselines (`list[str]`, *optional*): `question_only`, `image_only`: score the same checkpoint without the other
             input too.
         challenge_file (path, *optional*): where to write the answers in the form that the VQA challenge server reads.
+        predictions_file (path, *optional*): where to write each question's answer and score (`predictions.jsonl`).
         drop (`list[str]`, *optional*): `image`, `text`: score the checkpoint with this input missing at `drop_rates`.
         drop_rates (sequence of `float`): shares of the questions that lose the input, in [0, 1].
         drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
@@ -109,6 +113,8 @@ def evaluate_checkpoint(
             raise ValueError(f"The input to drop {name_of_input!r} is not known: choose from {', '.join(LEFT)}.")
         if not annotated:
             raise ValueError("The questions have no answers, so missing inputs have no score: leave --drop out.")
+    if predictions_file is not None and not annotated:
+        raise ValueError("The questions have no answers, so they have no score: leave --predictions out.")
     if drop:
         check_rates(drop_rates)
 
@@ -147,6 +153,8 @@ def evaluate_checkpoint(
     else:
         rows = zip(dataset["question_id"][:], predictions, strict=True)
         results["predictions"] = [{"question_id": i, "answer": answer} for i, answer in rows]
+    if predictions_file is not None:
+        write_predictions(predictions_file, prediction_rows(predictions, dataset))
     if challenge_file is not None:
         write_challenge_results(challenge_file, dataset["question_id"][:], predictions)
     return {**results, "environment": environment()}
@@ -194,19 +202,30 @@ def check_rates(rates: Sequence[float]) -> list[float]:
     return sorted(set(rates))
 
 
-def ask(name: str, image: str, questions: list[str], top_k: int = 3) -> list[list[dict]]:
+def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iterator[tuple[str, list[dict]]]:
     """
-    The best answers of a checkpoint to questions about one image.
+    The best answers of a checkpoint to questions about one image, which is read and encoded once.
 
-    Returns:
-        `list`: for each question `top_k` dicts `{"answer": str, "score": probability}`, the best first.
+    Args:
+        name (`str`): see `load_checkpoint`.
+        image (`str`): path or URL.
+        questions: a list is answered in one batch; of anything else, each as it comes.
+
+    Yields:
+        A question and `top_k` dicts `{"answer": str, "score": probability}`, the best first.
 
     Raises:
-        ValueError: no such checkpoint, an image that cannot be read, an empty question, an impossible top_k.
+        ValueError: no such checkpoint, an impossible top_k, an image that cannot be read (these before the first
+            question is taken), an empty question.
     """
     model, processor = load_checkpoint(name)
-    pipeline = UMEVQAPipeline(model=model, processor=processor, device=model.device)
-    return pipeline(image, questions, top_k=top_k)
+    pipeline = UMEVQAPipeline(model=model, processor=processor, device=model.device, top_k=top_k)
+    picture = read_image(image)
+    if isinstance(questions, list):
+        yield from zip(questions, pipeline(picture, questions), strict=True)
+    else:
+        for question in questions:
+            yield question, pipeline(picture, question)
 
 
 def first_line(error: BaseException) -> str:

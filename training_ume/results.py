@@ -34,14 +34,18 @@ PACKAGES = (
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as JSON in one step: a reader sees the old file or the new one, also after a kill."""
+    """Writes `value` as JSON, in one step."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file in one step: a reader sees the old file or the new one, also after a kill."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+            file.write(text)
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
         os.replace(temporary, path)
     except BaseException:
