@@ -120,7 +120,7 @@ def test_a_wrong_command_line_is_refused_in_a_sentence(argv, sentence):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_parses_and_describes_a_possible_model(name):
-    files = {"daquar": PATHS[:3], "vqa_v2_deberta_v3_beit_ume": PATHS}.get(name, [])
+    files = {"daquar": PATHS[:3], "vqa_v2_frozen": PATHS[:3], "vqa_v2_deberta_v3_beit_ume": PATHS}.get(name, [])
     recipe = parse_recipe([name, *files])
     UMEConfig(fusion=recipe.model.fusion, fusion_hidden_size=recipe.model.fusion_hidden_size, num_labels=2)
     assert recipe.training.output_dir == f"runs/{name}"
