@@ -1,4 +1,4 @@
-"""Time of the VQA accuracy metric on one core, through the public `compute()`. Prints JSON.
+"""Time of the VQA accuracy metric on one core, through the public `compute()`.
 
 python benchmarks/metric.py
 python benchmarks/metric.py --annotations train_annotations.json.gz --scores train_official_scores.json.gz
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from metrics.vqa_accuracy.vqa_accuracy import normalize_answer  # noqa: E402
+from training_ume.results import environment, write_json  # noqa: E402
 
 REFERENCE_QUESTIONS = 5000
 
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=214_354, help="how many questions to make up (VQA v2's val)")
     parser.add_argument("--annotations", type=Path, help="time real answers instead: a VQA v2 annotations .json[.gz]")
     parser.add_argument("--scores", type=Path, help="with --annotations: predictions and their official scores")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/metric.json", help="JSON file")
     args = parser.parse_args()
     if (args.annotations is None) != (args.scores is None):
         parser.error("--annotations and --scores belong together: give both, or neither for made-up questions.")
@@ -109,6 +111,7 @@ def main() -> None:
         sys.exit("The metric and the plain formula disagree on these questions.")
 
     report = {
+        "benchmark": "metric",
         "questions": len(predictions),
         "answers": sum(map(len, references)),
         "vqa_accuracy": result["vqa_accuracy"],
@@ -122,6 +125,7 @@ def main() -> None:
         rounded = (round(score, 2) for score in result["per_question"])
         report["equal_to_official"] = sum(a == b for a, b in zip(rounded, official, strict=True))
     print(json.dumps(report, indent=2))
+    write_json(args.output, {**report, "environment": environment()})
 
 
 if __name__ == "__main__":

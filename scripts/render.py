@@ -15,7 +15,9 @@ from pathlib import Path
 sys.path.append(sys.path.pop(0))
 
 from modeling_ume import FUSIONS
-from training_ume.doc_tables import encoders_table, heads_table
+from training_ume.arena_report import PLOTS, arena_page, arena_plot, arena_table
+from training_ume.benchmark_tables import benchmarks_table
+from training_ume.doc_tables import encoders_table, features_table, heads_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -25,6 +27,11 @@ TITLES = {
     "easy_vqa": "easy-VQA, small encoders from scratch: the quickstart",
     "easy_vqa_best": "easy-VQA, trained for longer: recipe `easy_vqa_best`",
     "daquar": "DAQUAR, MiniLM × ViT-tiny frozen, 7×7 image tokens: recipe `daquar`",
+}
+# The arenas, by title; each is results/NAME.json of scripts/arena.py, and the first one's plots stand in the README.
+ARENAS = {
+    "DAQUAR, MiniLM × ViT-tiny frozen": "arena_daquar",
+    "VQA v2 sample, MiniLM × ViT-tiny frozen": "arena_vqa_v2_sample",
 }
 
 
@@ -71,14 +78,39 @@ def heads_trained() -> str:
     return table(HEADS_RESULTS) + (f"\n\nNot trained yet: {', '.join(missing)}." if missing else "")
 
 
+def arenas() -> dict[str, dict]:
+    paths = {title: RESULTS / f"{name}.json" for title, name in ARENAS.items()}
+    return {title: json.loads(path.read_text(encoding="utf-8")) for title, path in paths.items() if path.exists()}
+
+
+def arena_tables() -> str:
+    return "\n\n".join(f"**{title}**\n\n{arena_table(summary)}" for title, summary in arenas().items())
+
+
+def write_pictures() -> None:
+    """The arenas' page and plots in docs/arena; not compared by --check, as matplotlib's releases draw differently."""
+    folder = ROOT / "docs" / "arena"
+    folder.mkdir(exist_ok=True)
+    summaries = arenas()
+    (folder / "index.html").write_text(arena_page(summaries), encoding="utf-8")
+    for title, summary in summaries.items():
+        for plot in PLOTS:
+            (folder / f"{ARENAS[title]}_{plot}.png").write_bytes(arena_plot(summary, plot))
+
+
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
 SECTIONS = {
-    "README.md": {"results": results_tables},
+    "README.md": {
+        "results": results_tables,
+        "arena": arena_tables,
+        "benchmarks": lambda: benchmarks_table(ROOT / "benchmarks" / "results"),
+    },
     "docs/heads_and_encoders.md": {
         "heads": heads_table,
         "heads_trained": heads_trained,
         "encoders": encoders_table,
     },
+    "docs/feature_cache.md": {"features": features_table},
 }
 
 
@@ -102,6 +134,8 @@ def main(argv: list[str]) -> int:
             stale.append(name)
             if not arguments.check:
                 (ROOT / name).write_text(rendered, encoding="utf-8")
+    if not arguments.check:
+        write_pictures()
     if arguments.check and stale:
         print(f"Out of date: {', '.join(stale)}. Run python scripts/render.py.", file=sys.stderr)
         return 1

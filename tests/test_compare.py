@@ -60,6 +60,20 @@ def test_runs_on_unequal_terms_are_refused(tmp_path):
         merge_runs([tmp_path / "a", tmp_path / "b"])
 
 
+def test_a_field_that_an_older_version_did_not_know_has_its_default(tmp_path):
+    write_run(tmp_path / "a", "ume")
+    for rank, agrees in ((None, True), (8, False)):
+        newer = write_run(tmp_path / f"rank{rank}", "concat")
+        results = json.loads((newer / "results.json").read_text())
+        results["arguments"]["model"]["fusion_rank"] = rank
+        write_json(newer / "results.json", results)
+        if agrees:
+            assert len(merge_runs([tmp_path / "a", newer])[1]) == 2
+        else:
+            with pytest.raises(ValueError, match="fusion_rank"):
+                merge_runs([tmp_path / "a", newer])
+
+
 def test_the_same_run_twice_is_refused(tmp_path):
     write_run(tmp_path / "a", "ume")
     write_run(tmp_path / "b", "ume")

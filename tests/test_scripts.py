@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["train", "evaluate", "ask"]
+SCRIPTS = ["train", "evaluate", "ask", "cache_features", "compare"]
 
 
 def script(name):
@@ -54,7 +54,7 @@ def data_options(files, annotations=True):
     return [*options, "--annotations", files["train_annotations"]] if annotations else options
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [*SCRIPTS, "card", "publish"])
 def test_the_docstring_is_two_runnable_commands(name):
     commands = [line for line in script(name).__doc__.splitlines() if line.startswith("python ")]
     assert len(commands) == 2
@@ -251,6 +251,25 @@ def test_evaluate_equals_the_score_of_the_training_run(tmp_path, trained):
     assert results["coverage"]["questions"] == 1.0
 
 
+def test_each_questions_answer_and_score_are_kept_by_training_and_by_evaluate(tmp_path, trained):
+    model, files = trained
+    written = tmp_path / "predictions.jsonl"
+    assert script("evaluate").main([str(model), *data_options(files), "--predictions", str(written)]) == 0
+    rows = {row["question_id"]: row for row in map(json.loads, written.read_text().splitlines())}
+    assert len(rows) == 24
+    recorded = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
+    assert recorded == [rows[row["question_id"]] for row in recorded]
+    scores = json.loads((model / "results.json").read_text())["scores"]
+    assert sum(row["exact_match"] for row in recorded) / len(recorded) == pytest.approx(scores["exact_match"])
+
+
+def test_predictions_without_annotations_are_refused(tmp_path, trained, capsys):
+    model, files = trained
+    argv = [str(model), *data_options(files, annotations=False), "--predictions", str(tmp_path / "p.jsonl")]
+    assert script("evaluate").main(argv) == 2
+    assert "leave --predictions out" in capsys.readouterr().err
+
+
 def test_questions_without_annotations_are_answered_and_not_scored(tmp_path, trained):
     model, files = trained
     out = tmp_path / "results.json"
@@ -275,6 +294,41 @@ def test_ask_prints_answers_with_probabilities(trained, capsys):
     assert lines[0] == "what color is it?"
     assert lines[3] == "is it red?"
     assert all(re.fullmatch(r" +\d+\.\d%  \S.*", line) for line in (*lines[1:3], *lines[4:6]))
+
+
+@pytest.mark.parametrize("end", ["", EOFError])
+def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(trained, capsys, monkeypatch, end):
+    from modeling_ume import UMEModel
+
+    model, files = trained
+    image = str(Path(files["train_images"]) / "image0.png")
+    asked = ["what color is it?", "is it red?", " what color is it? "]
+    assert script("ask").main([str(model), image, *asked]) == 0
+    at_once = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    encode, encoded, lines = UMEModel.encode_image, [], iter([*asked, end])
+
+    def typed(prompt):
+        if (line := next(lines)) is EOFError:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(
+        UMEModel, "encode_image", lambda self, pixels: encoded.append(len(pixels)) or encode(self, pixels)
+    )
+    assert script("ask").main([str(model), image]) == 0
+    answers = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert answers == at_once
+    assert len(answers) == 9
+    assert encoded == [1]
+
+
+def test_ask_without_a_question_and_a_terminal_says_what_is_missing(trained, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    with pytest.raises(SystemExit):
+        script("ask").main([str(trained[0]), "picture.png"])
+    assert "there is no question: give one behind the image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Every number in a README or a model card comes from such a file.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from training_ume.recipes import DataArguments, ModelArguments
 
 PACKAGES = (
     "ume",
@@ -153,8 +156,11 @@ def merge_runs(folders: Iterable[str | Path]) -> tuple[dict, list[dict]]:
 
 
 def _what_must_agree(results: dict) -> dict:
-    arguments = results["arguments"]
-    merged = {**arguments["model"], **arguments["data"], **arguments["training"]}
+    arguments, merged = results["arguments"], {}
+    for part, fields in (("model", ModelArguments), ("data", DataArguments)):
+        # A run of an older version lacks the fields that are newer; it did what their defaults do.
+        merged |= {field.name: field.default for field in dataclasses.fields(fields)} | arguments[part]
+    merged |= arguments["training"]
     return {name: value for name, value in merged.items() if name not in ("fusion", "inputs", "seed")}
 
 

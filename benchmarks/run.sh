@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The benchmarks, into benchmarks/results, and the README's table of them. About an hour on two cores, most of it the
+# trainings of grouping.py; nothing else should run meanwhile.
+#   bash benchmarks/run.sh                     all of them
+#   bash benchmarks/run.sh metric training     these ones: pair_fusion training features metric grouping
+. "$(dirname "$0")/../scripts/environment.sh" easy-vqa,plots
+
+if [ $# -eq 0 ]; then
+    set -- pair_fusion training features metric grouping
+fi
+for name in "$@"; do
+    case $name in
+        training) options=(--fusions concat ume) ;;
+        *) options=() ;;
+    esac
+    "$python" "benchmarks/$name.py" ${options[@]+"${options[@]}"}
+done
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    "$python" benchmarks/pair_fusion.py --device cuda --dtype bfloat16
+    "$python" benchmarks/training.py --device cuda --dtype bfloat16 --images 64
+fi
+"$python" scripts/render.py
