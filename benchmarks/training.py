@@ -71,18 +71,19 @@ def build(shape: tuple[dict, dict], rows: list[dict], fusion: str, device: str):
     return model, VQACollator(processor, vocabulary)
 
 
-def seconds(call: Callable[[], object], device: str, repeats: int) -> float:
-    """Best of `repeats` calls after one that warms up: other work on the machine only adds."""
-    times = []
+def seconds(calls: dict[str, Callable[[], object]], device: str, repeats: int) -> dict[str, float]:
+    """Best of `repeats` of each call, made in turn, after one that warms up: other work on the machine only adds."""
+    times = {name: [] for name in calls}
     for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+        for name, call in calls.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(measured[1:]) for name, measured in times.items()}
 
 
 def measure(name: str, rows: list[dict], fusion: str, device: str, dtype: torch.dtype, repeats: int) -> dict:
@@ -107,19 +108,23 @@ def measure(name: str, rows: list[dict], fusion: str, device: str, dtype: torch.
             image = model.ume.encode_image(batch["pixel_values"])
         (text.states.float().mean() + image.states.float().mean()).backward()
 
-    parts = {
-        "decode": seconds(lambda: [open_image(path) for path in paths], "cpu", repeats),
-        "processor": seconds(lambda: collator.processor.image_processor(images, return_tensors="pt"), "cpu", repeats),
-        "encoders": seconds(encoders, device, repeats),
-    }
-    model_seconds = seconds(lambda: forward_backward(batch), device, repeats)
-    parts["fusion"] = max(model_seconds - parts["encoders"], 0.0)
-    parts["optimizer"] = seconds(optimizer.step, device, repeats)
-
     # The usual way: the image of every question on its own, in the same batch.
     usual = {key: value for key, value in batch.items() if key not in ("image_index", "pixel_values")}
     usual["pixel_values"] = batch["pixel_values"][batch["image_index"]]
-    usual_seconds = seconds(lambda: forward_backward(usual), device, max(1, repeats // 2))
+    parts = seconds(
+        {
+            "decode": lambda: [open_image(path) for path in paths],
+            "processor": lambda: collator.processor.image_processor(images, return_tensors="pt"),
+            "encoders": encoders,
+            "model": lambda: forward_backward(batch),
+            "optimizer": optimizer.step,
+            "usual": lambda: forward_backward(usual),
+        },
+        device,
+        repeats,
+    )
+    model_seconds, usual_seconds = parts.pop("model"), parts.pop("usual")
+    parts["fusion"] = max(model_seconds - parts["encoders"], 0.0)
     step = model_seconds + parts["optimizer"]
     return {
         "shape": name,
@@ -139,9 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--images", type=int, default=8, help="distinct images a batch; 5.4 times as many questions")
+    parser.add_argument("--images", type=int, default=5, help="distinct images a batch; 5.4 times as many questions")
     parser.add_argument("--fusions", nargs="+", default=["ume"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file; a .png of the same name is drawn beside it")
     args = parser.parse_args()
     output = args.output or ROOT / f"benchmarks/results/training_{args.device}.json"

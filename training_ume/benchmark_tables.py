@@ -51,7 +51,6 @@ def pair_fusion(results: dict) -> Iterator[Figure]:
         "time linear in N₁·N₂·D; memory linear in (N₁ + N₂)·D + N₁·N₂",
         "a fit",
         f"R² = {time['r2']:.3f} ({time['nanoseconds_per_pair_element']:.1f} ns each); R² = {memory['r2']:.3f}",
-        min(time["r2"], memory["r2"]) >= 0.98,
     )
 
 
@@ -76,7 +75,7 @@ def training(results: dict) -> Iterator[Figure]:
             "90 %",
             f"{value:.0%}",
             value >= 0.9,
-            "at so small encoders the optimizer and 3,129 answers weigh as well",
+            "so small encoders take hardly longer than the pairs of 197 image tokens",
         )
 
 
