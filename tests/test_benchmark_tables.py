@@ -22,7 +22,7 @@ def grouping(grouped: float, random: float) -> dict:
     def way(mean: float) -> dict:
         return {"vqa_accuracy": {"mean": mean, "sd": 0.1, "each": [mean - 0.1, mean, mean + 0.1]}}
 
-    return {"ways": {"grouped": way(grouped), "random": way(random)}, "environment": MACHINE}
+    return {"questions": 10_000, "ways": {"grouped": way(grouped), "random": way(random)}, "environment": MACHINE}
 
 
 @pytest.mark.parametrize(("random", "verdict"), [(99.7, "reached"), (99.0, "not reached: see the scores")])

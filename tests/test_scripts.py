@@ -128,7 +128,14 @@ def test_ctrl_c_ends_a_training_process_without_a_traceback(tmp_path, workers):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     training = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that put the tests into the background has them, and all that they start, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     begun = tmp_path / "run" / "checkpoint-34"
     deadline = time.monotonic() + 300

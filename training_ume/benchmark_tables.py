@@ -84,7 +84,8 @@ def grouping(results: dict) -> Iterator[Figure]:
     grouped, random = (ways[name]["vqa_accuracy"] for name in ("grouped", "random"))
     spread = max(score["sd"] or 0.0 for score in (grouped, random))
     yield Figure(
-        f"easy-VQA's score, batches grouped by image, {len(grouped['each'])} seeds (questions in random order)",
+        f"easy-VQA's score with batches grouped by image, {results['questions']:,} training questions, "
+        f"{len(grouped['each'])} seeds (questions in random order)",
         "equal within the spread",
         f"{grouped['mean']:.2f} ± {grouped['sd'] or 0:.2f} ({random['mean']:.2f} ± {random['sd'] or 0:.2f})",
         abs(grouped["mean"] - random["mean"]) <= 2 * spread,
