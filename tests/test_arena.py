@@ -99,6 +99,8 @@ def test_other_terms_in_the_same_folder_are_refused(tiny_arena, capsys):
     _, arguments, _ = tiny_arena
     assert main([*arguments, "--budget", "30000"]) == 2
     assert "budget differ" in capsys.readouterr().err
+    assert main([*arguments, "--split_seed", "7", "--validation_fraction", "0.5"]) == 2
+    assert "data differ" in capsys.readouterr().err
 
 
 def test_the_report_holds_every_row_and_nothing_from_elsewhere(tiny_arena):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import multiprocessing
 import statistics
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.utils import logging
 
 from modeling_ume import FUSIONS, UMEConfig
@@ -232,9 +233,7 @@ def play(ring: Ring, match: Match) -> dict:
             group_by_image=recipe.data.group_by_image,
             bucket_by_length=recipe.data.bucket_by_length,
         )
-        for callback in ("PrinterCallback", "ProgressCallback"):
-            for added in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == callback]:
-                trainer.remove_callback(added)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     batch = recipe.training.per_device_eval_batch_size
 
@@ -325,9 +324,10 @@ def run_arena(
         },
         "data": ring.facts,
     }
+    terms = json.loads(json.dumps(terms))  # as they read back from the file
     before = read_json(folder / "terms.json")
-    if before is not None and {**before, "data": None} != {**_as_json(terms), "data": None}:
-        changed = [name for name in terms if name != "data" and before.get(name) != _as_json(terms)[name]]
+    if before is not None and before != terms:
+        changed = [name for name in terms if before.get(name) != terms[name]]
         raise ValueError(
             f"{folder} holds matches on other terms ({', '.join(changed)} differ): choose another --output_dir."
         )
@@ -343,12 +343,6 @@ def run_arena(
     results += _play_all(rest, recipe, folder, processes, "other seeds")
     rows = summarise(results, chosen, metric, ring.test["image_id"][:])
     return {**terms, "seeds": seeds, "metric": metric, "rows": rows, "environment": environment()}
-
-
-def _as_json(value: dict) -> dict:
-    import json
-
-    return json.loads(json.dumps(value))
 
 
 def _play_all(matches: list[Match], recipe: Recipe, folder: Path, processes: int, what: str) -> list[dict]:
