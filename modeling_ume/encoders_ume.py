@@ -226,7 +226,7 @@ class EncoderAdapter:
         if self.feature_grid is not None:
             states, grid = average_grid(states, grid, self.feature_grid)
             mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        present = torch.ones(len(states), dtype=torch.bool, device=states.device)
+        present = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
         return Stream(states, mask, pooled, present, grid)
 
     def _look(self, encoder, pixel_values: Tensor):
@@ -254,7 +254,7 @@ class EncoderAdapter:
         if self.pooling == "last":
             # The last real token, wherever the tokenizer put the padding.
             positions = torch.arange(mask.shape[1], device=mask.device)
-            return states[torch.arange(len(states), device=states.device), (positions * mask).argmax(1)]
+            return states[torch.arange(states.shape[0], device=states.device), (positions * mask).argmax(1)]
         share = content / content.sum(1, keepdim=True).clamp(min=1)
         return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
 
@@ -277,7 +277,7 @@ def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: T
         # Patches are sorted by their noise: ascending numbers leave them in place.
         (height, width), (rows, columns) = pixel_values.shape[-2:], _pair(encoder.config.patch_size)
         patches = (height // rows) * (width // columns)
-        inputs["noise"] = torch.arange(patches, device=pixel_values.device).expand(len(pixel_values), -1)
+        inputs["noise"] = torch.arange(patches, device=pixel_values.device).expand(pixel_values.shape[0], -1)
     return inputs
 
 

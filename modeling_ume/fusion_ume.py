@@ -126,7 +126,9 @@ class Projections(FusionModule):
         for stream, project, absent in zip(streams, self.streams, self.absent, strict=True):
             tokens, index = self._project(stream, "states", project, absent)
             first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-            projected.append((tokens, torch.where(is_present(stream)[:, None], stream.mask, first), index))
+            present = is_present(stream)[:, None]
+            # Not torch.where: onnxruntime has none for truth values.
+            projected.append((tokens, (stream.mask & present) | (first & ~present), index))
         return projected
 
     def pooled(self, streams: list[Stream]) -> Tensor:
@@ -146,14 +148,15 @@ class Projections(FusionModule):
             x, used = getattr(stream, part), present
         else:
             x = getattr(stream.distinct, part)
-            used = torch.zeros(len(x), device=x.device).index_add(0, stream.index, present.float()) > 0  # [U]
+            # Not len(x) anywhere: it would fix the number of images in an exported graph.
+            used = torch.zeros(x.shape[0], device=x.device).index_add(0, stream.index, present.float()) > 0  # [U]
         used = used.view(-1, *[1] * (x.ndim - 1))
         # Absent states may hold anything, NaN too; they are cut off before any arithmetic.
         x = project(x.masked_fill(~used, 0.0))
         if stream.distinct is None:
             return torch.where(used, x, absent.to(x.dtype)), None
         x = torch.cat([x, absent.to(x.dtype).expand(1, *x.shape[1:])])  # the stand-in is one row more
-        return x, torch.where(present, stream.index, len(x) - 1)
+        return x, torch.where(present, stream.index, x.shape[0] - 1)
 
 
 def take(x: Tensor, index: Tensor | None) -> Tensor:
@@ -169,7 +172,10 @@ def is_present(stream: Stream) -> Tensor:
 
 def real_first(mask: Tensor) -> Tensor:
     """mask [B, N] → the order [B, N] that puts the real tokens of each row in front, each in its turn."""
-    return mask.byte().argsort(dim=1, descending=True, stable=True)
+    # Not by a stable sort, which ONNX lacks: here no two keys are equal.
+    length = mask.shape[1]
+    positions, behind = (torch.arange(start, start + length, device=mask.device) for start in (0, length))
+    return torch.where(mask, positions, behind).argsort(dim=1)
 
 
 def reorder(x: Tensor, order: Tensor) -> Tensor:
@@ -811,7 +817,7 @@ class GatedCrossAttentionFusion(DividedHead):
         real = others([mask & here for mask, here in zip(masks, present, strict=True)], reader)
         has_context = real.any(1)  # [B]
         # Attention needs something to look at even where what it says is shut out.
-        mask = torch.where(has_context[:, None], real, stand_ins)
+        mask = real | (stand_ins & ~has_context[:, None])
         x = tokens[reader]
         for layer in self.layers:
             x = layer(x, context, mask, has_context)
@@ -1047,31 +1053,32 @@ class EVCFusion(FusionHead):
         return FusionOutput(torch.stack(fused).sum(0)[:, None])
 
 
-class UMEFusion(FusionHead):
+class UMEFusion(DividedHead):
     """`ume`, EVC + Adaptive Weighted Summation: z = Σ_ij α_ij c_ij, then Σ β ⊙ z' over z and the summaries.
 
     Pairs are weighted by what they say: α_ij = softmax_ij(u·c_ij), z_pair = LayerNorm(Σ α_ij c_ij); then the views
     z ∈ {pool_1, …, pool_K, z_pair}, channel by channel, by β = softmax_views(W tanh(V z)), fused = Σ β ⊙ z. An absent
     modality leaves both softmaxes. With more than two streams the sums of every two are added up, each two with its
-    own α. `fusion_num_heads` > 1 gives as many u, whose sums are concatenated and projected.
+    own α. `fusion_num_heads` divides the channels into as many parts, each summed with an α, so a u, of its own.
 
     The norm gives the pairs the scale of the summaries, which are normed too; a mean of tanhs is several times
     smaller. With a weight a channel, each view can answer for channels of its own; one weight for all of them could
-    only blend the views.
+    only blend the views. So it is with a part of the channels a u: each looks at pairs of its own, and no parameter is
+    spent on joining them.
 
     `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two),
     and "modality_weights" [B, K + 1], the mean over channels.
     """
 
-    source = "the thesis behind this project; norm and weights a channel are ours"
+    source = "the thesis behind this project; norm, parts and weights a channel are ours"
     cost = "O(HN₁N₂D + (N₁ + N₂)D²)"
+    default_num_heads = 4
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
         self.project = Projections(config, self.widths, self.pooled_widths)
         self.combination = VectorCombination(self.hidden_size)
         self.pair_scorer = nn.Parameter(torch.empty(self.num_heads, self.hidden_size))  # u
-        self.heads_out = nn.Linear(self.num_heads * self.hidden_size, self.hidden_size) if self.num_heads > 1 else None
         self.pair_norm = nn.LayerNorm(self.hidden_size)
         self.view_hidden = nn.Linear(self.hidden_size, self.hidden_size)  # V
         self.view_scorer = nn.Linear(self.hidden_size, self.hidden_size, bias=False)  # W
@@ -1088,7 +1095,8 @@ class UMEFusion(FusionHead):
             a, b, g = self.combination(first, second)
             pairs = take(a, i), take(b, j), take(g, i), take(second, j)
             z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first_mask, second_mask)
-            z = z.flatten(1) if self.heads_out is None else self.heads_out(z.flatten(1))  # [B, D]
+            # Of the sum with u_k only the k-th part of the channels is kept.
+            z = torch.cat([part[:, k] for k, part in enumerate(z.chunk(self.num_heads, dim=-1))], dim=-1)  # [B, D]
             both = present[:, m] & present[:, n]
             pair_views.append(torch.where(both[:, None], z, 0.0))
             pair_present.append(both)

@@ -287,11 +287,11 @@ class UMEModel(UMEEncoders):
                 Default: the i-th question looks at the i-th image.
             text_present, image_present (`torch.BoolTensor` of shape `(batch,)`, *optional*): False where an example
                 lacks the modality; what stands in its place is then ignored.
-            text_states, text_pooled (`torch.FloatTensor` of shape `(batch, length, width)` and `(batch, width)`,
-                *optional*): what the text encoder once said about the questions, instead of `input_ids`;
-                `attention_mask` says which of the states are real.
-            vision_states, vision_pooled (`torch.FloatTensor` of shape `(images, tokens, width)` and
-                `(images, width)`, *optional*): the same of each distinct image, instead of `pixel_values`.
+            text_states, text_pooled (`torch.FloatTensor`, *optional*): `(batch, length, width)` and `(batch, width)`,
+                what the text encoder once said about the questions, instead of `input_ids`; `attention_mask` says
+                which of the states are real.
+            vision_states, vision_pooled (`torch.FloatTensor`, *optional*): `(images, tokens, width)` and
+                `(images, width)`, the same of each distinct image, instead of `pixel_values`.
             vision_grid (`torch.LongTensor` of shape `(2,)`, *optional*): height and width of the grid that the last
                 of `vision_states` form.
             return_dict (`bool`, *optional*): False returns a tuple.
@@ -459,13 +459,13 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
             the question batch), or `image_index` has another length than it.
     """
     if image_index is None:
-        if batch_size is not None and len(batch_size) != len(images.states):
+        if batch_size is not None and batch_size.shape[0] != images.states.shape[0]:
             raise ValueError(
                 f"{len(batch_size)} questions came with {len(images.states)} images: pass image_index, which says for "
                 "each question the row of its image in pixel_values."
             )
         return images
-    if batch_size is not None and len(batch_size) != len(image_index):
+    if batch_size is not None and batch_size.shape[0] != image_index.shape[0]:
         raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
     rows = [take(x, image_index) for x in (images.states, images.mask, images.pooled, images.present)]
     return Stream(*rows, images.grid, distinct=images, index=image_index)
@@ -521,7 +521,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         What comes back is worth something only as long as the encoder's weights stay as they are.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`).
+            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`): each image once.
 
         Returns:
             `dict`: what `forward` takes instead of pixels: `vision_states` `(images, tokens, width)`, `vision_pooled`
@@ -560,7 +560,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         r"""
         Args:
             labels (`torch.Tensor`, *optional*): for `"single_label_classification"` the answer's id, `(batch,)` of
-                type long, −100 where it is not among the answers (the example then has no loss); for
+                type long, −100 where it is not among the answers (the example then has no loss), or a score for every
+                answer, `(batch, num_labels)`, whose shares in their sum are the target; for
                 `"multi_label_classification"` the soft score of every answer in [0, 1], `(batch, num_labels)`.
 
         The other arguments are those of [`UMEModel.forward`].
@@ -599,23 +600,25 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             losses = sum(share * self._losses(view, labels) for view, share in views)
         if self.config.problem_type == "single_label_classification":
             # Not the built-in mean: it is NaN for a batch in which no answer is known.
-            return losses.sum() / (labels != -100).sum().clamp(min=1)
+            known = labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
+            return losses.sum() / known.sum().clamp(min=1)
         return losses.mean()
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
-        if self.config.problem_type == "single_label_classification":
-            if labels.ndim != 1:
-                raise ValueError(
-                    f"labels have shape {tuple(labels.shape)}: problem_type='single_label_classification' takes one "
-                    "answer id an example, [batch]; soft scores need problem_type='multi_label_classification'."
-                )
+        softmax = self.config.problem_type == "single_label_classification"
+        if softmax and labels.ndim == 1:
             return F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
-                "'multi_label_classification' takes a score for every answer, [batch, num_labels]."
+                f"{self.config.problem_type!r} takes a score for every answer, [batch, num_labels]"
+                + (", or one answer id an example, [batch]." if softmax else ".")
             )
+        if softmax:
+            scores = labels.float()
+            shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            return F.cross_entropy(logits.float(), shares, reduction="none")
         # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1)
 

@@ -200,7 +200,7 @@ class UMEProcessor(ProcessorMixin):
                 f"preprocessor_config.json, a Hub repository must be one of an image model ({error})"
             ) from error
         if image_size is not None:
-            image_processor = _with_image_size(image_processor, image_size)
+            image_processor = with_image_size(image_processor, image_size)
         return cls(image_processor, tokenizer, id2label=id2label, problem_type=problem_type)
 
     def __call__(
@@ -311,7 +311,7 @@ def _load_tokenizer(name):
         ) from error
 
 
-def _with_image_size(image_processor, image_size):
+def with_image_size(image_processor, image_size):
     """The same image processor, whose output is image_size × image_size; resize and crop keep their proportion."""
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise ValueError(f"image_size={image_size!r} is impossible: it is a number of pixels, 1 or more.")

@@ -245,12 +245,11 @@ def literal_ume(head, streams):
     pairs = literal_pairs(head, first, second).flatten(1, 2)
     mask = (first_mask[:, :, None] & second_mask[:, None]).flatten(1)
     views = []
-    for u in head.pair_scorer:
+    width = 16 // len(head.pair_scorer)
+    for k, u in enumerate(head.pair_scorer):
         alpha = (pairs @ u).masked_fill(~mask, -torch.inf).softmax(1)
-        views.append((alpha[..., None] * pairs).sum(1))
+        views.append((alpha[..., None] * pairs[..., k * width : (k + 1) * width]).sum(1))
     z = torch.cat(views, dim=-1)
-    if head.heads_out is not None:
-        z = head.heads_out(z)
     z = (z - z.mean(-1, keepdim=True)) / (z.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
     views = torch.cat([head.project.pooled(streams), z[:, None]], dim=1)
     beta = head.view_scorer(torch.tanh(head.view_hidden(views))).softmax(1)
@@ -258,7 +257,7 @@ def literal_ume(head, streams):
 
 
 @pytest.mark.parametrize(
-    ("name", "literal", "heads"), [("evc", literal_evc, 1), ("ume", literal_ume, 1), ("ume", literal_ume, 3)]
+    ("name", "literal", "heads"), [("evc", literal_evc, 1), ("ume", literal_ume, 1), ("ume", literal_ume, 4)]
 )
 def test_the_decomposed_form_equals_the_literal_formula_in_value_and_gradient(name, literal, heads):
     head, streams = make_head(name, fusion_num_heads=heads), make_streams()

@@ -91,8 +91,13 @@ def test_losses_are_those_of_their_formulas():
     output = tiny_model(problem_type="multi_label_classification")(**batch, labels=soft)
     bce = nn.functional.binary_cross_entropy_with_logits(output.logits, soft, reduction="none").sum(1).mean()
     torch.testing.assert_close(output.loss, bce)
-    with pytest.raises(ValueError, match="soft scores need problem_type='multi_label_classification'"):
-        tiny_model()(**batch, labels=soft)
+    soft[1] = 0.0  # of no known answer
+    output = tiny_model()(**batch, labels=soft)
+    shares = soft[[0, 2]] / soft[[0, 2]].sum(1, keepdim=True)
+    torch.testing.assert_close(output.loss, -(shares * output.logits[[0, 2]].log_softmax(1)).sum(1).mean())
+    assert tiny_model()(**batch, labels=torch.zeros(3, 7)).loss == 0
+    with pytest.raises(ValueError, match=r"labels have shape \(3, 6\).*or one answer id an example"):
+        tiny_model()(**batch, labels=soft[:, :6])
 
 
 def test_from_encoders_pretrained_takes_over_both_encoders(tmp_path):
