@@ -95,12 +95,17 @@ def test_what_is_finished_is_not_run_again(tiny_arena, monkeypatch):
     assert json.loads((folder / "arena.json").read_text())["rows"] == summary["rows"]
 
 
-def test_other_terms_in_the_same_folder_are_refused(tiny_arena, capsys):
+def test_other_terms_in_the_same_folder_and_an_existing_summary_are_refused(tiny_arena, capsys):
     _, arguments, _ = tiny_arena
+    assert main(arguments) == 2
+    assert "arena.json exists: add --overwrite" in capsys.readouterr().err
+    arguments = [*arguments, "--overwrite"]
     assert main([*arguments, "--budget", "30000"]) == 2
     assert "budget differ" in capsys.readouterr().err
     assert main([*arguments, "--split_seed", "7", "--validation_fraction", "0.5"]) == 2
     assert "data differ" in capsys.readouterr().err
+    assert main([*arguments, "--label_smoothing_factor", "0.1"]) == 2
+    assert "training differ" in capsys.readouterr().err
 
 
 def test_the_report_holds_every_row_and_nothing_from_elsewhere(tiny_arena):

@@ -149,6 +149,18 @@ def test_two_processes_equal_one_on_the_same_global_batch(folder):
 
 
 @pytest.mark.slow
+def test_two_processes_equal_one_also_with_an_average_of_the_weights_and_a_question_only_branch(folder):
+    changes = ["--ema_decay", "0.9", "--rubi_weight", "1", "--soft_targets", "--label_smoothing_factor", "0.1"]
+    for processes, batch_size in ((1, 6), (2, 3)):
+        done, _ = run(folder, processes, batch_size, *changes)
+        assert done.returncode == 0, done.stderr
+    assert farthest(folder / "run1", folder / "run2") < 1e-4
+    results = [json.loads((folder / f"run{n}" / "results.json").read_text()) for n in (1, 2)]
+    evaluations = [[epoch["vqa_accuracy"] for epoch in result["epochs"]] for result in results]
+    assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.slow
 def test_two_processes_that_shard_the_model_equal_one_also_after_an_interruption(folder):
     (one, _), (died, _) = run(folder, 1, 6), run(folder, 2, 3, DIES="1", AT="8", **fsdp2())
     assert one.returncode == 0, one.stderr

@@ -17,7 +17,7 @@ import training_ume.trainer
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.evaluation import load_checkpoint
 from training_ume.recipes import parse_recipe
-from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json
+from training_ume.results import align, comparison_rows, comparison_table, environment, read_json, write_json
 from training_ume.run import build_model, build_processor, load_data, train_and_evaluate, words_tokenizer
 from training_ume.trainer import UMETrainer, last_whole_checkpoint, predict
 
@@ -323,7 +323,7 @@ def test_the_comparison_table_shows_mean_and_spread():
         }
 
     rows = comparison_rows([run(0, 10.0), run(1, 20.0)])
-    table = comparison_table(rows, {"most_common_answer": {"vqa_accuracy": 5.0, "exact_match": 4.0}})
+    table = align(comparison_table(rows, {"most_common_answer": {"vqa_accuracy": 5.0, "exact_match": 4.0}}))
     assert "15.00 ± 7.07 (2 seeds)" in table
     assert "most common answer" in table
     assert environment()["hardware"]["cores"] >= 1

@@ -29,20 +29,21 @@ from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
 from training_ume.collator import VQACollator
 from training_ume.data import split_by_image
 from training_ume.evaluation import BLIND
-from training_ume.features import open_features
 from training_ume.predictions import prediction_rows
-from training_ume.recipes import Recipe
+from training_ume.recipes import ModelArguments, Recipe, check_together
 from training_ume.results import environment, read_json, write_json
 from training_ume.run import (
-    build_collator,
+    Run,
     build_model,
     build_processor,
     build_tokenizer,
+    build_trainer,
     keep_freed_memory,
     load_data,
     most,
+    run_arguments,
 )
-from training_ume.trainer import UMETrainer, predict, score_answers, ume_model
+from training_ume.trainer import predict, score_answers
 
 LEARNING_RATES = (5e-4, 1.5e-3, 4.5e-3)
 WIDTH_STEP = 8  # what the usual eight attention heads divide
@@ -50,6 +51,8 @@ WIDEST = 4096
 SELECTION = 0.15  # of the training images; they choose the learning rate
 RESAMPLES = 2000
 METRICS = ("vqa_accuracy", "exact_match")
+# Arguments that are each contender's own, or of no weight; the terms hold the others.
+OWN = {"fusion", "fusion_hidden_size", "feature_cache", "learning_rate", "seed"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Contender:
     inputs: str
     hidden_size: int
     parameters: int  # trained: head and classifier
+    changes: tuple[tuple[str, object], ...] = ()  # fields of the recipe that differ for it
 
 
 @dataclass(frozen=True)
@@ -207,39 +211,29 @@ def _fight(match: Match) -> dict:
 
 def play(ring: Ring, match: Match) -> dict:
     """Trains and scores one match: `scores` and per-question scores on the test and selection questions, seconds."""
-    contender, recipe = match.contender, ring.recipe
+    contender, recipe = match.contender, changed(ring.recipe, match.contender.changes)
     model_args = dataclasses.replace(recipe.model, fusion=contender.fusion, fusion_hidden_size=contender.hidden_size)
     set_seed(match.seed)
     processor = build_processor(model_args, ring.tokenizer, ring.vocabulary)
     model = build_model(model_args, processor)
-    collator = build_collator(recipe.data, processor, ring.vocabulary, model_args.problem_type, contender.inputs)
-    parts = [ring.train, ring.selection, ring.test]
-    if model_args.feature_cache is not None:
-        collator.features = open_features(
-            model_args.feature_cache, ume_model(model), collator, model_args.frozen, parts
-        )
+    parts = {"train": ring.train, "validation": ring.selection, "scored": ring.test}
     with tempfile.TemporaryDirectory() as folder:
-        training = copy.copy(recipe.training)
+        training = recipe.training
         training.output_dir, training.seed, training.learning_rate = folder, match.seed, match.learning_rate
         training.save_strategy, training.eval_strategy, training.load_best_model_at_end = "no", "no", False
         training.disable_tqdm, training.report_to = True, []
-        trainer = UMETrainer(
-            model,
-            training,
-            data_collator=collator,
-            train_dataset=ring.train,
-            eval_dataset=ring.selection,
-            processing_class=processor,
-            group_by_image=recipe.data.group_by_image,
-            bucket_by_length=recipe.data.bucket_by_length,
-        )
+        recipe = recipe._replace(model=model_args)
+        trainer = build_trainer(recipe, model, processor, ring.vocabulary, parts, contender.inputs)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     batch = recipe.training.per_device_eval_batch_size
 
     def answers(rows: Dataset, inputs: str = contender.inputs) -> list[str]:
         own = VQACollator(
-            processor, inputs=inputs, max_question_length=recipe.data.max_question_length, features=collator.features
+            processor,
+            inputs=inputs,
+            max_question_length=recipe.data.max_question_length,
+            features=trainer.data_collator.features,
         )
         return predict(model, own, rows, batch)
 
@@ -255,6 +249,7 @@ def play(ring: Ring, match: Match) -> dict:
         "inputs": contender.inputs,
         "hidden_size": contender.hidden_size,
         "parameters": contender.parameters,
+        "changes": dict(contender.changes),
         "learning_rate": match.learning_rate,
         "seed": match.seed,
         "train_seconds": most(history, "seconds"),
@@ -265,6 +260,20 @@ def play(ring: Ring, match: Match) -> dict:
     rows = prediction_rows(tests["test"], ring.test)
     result["per_question"] = {metric: [round(row[metric], 4) for row in rows] for metric in METRICS}
     return result
+
+
+def changed(recipe: Recipe, changes: Iterable[tuple[str, object]]) -> Recipe:
+    """The recipe with other values for some fields of its model and training parts; these parts are copies.
+
+    Raises:
+        ValueError: when the fields then contradict each other.
+    """
+    model, training = dict(changes), copy.copy(recipe.training)
+    for name in [name for name in model if name not in ModelArguments.__dataclass_fields__]:
+        setattr(training, name, model.pop(name))
+    recipe = recipe._replace(model=dataclasses.replace(recipe.model, **model), training=training)
+    check_together(recipe)
+    return recipe
 
 
 def with_other_images(rows: Dataset, seed: int) -> Dataset:
@@ -311,26 +320,34 @@ def run_arena(
         config.fusion = "ume"
         budget = trained_parameters(config, stream_widths(config))
     taking_part = contenders(names, ring.config, budget)
+    return tournament(ring, taking_part, folder, seeds, learning_rates, budget, processes, reference="ume")
+
+
+def tournament(
+    ring: Ring,
+    taking_part: list[Contender],
+    folder: Path,
+    seeds: list[int],
+    learning_rates: list[float],
+    budget: int,
+    processes: int,
+    reference: str,
+) -> dict:
+    """Plays all matches of these contenders; see `run_arena`, and `summarise` for the reference."""
+    recipe = ring.recipe
+    arguments = run_arguments(Run("", recipe.model.fusion, recipe.data.inputs, 0, folder), recipe)
     terms = {
         "recipe": recipe.name,
         "budget": budget,
         "learning_rates": learning_rates,
         "epochs": recipe.training.num_train_epochs,
         "batch_size": recipe.training.per_device_train_batch_size,
-        "model": {
-            name: value
-            for name, value in dataclasses.asdict(recipe.model).items()
-            if name not in ("fusion", "fusion_hidden_size", "feature_cache")
-        },
+        "model": {name: value for name, value in arguments["model"].items() if name not in OWN},
+        "training": {name: value for name, value in arguments["training"].items() if name not in OWN},
         "data": ring.facts,
     }
     terms = json.loads(json.dumps(terms))  # as they read back from the file
-    before = read_json(folder / "terms.json")
-    if before is not None and before != terms:
-        changed = [name for name in terms if before.get(name) != terms[name]]
-        raise ValueError(
-            f"{folder} holds matches on other terms ({', '.join(changed)} differ): choose another --output_dir."
-        )
+    check_terms(folder, terms)
     write_json(folder / "terms.json", terms)
     first = [Match(contender, rate, seeds[0]) for contender in taking_part for rate in learning_rates]
     results = _play_all(first, recipe, folder, processes, "learning rates")
@@ -341,13 +358,35 @@ def run_arena(
         chosen[contender.name] = max(own, key=lambda result: result["selection"][metric])["learning_rate"]
     rest = [Match(contender, chosen[contender.name], seed) for contender in taking_part for seed in seeds[1:]]
     results += _play_all(rest, recipe, folder, processes, "other seeds")
-    rows = summarise(results, chosen, metric, ring.test["image_id"][:])
+    rows = summarise(results, chosen, metric, ring.test["image_id"][:], reference)
     return {**terms, "seeds": seeds, "metric": metric, "rows": rows, "environment": environment()}
+
+
+def check_terms(folder: Path, terms: dict) -> None:
+    """Raises ValueError where the folder holds matches that were played on other terms."""
+    before = read_json(folder / "terms.json")
+    if before is None:
+        return
+    # What an older version did not write down: the model fields that are newer did what their defaults do.
+    newer = {field.name: field.default for field in dataclasses.fields(ModelArguments) if field.name not in OWN}
+    before = {"training": terms["training"], **before, "model": newer | before["model"]}
+    names = [name for name in terms if before.get(name) != terms[name]]
+    if names:
+        raise ValueError(
+            f"{folder} holds matches on other terms ({', '.join(names)} differ): choose another --output_dir."
+        )
 
 
 def _play_all(matches: list[Match], recipe: Recipe, folder: Path, processes: int, what: str) -> list[dict]:
     finished = {match: read_json(folder / match.file) for match in matches}
     missing = [match for match, result in finished.items() if result is None]
+    for match, result in finished.items():
+        changes = json.loads(json.dumps(dict(match.contender.changes)))
+        if result is not None and result.get("changes", {}) != changes:
+            raise ValueError(
+                f"{folder / match.file} was trained with other changes: {result.get('changes', {})} instead of "
+                f"{changes}. Choose another --output_dir, or delete that file to train it anew."
+            )
     threads = 1 if processes > 1 else torch.get_num_threads()
     if missing:
         spawn = multiprocessing.get_context("spawn")

@@ -31,12 +31,14 @@ class VQACollator:
     take the batch size from the first tensor, which must therefore never be `pixel_values`.
 
     Labels are there when a vocabulary is given and the rows have answers: [B] (long, −100 = not in the vocabulary)
-    for `"single_label_classification"`, [B, C] (float soft scores) for `"multi_label_classification"`.
+    for `"single_label_classification"`, [B, C] (float soft scores) for `"multi_label_classification"` and with
+    `soft_targets`.
 
     Args:
         processor: has a `tokenizer` and an `image_processor`, as `UMEProcessor` does.
         vocabulary (`AnswerVocabulary`, *optional*): makes the labels; without it there are none.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): which kind of labels.
+        soft_targets (`bool`, *optional*, defaults to `False`): soft scores for a softmax, too.
         inputs (`str`, *optional*, defaults to `"both"`):
             `"question"` leaves the images out (and never opens one), `"image"` the questions.
         max_question_length (`int`, *optional*): in tokens; defaults to the tokenizer's own limit.
@@ -63,6 +65,7 @@ class VQACollator:
         max_question_length: int | None = None,
         image_cache_bytes: int = 0,
         features: dict[str, Any] | None = None,
+        soft_targets: bool = False,
     ):
         if inputs not in INPUTS:
             raise ValueError(f"inputs={inputs!r} must be one of {', '.join(INPUTS)}.")
@@ -79,7 +82,7 @@ class VQACollator:
             )
         self.processor = processor
         self.vocabulary = vocabulary
-        self.problem_type = problem_type
+        self.hard_targets = problem_type == "single_label_classification" and not soft_targets
         self.inputs = inputs
         self.max_question_length = max_question_length
         self.image_cache_bytes = image_cache_bytes
@@ -131,9 +134,7 @@ class VQACollator:
                 f"Some questions of a batch have answers and others have none: question_id {_listed(without)}. "
                 "Load answered and unanswered questions as data sets of their own."
             )
-        if self.problem_type == "single_label_classification":
-            return self.vocabulary.hard_targets(answers)
-        return self.vocabulary.soft_targets(answers)
+        return self.vocabulary.hard_targets(answers) if self.hard_targets else self.vocabulary.soft_targets(answers)
 
     def _encode_images(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> Tensor:
         """The processed images [U, 3, H, W] of U distinct paths."""

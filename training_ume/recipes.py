@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -53,7 +53,10 @@ class ModelArguments:
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Side in pixels to which images are resized, for a new image encoder."}
+        default=None,
+        metadata={
+            "help": "Side in pixels to which images are resized; left out, a pretrained image encoder has its own."
+        },
     )
     image_mean: list[float] | None = field(
         default=None, metadata={"help": "Mean of each colour, for a new image encoder (left out: 0.5 each)."}
@@ -103,6 +106,20 @@ class ModelArguments:
             "multi_label_classification: binary cross-entropy on the soft scores of all ten."
         },
     )
+    soft_targets: bool = field(
+        default=False,
+        metadata={
+            "help": "Cross-entropy on the soft scores of all ten answers, as shares of their sum, instead of the most "
+            "common one."
+        },
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from all weights of an earlier run, a folder or a Hub name: the same encoders, head and "
+            "answers, for example at another image_size."
+        },
+    )
     freeze_text: bool = field(default=False, metadata={"help": "Keep the question encoder as it is."})
     freeze_vision: bool = field(default=False, metadata={"help": "Keep the image encoder as it is."})
     lora_r: int = field(
@@ -147,12 +164,19 @@ class ModelArguments:
         if self.vision_config is not None and self.image_size is None:
             raise ValueError("vision_config needs image_size: the side in pixels to which images are resized.")
         if self.vision_model is not None:
-            for name in ("image_size", "image_mean", "image_std"):
+            for name in ("image_mean", "image_std"):
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"{name} contradicts vision_model={self.vision_model!r}, which brings its own image "
                         f"processor: leave it out (`--{name} null`)."
                     )
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} is impossible: it is a number of pixels, 1 or more.")
+        if self.soft_targets and self.problem_type == "multi_label_classification":
+            raise ValueError(
+                "soft_targets is for a softmax, and problem_type=multi_label_classification has soft scores anyway: "
+                "leave one of them out."
+            )
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
         if self.lora_r and self.freeze_text and self.freeze_vision:
@@ -350,6 +374,20 @@ class UMETrainingArguments(TrainingArguments):
     classifier_learning_rate_multiplier: float = field(
         default=1.0, metadata={"help": "Learning rate of the classifier, as a multiple."}
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Evaluate and keep an exponential moving average of the trained weights with this decay a step, "
+            "which rises to it as (1 + step) / (10 + step); 0: none."
+        },
+    )
+    rubi_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Train against answers that the question alone gives away, with RUBi: the weight of its "
+            "question-only loss (in the paper 1); 0: without."
+        },
+    )
     beside: list[str] | None = field(
         default=None,
         metadata={"help": "Train these on equal terms too: names of other fusion heads, question_only, image_only."},
@@ -362,9 +400,12 @@ class UMETrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.resume_from_checkpoint and self.overwrite_output:
             raise ValueError("resume_from_checkpoint and overwrite_output contradict each other: choose one.")
-        for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier"):
+        for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "rubi_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
+        for name in ("ema_decay", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: it lies in [0, 1).")
         for name in ("beside", "seeds"):
             values = getattr(self, name) or []
             if len(set(values)) < len(values):
@@ -390,12 +431,13 @@ _SHOWN = {
     "save_strategy", "save_steps",
     "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "logging_steps", "report_to",
     "dataloader_num_workers", "use_cpu", "disable_tqdm", "push_to_hub", "resume_from_checkpoint", "overwrite_output",
-    "fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "beside", "seeds",
+    "fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "ema_decay", "rubi_weight", "beside",
+    "seeds",
 }  # fmt: skip
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """One spelling for each option, and a default only where there is one."""
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """One spelling for each option, a default only where there is one, and the examples a line each."""
 
     def _format_action_invocation(self, action):
         if not action.option_strings:
@@ -407,9 +449,10 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter):
 
 
 class _RecipeParser(HfArgumentParser):
-    def __init__(self, description: str | None = None):
+    def __init__(self, description: str | None = None, prog: str | None = None):
         super().__init__(
             [ModelArguments, DataArguments, UMETrainingArguments],
+            prog=prog,
             description=description,
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
@@ -440,11 +483,13 @@ class _RecipeParser(HfArgumentParser):
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in configuration_ume/recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Names of the recipes in configuration_ume/recipes, sorted; those of a folder with it, as `thesis/bert_vit`."""
+    paths = [path.relative_to(RECIPES) for path in RECIPES.rglob("*.yaml")]
+    # The files in accelerate/ are for `accelerate launch`.
+    return sorted(path.with_suffix("").as_posix() for path in paths if path.parts[0] != "accelerate")
 
 
-def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
+def parse_recipe(argv: list[str], description: str | None = None, prog: str | None = None) -> Recipe:
     """
     Reads a recipe and the changes that the command line makes to it.
 
@@ -452,6 +497,7 @@ def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
         argv (`list[str]`): the recipe (a YAML file or the bare name of a shipped one), then `--field value` pairs. The
             value `null` empties a field that may be empty; dicts are given as JSON.
         description (`str`, *optional*): what `--help` says above the list of fields.
+        prog (`str`, *optional*): what `--help` calls the command.
 
     Returns:
         `Recipe`, with `training.output_dir` set to `runs/<name>` where nobody set it.
@@ -460,7 +506,7 @@ def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
         ValueError: for a recipe that is not there, an unknown field (the nearest one is named), a value of the wrong
             type and fields that contradict each other.
     """
-    parser = _RecipeParser(description)
+    parser = _RecipeParser(description, prog)
     if not argv or argv[0].startswith("-"):
         if any(argument in ("-h", "--help") for argument in argv):
             parser.parse_args(argv)  # prints the help and leaves
@@ -477,19 +523,33 @@ def parse_recipe(argv: list[str], description: str | None = None) -> Recipe:
     if rest:
         name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
         raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name)}")
-    if data.source == "stream" and model.feature_cache is not None:
+    recipe = Recipe(path.stem, model, data, training)
+    check_together(recipe)
+    return recipe
+
+
+def check_together(recipe: Recipe) -> None:
+    """Raises ValueError where fields of different parts of a recipe contradict each other."""
+    if recipe.data.source == "stream" and recipe.model.feature_cache is not None:
         raise ValueError(
             "feature_cache contradicts source=stream: a cache stands beside image files. Empty one of them "
             "(`--feature_cache null`, or another --source)."
         )
-    return Recipe(path.stem, model, data, training)
+    if recipe.training.label_smoothing_factor and recipe.model.problem_type == "multi_label_classification":
+        raise ValueError(
+            "label_smoothing_factor is for a softmax: leave it out (`--label_smoothing_factor 0`), or train with "
+            "problem_type=single_label_classification."
+        )
+    if recipe.training.rubi_weight and recipe.data.inputs != "both":
+        raise ValueError(
+            f"rubi_weight weighs questions against images, but inputs={recipe.data.inputs!r}: leave it out "
+            "(`--rubi_weight 0`)."
+        )
 
 
 def _recipe_path(name: str) -> Path:
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    path = RECIPES / f"{name}.yaml" if name in shipped_recipes() else Path(name)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise ValueError(
             f"There is no recipe {name!r}: give a YAML file that exists, or one of {', '.join(shipped_recipes())}."
         )

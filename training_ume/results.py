@@ -204,8 +204,8 @@ def _summary(values: list[float]) -> dict:
     }
 
 
-def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> str:
-    """The rows of `comparison_rows` and the scores of simple baselines as text, scores in percent."""
+def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> list[tuple[str, ...]]:
+    """The rows of `comparison_rows` and the scores of simple baselines as lines of cells, scores in percent."""
     lines = [("", "VQA accuracy", "exact match", "seconds", "parameters (trained)")]
     for name, scores in baselines.items():
         lines.append((name.replace("_", " "), f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", "", ""))
@@ -220,7 +220,7 @@ def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> str:
                 f"{total:,} ({trained:,})",
             )
         )
-    return align(lines)
+    return lines
 
 
 def _score_text(summary: dict) -> str:

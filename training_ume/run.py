@@ -33,11 +33,14 @@ from transformers import (
     ViTImageProcessor,
     set_seed,
 )
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.encoders_ume import load_config, load_encoder
+from modeling_ume.processing_ume import with_image_size
 from training_ume.answers import AnswerVocabulary
 from training_ume.collator import VQACollator
+from training_ume.console import print_table
 from training_ume.data import load_vqa, split_by_image
 from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
@@ -139,7 +142,8 @@ def train_and_evaluate(recipe: Recipe) -> dict:
     results = summarise(recipe, runs, finished, data)
     if writes:
         write_json(output_dir / "results.json", results)
-    say(recipe.training, "\n" + comparison_table(results["comparison"], data.baselines))
+        print()
+        print_table(comparison_table(results["comparison"], data.baselines))
     return results
 
 
@@ -224,23 +228,12 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
             processor.save_pretrained(base)
         model = with_lora(model, model_args, base)
     parameters["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    collator = build_collator(recipe.data, processor, data.vocabulary, model_args.problem_type, run.inputs)
+    recipe = recipe._replace(model=model_args, training=training)
+    trainer = build_trainer(recipe, model, processor, data.vocabulary, data.parts(), run.inputs)
+    collator = trainer.data_collator
     if model_args.feature_cache is not None:
-        collator.features = open_features(
-            model_args.feature_cache, ume_model(model), collator, model_args.frozen, list(data.parts().values())
-        )
         read = " and ".join(collator.features) or "nothing that this run looks at"
         say(training, f"Read from {model_args.feature_cache} instead of encoded: {read}.")
-    trainer = UMETrainer(
-        model,
-        training,
-        data_collator=collator,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        processing_class=processor,
-        group_by_image=recipe.data.group_by_image,
-        bucket_by_length=recipe.data.bucket_by_length,
-    )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     final = save_final(trainer, processor, run.folder)
     answers = predict(
@@ -267,6 +260,42 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         write_predictions(run.folder / PREDICTIONS, prediction_rows(answers, data.scored))
         write_json(run.folder / "results.json", results)  # last: with it, the run is finished
     return results
+
+
+def build_trainer(
+    recipe: Recipe,
+    model: nn.Module,
+    processor: UMEProcessor,
+    vocabulary: AnswerVocabulary,
+    parts: dict[str, Dataset | StreamedQuestions],
+    inputs: str,
+) -> UMETrainer:
+    """
+    The trainer of one run, its collator (`trainer.data_collator`) reading stored features where the recipe says so.
+
+    Args:
+        parts: the rows by what they are for: `train`, `validation`, and others that the features have to cover.
+        inputs (`str`): what the model sees.
+    """
+    args, training = recipe.model, recipe.training
+    if inputs != "both":  # a blind model beside others has no image to weigh its question against
+        training = copy.copy(training)
+        training.rubi_weight = 0.0
+    collator = build_collator(recipe.data, processor, vocabulary, args.problem_type, inputs, args.soft_targets)
+    if args.feature_cache is not None:
+        collator.features = open_features(
+            args.feature_cache, ume_model(model), collator, args.frozen, list(parts.values())
+        )
+    return UMETrainer(
+        model,
+        training,
+        data_collator=collator,
+        train_dataset=parts["train"],
+        eval_dataset=parts["validation"],
+        processing_class=processor,
+        group_by_image=recipe.data.group_by_image,
+        bucket_by_length=recipe.data.bucket_by_length,
+    )
 
 
 def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UMEForVisualQuestionAnswering:
@@ -374,6 +403,8 @@ def check_same_arguments(run: Run, arguments: dict) -> None:
     before = read_json(run.folder / "arguments.json")
     if before is None:
         return
+    # A run of an older version lacks the fields that are newer; it did what their defaults do.
+    before["model"] = {field.name: field.default for field in dataclasses.fields(ModelArguments)} | before["model"]
     changes = [
         f"{name} was {before[part].get(name)!r} and is {arguments[part].get(name)!r}"
         for part in arguments
@@ -624,13 +655,13 @@ def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabular
     """The processor: the tokenizer, the image encoder's own image processor or a plain one, and the answers."""
     if args.vision_model is not None:
         try:
-            image_processor = AutoImageProcessor.from_pretrained(
-                args.vision_model, revision=args.vision_revision or "main"
-            )
+            image_processor = load_image_processor(args.vision_model, args.vision_revision or "main")
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
                 f"No image processor can be loaded from {args.vision_model!r} ({first_line(error)})."
             ) from error
+        if args.image_size is not None:
+            image_processor = with_image_size(image_processor, args.image_size)
     else:
         image_processor = ViTImageProcessor(
             size={"height": args.image_size, "width": args.image_size},
@@ -638,6 +669,14 @@ def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabular
             image_std=args.image_std or [0.5] * 3,
         )
     return UMEProcessor(image_processor, tokenizer, id2label=dict(vocabulary.id2label), problem_type=args.problem_type)
+
+
+def load_image_processor(name: str, revision: str):
+    """A pretrained image encoder's own image processor; of timm's VGG, whose own only timm reads, ImageNet's."""
+    fields, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    if fields.get("model_type") == "timm_wrapper" and load_config(name, revision=revision).model_type == "ume_vgg":
+        return ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+    return AutoImageProcessor.from_pretrained(name, revision=revision)
 
 
 def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
@@ -674,10 +713,42 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
         pooling = head[f"{modality}_pooling"]
         encoder = load_encoder(name, modality, pooling, revision=revision or "main", dtype=torch.float32)
         model.ume.encoder(modality).load_state_dict(encoder.state_dict())
+    if args.init_from is not None:
+        start_from(model, args.init_from)
     for modality, frozen in (("text", args.freeze_text), ("vision", args.freeze_vision)):
         if frozen:
             model.freeze(modality)
     return model
+
+
+def start_from(model: UMEForVisualQuestionAnswering, name: str) -> None:
+    """
+    Gives a model all weights of an earlier one.
+
+    Args:
+        name (`str`): a folder or a Hub name.
+
+    Raises:
+        ValueError: when there is no such model, or it answers with other answers or is built in another way.
+    """
+    try:
+        earlier = UMEForVisualQuestionAnswering.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"init_from={name!r} cannot be loaded ({first_line(error)}).") from error
+    if earlier.config.id2label != model.config.id2label:
+        raise ValueError(
+            f"init_from={name!r} knows {earlier.config.num_labels} answers, which are not the "
+            f"{model.config.num_labels} of this recipe: train on the same questions, with the same answers kept."
+        )
+    own, given = model.state_dict(), earlier.state_dict()
+    other = [key for key in sorted(own.keys() | given.keys()) if key not in own or key not in given]
+    other += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    if other:
+        raise ValueError(
+            f"init_from={name!r} is another model: {other[0]} and {len(other) - 1} more weights differ in name or "
+            "shape. Give the encoders, the head and its sizes as they were then."
+        )
+    model.load_state_dict(given)
 
 
 def encoder_config(settings: dict | None, name: str | None, revision: str | None) -> PretrainedConfig:
@@ -765,7 +836,12 @@ def count_parameters(model: UMEForVisualQuestionAnswering) -> dict[str, int]:
 
 
 def build_collator(
-    args: DataArguments, processor: UMEProcessor, vocabulary: AnswerVocabulary | None, problem_type: str, inputs: str
+    args: DataArguments,
+    processor: UMEProcessor,
+    vocabulary: AnswerVocabulary | None,
+    problem_type: str,
+    inputs: str,
+    soft_targets: bool = False,
 ) -> VQACollator:
     return VQACollator(
         processor,
@@ -774,4 +850,5 @@ def build_collator(
         inputs=inputs,
         max_question_length=args.max_question_length,
         image_cache_bytes=args.image_cache_mb * 1_000_000,
+        soft_targets=soft_targets,
     )

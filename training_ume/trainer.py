@@ -1,4 +1,5 @@
-"""UMETrainer: HF's Trainer with a learning rate per part, batches grouped by image, and the VQA metric.
+"""UMETrainer: HF's Trainer with a learning rate per part, batches grouped by image, and the VQA metric;
+on request with an average of the weights, smoothed targets and a question-only branch that training works against.
 
 Also here: which of a run's checkpoints is whole, as the Trainer writes them in place and a run may be killed.
 """
@@ -9,13 +10,15 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import evaluate
 import torch
 from datasets import Dataset
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
@@ -24,9 +27,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
 import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
 from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.averaging import WeightAverage
+from training_ume.question_only import NAME, QuestionOnly
 from training_ume.recipes import UMETrainingArguments
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.streaming import BatchStream, StreamedQuestions
+
+# In a checkpoint: weights to go on from that the model's own file does not hold.
+TRAINED_WEIGHTS = "trained_weights.safetensors"
 
 
 class UMETrainer(Trainer):
@@ -59,6 +67,8 @@ class UMETrainer(Trainer):
     ):
         self.group_by_image = group_by_image
         self.bucket_by_length = bucket_by_length
+        self.average: WeightAverage | None = None
+        self.question_only = QuestionOnly(ume_model(model), args.rubi_weight) if args.rubi_weight else None
         id2label = model.config.id2label
 
         def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -78,6 +88,13 @@ class UMETrainer(Trainer):
             preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # ids, not [N, C] logits
             callbacks=[Stopwatch()],
         )
+        # The Trainer's own takes the place of the model's loss, and knows neither soft targets nor heads with views.
+        self.label_smoother = None
+        for name in ("ema_decay", "rubi_weight"):
+            if getattr(args, name) and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                raise ValueError(
+                    f"{name} needs the weights whole, which FSDP and DeepSpeed cut: train with DDP instead."
+                )
         if self.is_fsdp_enabled:
             self._prepare_fsdp(model)
 
@@ -93,13 +110,64 @@ class UMETrainer(Trainer):
         if plugin.transformer_cls_names_to_wrap is None:
             plugin.transformer_cls_names_to_wrap = layers_to_shard(model)
 
+    def train(self, *args, **kwargs):
+        """As HF's; at the end the model has the weights to keep, and nothing else that training needed."""
+        if self.args.ema_decay:
+            averaged = (p for name, p in self._trained().items() if NAME not in name.split("."))
+            self.average = WeightAverage(averaged, self.args.ema_decay)
+            self.add_callback(self.average)
+        result = super().train(*args, **kwargs)
+        if self.average is not None:
+            if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):  # which is an average
+                self.average.swap()
+            self.remove_callback(self.average)
+            self.average = None
+        if self.question_only is not None:
+            self.question_only.detach_from(ume_model(self.model))
+            self.question_only = None
+        return result
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        with self._weights_to_keep():
+            return super().evaluate(*args, **kwargs)
+
+    def _weights_to_keep(self) -> AbstractContextManager:
+        """Within it, the model has those weights that are evaluated and saved."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _kept_apart(self) -> dict[str, nn.Parameter]:
+        """What training has to find again and a checkpoint's model file, fit for inference, does not hold."""
+        return {name: p for name, p in self._trained().items() if self.average is not None or NAME in name.split(".")}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        apart = {name: p.detach().contiguous() for name, p in self._kept_apart().items()}
+        if apart and self.args.should_save:
+            save_file(apart, Path(output_dir) / TRAINED_WEIGHTS)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        apart = self._kept_apart()
+        if checkpoint is None or not apart:
+            return
+        if self.average is not None:
+            self.average.restart()  # from the model's file, which holds the average
+        stored = load_file(Path(checkpoint) / TRAINED_WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in apart.items():
+                parameter.copy_(stored[name])
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
         own_class = type(model)
         # FSDP2 gives the model a class of its own, whose file would be saved as the model's code.
         model.__class__ = next(cls for cls in own_class.__mro__ if not cls.__module__.startswith("torch.distributed"))
         try:
-            super()._save(output_dir, state_dict)
+            with self._weights_to_keep():
+                super()._save(output_dir, state_dict)
         finally:
             model.__class__ = own_class
 
@@ -157,6 +225,9 @@ class UMETrainer(Trainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         count = torch.tensor(float(len(inputs["labels"])), device=self.args.device)
+        if model.training and self.args.label_smoothing_factor:
+            smoothed = smooth_targets(inputs["labels"], self.model.config.num_labels, self.args.label_smoothing_factor)
+            inputs = {**inputs, "labels": smoothed}
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if not model.training or self.args.world_size == 1:
             return result
@@ -190,6 +261,8 @@ class UMETrainer(Trainer):
             "classifier": self.args.learning_rate * self.args.classifier_learning_rate_multiplier,
         }
         part_of = {id(p): part for part, parameters in ume_model(self.model).parts().items() for p in parameters}
+        if self.question_only is not None:
+            part_of |= {id(p): "classifier" for p in self.question_only.parameters()}
         decayed = set(self.get_decay_parameter_names(model))
         groups = {(part, decay): [] for part in rates for decay in (True, False)}
         for name, parameter in model.named_parameters():
@@ -205,6 +278,23 @@ class UMETrainer(Trainer):
             for (part, decay), parameters in groups.items()
             if parameters
         ]
+
+
+def smooth_targets(labels: Tensor, num_labels: int, epsilon: float) -> Tensor:
+    """
+    Mixes the targets of a softmax with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567).
+
+    Args:
+        labels: answer ids [B], −100 where the answer is unknown, or scores [B, C].
+        epsilon (`float`): the uniform distribution's share.
+
+    Returns:
+        `Tensor` [B, C]: (1 − ε) · y + ε · Σ y / C; a row of zeros where the answer is unknown.
+    """
+    if labels.ndim == 1:
+        known = labels != -100
+        labels = functional.one_hot(labels.clamp(min=0), num_labels).float() * known[:, None]  # [B, C]
+    return (1 - epsilon) * labels + epsilon * labels.mean(1, keepdim=True)
 
 
 class SetEpoch(TrainerCallback):
