@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from training_ume.console import print_json, print_table
 from training_ume.results import comparison_rows, comparison_table, merge_runs, write_json
 
 
@@ -17,6 +18,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("folders", type=Path, nargs="+", help="output folders of scripts/train.py")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON instead of a table")
     arguments = parser.parse_args(argv)
     try:
         if arguments.out.exists() and not arguments.overwrite:
@@ -27,7 +29,10 @@ def main(argv: list[str]) -> int:
         return 2
     rows = comparison_rows(runs)
     write_json(arguments.out, {**shared, "comparison": rows})
-    print(comparison_table(rows, shared["baselines"]))
+    if arguments.json:
+        print_json({**shared, "comparison": rows})
+        return 0
+    print_table(comparison_table(rows, shared["baselines"]))
     print(f"\nWritten: {arguments.out}")
     return 0
 

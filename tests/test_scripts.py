@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["train", "evaluate", "ask", "cache_features", "compare"]
 
 
 def script(name):
@@ -54,7 +53,7 @@ def data_options(files, annotations=True):
     return [*options, "--annotations", files["train_annotations"]] if annotations else options
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "card", "publish"])
+@pytest.mark.parametrize("name", ["compare", "card"])
 def test_the_docstring_is_two_runnable_commands(name):
     commands = [line for line in script(name).__doc__.splitlines() if line.startswith("python ")]
     assert len(commands) == 2
@@ -242,7 +241,7 @@ def test_ctrl_c_ends_the_other_scripts_with_a_word(monkeypatch, capsys, name, fu
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    module = script(name)
+    module = importlib.import_module(f"training_ume.commands.{name}")
     monkeypatch.setattr(module, function, interrupted)
     assert module.main(["model", "image", "question"][: 1 if name == "evaluate" else 3]) == 130
     assert capsys.readouterr().err.startswith("\nInterrupted")

@@ -28,6 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from training_ume.card import METRICS, read_about, render_card, write_card
+from training_ume.console import working
 from training_ume.evaluation import first_line
 from training_ume.results import read_json
 
@@ -146,7 +147,8 @@ def publish(
             with hub_errors(repo):
                 api.whoami()
                 check_repo(api, repo, stage, files, replace)
-        expected = answer_elsewhere(str(stage), adapter)
+        with working("Loading the model in a process that has nothing else"):
+            expected = answer_elsewhere(str(stage), adapter)
         print(listing(repo, files, left_out, rendered), flush=True)
         if dry_run:
             print("A dry run: nothing was written or uploaded.")
@@ -162,7 +164,8 @@ def publish(
                 commit_message="Adapter, processor, code and card" if adapter else "Model, processor, code and card",
             )
     print(f"Uploaded: {commit.commit_url}", flush=True)
-    got = answer_elsewhere(repo, adapter, token)
+    with working("Loading the copy on the Hub"):
+        got = answer_elsewhere(repo, adapter, token)
     difference = max(abs(a - b) for a, b in zip(got["logits"], expected["logits"], strict=True))
     if difference > 1e-5 or got["answer"] != expected["answer"]:
         raise ValueError(

@@ -1,0 +1,167 @@
+"""Score a checkpoint on a data set, and write the results, and answers for the challenge server, as JSON.
+
+ume evaluate runs/easy_vqa --source easy_vqa --baselines question_only image_only --out easy_vqa.json
+ume evaluate runs/vqa --questions v2_Questions_Test.zip --images test2015 --challenge_file test.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training_ume.commands import command_parser
+from training_ume.console import print_json, print_table
+from training_ume.data import load_vqa
+from training_ume.evaluation import BLIND, DROP_RATES, LEFT, evaluate_checkpoint
+from training_ume.plots import need_matplotlib, plot_robustness
+from training_ume.results import write_json
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = command_parser("evaluate", __doc__)
+    parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--source",
+        default="vqa_v2",
+        help="vqa_v2 (files in VQA v2's layout, the default), easy_vqa (the pip package), or the name of a Hub data "
+        "set or folder with VQAv2's columns",
+    )
+    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
+    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
+    data.add_argument("--annotations", help="annotations JSON; left out: answer the questions without scoring")
+    data.add_argument("--images", help="folder with the images")
+    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
+    data.add_argument("--name", help="configuration of a Hub data set")
+    data.add_argument(
+        "--skipped_log",
+        help="leave out questions that cannot be used (a missing image and the like) and list them in this file; "
+        "without it they are an error",
+    )
+    data.add_argument("--max_questions", type=int, help="only the first so many questions")
+    data.add_argument("--max_question_length", type=int, help="longest question in tokens; the rest is cut off")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", help="results JSON: scores, overall and per type of question and answer")
+    output.add_argument(
+        "--predictions", help="each question's answer and score, one JSON object a line; what a model card reads"
+    )
+    output.add_argument("--challenge_file", help="answers in the form that the VQA challenge server reads")
+    output.add_argument("--json", action="store_true", help="print the results as JSON instead of tables")
+    output.add_argument(
+        "--baselines", nargs="+", choices=BLIND, default=[], help="score this checkpoint without the other input, too"
+    )
+    missing = parser.add_argument_group("missing inputs")
+    missing.add_argument(
+        "--drop",
+        nargs="+",
+        choices=LEFT,
+        default=[],
+        help="draw the robustness curve, the score over how many questions lack this input: into --out, and beside it "
+        "as a PNG",
+    )
+    missing.add_argument(
+        "--rate",
+        nargs="+",
+        type=float,
+        default=list(DROP_RATES),
+        help=f"shares of the questions that lack it (default: {' '.join(map(str, DROP_RATES))})",
+    )
+    missing.add_argument("--drop_seed", type=int, default=0, help="draws which questions lack it (default: 0)")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
+    speed.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses, before any work, counts below 1 and output files that exist."""
+    for name in ("max_questions", "max_question_length", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
+    for name in ("out", "predictions", "challenge_file"):
+        if getattr(args, name) and Path(getattr(args, name)).exists():
+            raise ValueError(f"{name}={getattr(args, name)!r} exists: delete it, or choose another name.")
+
+
+def evaluate(args: argparse.Namespace) -> dict:
+    check(args)
+    if args.drop:
+        if args.out is None:
+            raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
+        need_matplotlib()
+    split = args.split or ("test" if args.source == "easy_vqa" else "validation")
+    dataset = load_vqa(
+        args.source,
+        split=split,
+        questions=args.questions,
+        annotations=args.annotations,
+        images=args.images,
+        image_pattern=args.image_pattern,
+        name=args.name,
+        on_error="skip" if args.skipped_log else "raise",
+        skipped_log=args.skipped_log,
+    )
+    if args.max_questions is not None:
+        dataset = dataset.select(range(min(args.max_questions, len(dataset))))
+    results = evaluate_checkpoint(
+        args.model,
+        dataset,
+        baselines=args.baselines,
+        batch_size=args.batch_size,
+        max_question_length=args.max_question_length,
+        num_workers=args.num_workers,
+        challenge_file=args.challenge_file,
+        predictions_file=args.predictions,
+        drop=args.drop,
+        drop_rates=args.rate,
+        drop_seed=args.drop_seed,
+    )
+    return {**results, "data": {key: value for key, value in vars(args).items() if key not in ("model", "json")}}
+
+
+def score_table(results: dict) -> list[tuple[str, ...]]:
+    """One row for the model and one a baseline: its scores, overall and by type of answer."""
+    rows = {"": results["scores"], **results["baselines"]}
+    kinds = sorted(results["scores"].get("per_answer_type", {}))
+    lines = [("", "VQA accuracy", "exact match", *kinds)]
+    for name, scores in rows.items():
+        per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
+        label = name.replace("_", " ") or Path(results["model"]).name
+        lines.append((label, f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", *per_type))
+    return lines
+
+
+def curve_table(curves: dict[str, list[dict]]) -> list[tuple[str, ...]]:
+    """One row a rate: the VQA accuracy with each input missing."""
+    lines = [("missing", *(f"without {name}" for name in curves))]
+    for points in zip(*curves.values(), strict=True):
+        lines.append((f"{points[0]['rate']:.0%}", *(f"{point['vqa_accuracy']:.2f}" for point in points)))
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    plot = Path(args.out).with_suffix(".png") if args.drop and args.out else None
+    try:
+        results = evaluate(args)
+        if args.out:
+            write_json(args.out, results)
+        if plot is not None:
+            plot_robustness(results["robustness"]["curves"], plot)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    if args.json:
+        print_json(results)
+        return 0
+    print(f"{results['questions']:,} questions about {results['images']:,} images in {results['seconds']:.1f} s")
+    if "scores" in results:
+        print_table(score_table(results))
+    if "robustness" in results:
+        print_table(curve_table(results["robustness"]["curves"]))
+    for path in (args.out, args.predictions, args.challenge_file, plot):
+        if path:
+            print(f"wrote {path}")
+    return 0

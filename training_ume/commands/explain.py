@@ -1,0 +1,127 @@
+"""Show why a checkpoint gives an answer, as a PNG and a JSON; or, over a data set, what text and image do for it.
+
+ume explain runs/easy_vqa drawing.png "what shape is in the image?" --out explanation
+ume explain runs/easy_vqa --source easy_vqa --max_questions 1000 --out modalities
+
+The first shows where the model looked, which words mattered, and which modality did.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from modeling_ume.processing_ume import read_image
+from training_ume.commands import command_parser
+from training_ume.console import print_json, print_table, working
+from training_ume.data import load_vqa
+from training_ume.evaluation import load_checkpoint
+from training_ume.explain import explain, explain_dataset, modality_table, need_captum
+from training_ume.explain_plots import plot_explanation, plot_modalities
+from training_ume.plots import need_matplotlib
+from training_ume.results import environment, write_json
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = command_parser("explain", __doc__)
+    parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
+    parser.add_argument("image", nargs="?", help="path or URL of an image")
+    parser.add_argument("question", nargs="?", help="what was asked about it, in quotes")
+    parser.add_argument("--answer", help="the answer to explain (default: the one that the model gives)")
+    parser.add_argument(
+        "--out", default="explanation", help="name of the two files without .png and .json (default: explanation)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files if they exist")
+    parser.add_argument("--json", action="store_true", help="print what the JSON file holds instead of tables")
+    data = parser.add_argument_group("data set, instead of an image and a question")
+    data.add_argument(
+        "--source",
+        help="vqa_v2 (files in VQA v2's layout), easy_vqa (the pip package), or the name of a Hub data set or folder "
+        "with VQAv2's columns",
+    )
+    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
+    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
+    data.add_argument("--annotations", help="annotations JSON, which has the types of the answers")
+    data.add_argument("--images", help="folder with the images")
+    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
+    data.add_argument("--name", help="configuration of a Hub data set")
+    data.add_argument(
+        "--max_questions", type=int, default=1000, help="so many, drawn from all of them by chance (default: 1000)"
+    )
+    data.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace, files: list[Path]) -> None:
+    """Refuses, before any work, what cannot come to an end."""
+    if (args.image is None) == (args.source is None):
+        raise ValueError("Give either an image and a question, or a data set by --source.")
+    if args.image is not None and args.question is None:
+        raise ValueError("There is no question: give one behind the image, in quotes.")
+    if args.source is not None and args.answer is not None:
+        raise ValueError("--answer names one answer of one question: leave it out with --source.")
+    for name in ("max_questions", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
+    for file in files:
+        if file.exists() and not args.overwrite:
+            raise ValueError(f"{file} exists: add --overwrite, or choose another name by --out.")
+    need_matplotlib()
+    need_captum()
+
+
+def explain_one(args: argparse.Namespace, plot: Path) -> dict:
+    model, processor = load_checkpoint(args.model)
+    with working("Asking the model about parts of image and question"):
+        explanation = explain(model, processor, read_image(args.image), args.question, args.answer)
+    plot_explanation(explanation, plot)
+    if not args.json:
+        print(f"{args.question}\n  {explanation.probability:6.1%}  {explanation.answer}")
+        words = ((word["word"], f"{word['score']:+.3f}") for word in explanation.words)
+        print_table([("", "adds to the logit"), *words])
+        values = ((name, f"{value:+.3f}") for name, value in explanation.shapley.items())
+        print_table([("", "Shapley value"), *values])
+    return {"model": args.model, "image": args.image, **explanation.as_json()}
+
+
+def explain_many(args: argparse.Namespace, plot: Path) -> dict:
+    dataset = load_vqa(
+        args.source,
+        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
+        questions=args.questions,
+        annotations=args.annotations,
+        images=args.images,
+        image_pattern=args.image_pattern,
+        name=args.name,
+    )
+    model, processor = load_checkpoint(args.model)
+    # By chance: the first questions of a file are about few images.
+    dataset = dataset.shuffle(seed=0).select(range(min(args.max_questions, len(dataset))))
+    found = explain_dataset(model, processor, dataset, args.batch_size)
+    plot_modalities(found["kinds"], plot)
+    if not args.json:
+        print(f"{found['questions']:,} questions about {found['images']:,} images")
+        print_table(modality_table(found["kinds"]))
+    return {"model": args.model, **found}
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    out = args.out.removesuffix(".png").removesuffix(".json")
+    plot, file = Path(f"{out}.png"), Path(f"{out}.json")
+    try:
+        check(args, [plot, file])
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        found = explain_one(args, plot) if args.source is None else explain_many(args, plot)
+        found["environment"] = environment()
+        write_json(file, found)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    if args.json:
+        print_json(found)
+    else:
+        print(f"wrote {plot}\nwrote {file}")
+    return 0

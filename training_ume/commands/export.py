@@ -1,0 +1,115 @@
+"""Write a checkpoint as two ONNX graphs, image encoder and question + fusion, and compare them with the model.
+
+ume export runs/easy_vqa exported
+ume export runs/easy_vqa exported --int8 --source easy_vqa
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training_ume.commands import command_parser
+from training_ume.console import print_json, print_table
+from training_ume.data import load_vqa
+from training_ume.evaluation import load_checkpoint
+from training_ume.export import ABOUT, PARITY, check_folder, export_onnx, need_onnx
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = command_parser("export", __doc__)
+    parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--int8", action="store_true", help="also write graphs with 8-bit weights")
+    parser.add_argument(
+        "--parity", type=float, default=PARITY, help=f"greatest difference of a logit from the model ({PARITY:g})"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--json", action="store_true", help="print what onnx.json holds instead of a table")
+    data = parser.add_argument_group("data set, to score the graphs on")
+    data.add_argument(
+        "--source",
+        help="vqa_v2 (files in VQA v2's layout), easy_vqa (the pip package), or the name of a Hub data set or folder "
+        "with VQAv2's columns",
+    )
+    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
+    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
+    data.add_argument("--annotations", help="annotations JSON")
+    data.add_argument("--images", help="folder with the images")
+    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
+    data.add_argument("--name", help="configuration of a Hub data set")
+    data.add_argument("--max_questions", type=int, help="only the first so many questions")
+    data.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
+    data.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    return parser.parse_args(argv)
+
+
+def read_data(args: argparse.Namespace):
+    if args.source is None:
+        return None
+    dataset = load_vqa(
+        args.source,
+        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
+        questions=args.questions,
+        annotations=args.annotations,
+        images=args.images,
+        image_pattern=args.image_pattern,
+        name=args.name,
+    )
+    return dataset if args.max_questions is None else dataset.select(range(min(args.max_questions, len(dataset))))
+
+
+def export(args: argparse.Namespace) -> dict:
+    for name in ("max_questions", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
+    # Before the work of loading what could not be written.
+    need_onnx()
+    check_folder(args.out, args.overwrite)
+    dataset = read_data(args)
+    model, processor = load_checkpoint(args.model)
+    return export_onnx(
+        model,
+        processor,
+        args.out,
+        int8=args.int8,
+        parity=args.parity,
+        dataset=dataset,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        overwrite=args.overwrite,
+        name=args.model,
+    )
+
+
+def report(about: dict) -> list[tuple[str, ...]]:
+    """One row a precision."""
+    scored = "scores" in about
+    lines = [("", "image encoder, MB", "rest, MB", "a logit differs by")]
+    if scored:
+        lines = [(*lines[0], "VQA accuracy", "seconds")]
+    for precision, sizes in about["bytes"].items():
+        row = [precision, *(f"{size / 1e6:.2f}" for size in sizes.values())]
+        row.append(f"{about['parity'][precision]['logits']:.1e}")
+        if scored:
+            scores = about["scores"][precision]
+            row += [f"{scores['vqa_accuracy']:.2f}", f"{scores['seconds']:.1f}"]
+        lines.append(tuple(row))
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    try:
+        about = export(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    if args.json:
+        print_json(about)
+    else:
+        print_table(report(about))
+        print(f"wrote {args.out}: two graphs a precision, the processor, {ABOUT}")
+    return 0

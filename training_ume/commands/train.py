@@ -1,0 +1,29 @@
+"""Train a model from a recipe and score it; every field of the recipe can be given on the command line.
+
+ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only
+ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only --resume_from_checkpoint
+"""
+
+import sys
+
+from training_ume.commands import description, invocation
+from training_ume.recipes import parse_recipe
+from training_ume.run import how_to_resume, train_and_evaluate
+
+
+def main(argv: list[str]) -> int:
+    try:
+        recipe = parse_recipe(argv, description=description("train", __doc__), prog=invocation("train"))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        train_and_evaluate(recipe)
+    except KeyboardInterrupt:
+        print(f"\n{how_to_resume(recipe)}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\nThe model and results.json lie in {recipe.training.output_dir}.")
+    return 0
