@@ -1,0 +1,168 @@
+"""Whether a map of where a model looked is right: does it lie on what was asked about, and does the answer hang on it?
+
+`mass_in_box` needs a box that is known to hold it, such as easy-VQA's one shape; `masking_curves` nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.doc_tables import markdown
+
+PATCHES = 8  # a side: the patches that are masked
+STEPS = 16  # from the whole image to none of it
+
+
+def shape_box(image: Image.Image, difference: int = 30) -> tuple[int, int, int, int]:
+    """
+    The box (left, top, right, bottom), in pixels, of what differs from the most common colour of a plain drawing.
+
+    Args:
+        difference (`int`): by how much, of 255, in some channel.
+
+    Raises:
+        ValueError: when nothing does.
+    """
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    rows, columns = np.nonzero(np.abs(pixels - colours[counts.argmax()]).max(-1) > difference)
+    if not len(rows):
+        raise ValueError("The image has one colour throughout: there is no shape to draw a box around.")
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def mass_in_box(cells: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> float | None:
+    """
+    What share of a map's positive mass lies in a box; each cell's mass is spread evenly over the cell.
+
+    Args:
+        cells: [h, w], of any sign.
+        box: left, top, right, bottom, in pixels of an image of `size` (width, height).
+
+    Returns:
+        0 … 1; a map that is the same everywhere gives the box's share of the area. None for a map without positive
+        mass.
+    """
+    positive = cells.clip(0)
+    if positive.sum() == 0:
+        return None
+
+    def covered(count: int, low: int, high: int, length: int) -> np.ndarray:
+        """[count]: what part of each of `count` equal cells of `length` pixels lies between `low` and `high`."""
+        edges = np.linspace(0, length, count + 1)
+        return (np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)).clip(0) * count / length
+
+    left, top, right, bottom = box
+    rows = covered(cells.shape[0], top, bottom, size[1])
+    columns = covered(cells.shape[1], left, right, size[0])
+    return float(rows @ positive @ columns / positive.sum())
+
+
+def patch_order(cells: np.ndarray, generator: torch.Generator) -> Tensor:
+    """The 8 × 8 patches of an image, [64], those where the map [h, w] is highest first; equals in random order."""
+    height = F.interpolate(torch.as_tensor(cells, dtype=torch.float32)[None, None], scale_factor=PATCHES)
+    height = F.adaptive_avg_pool2d(height, PATCHES).flatten()  # exact for cells of any number
+    shuffled = torch.randperm(PATCHES**2, generator=generator)
+    return shuffled[height[shuffled].argsort(descending=True, stable=True)]
+
+
+@torch.no_grad()
+def masking_curves(
+    model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor], target: int, orders: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """
+    The area under the deletion and the insertion curve (Petsiuk et al., 2018) of each order of the patches.
+
+    A curve is the answer's probability while patches are replaced, in this order, by the image's mean colour
+    (deletion), or put back, in this order, into an image of that colour (insertion).
+
+    Args:
+        inputs: of one question and one image, with `pixel_values` [1, C, H, W].
+        target: id of the answer.
+        orders: O orders of the 64 patches, see `patch_order`.
+
+    Returns:
+        Deletion and insertion, [O] each, in 0 … 1. A map that names what the answer hangs on has a low deletion and a
+        high insertion.
+    """
+    pixel_values = inputs["pixel_values"]
+    blank = pixel_values.mean((2, 3), keepdim=True).expand_as(pixel_values)
+    masked = []  # of all orders, after each step, those of the first so many patches
+    for order in orders:
+        rank = order.argsort().float().view(1, 1, PATCHES, PATCHES).to(pixel_values.device)
+        rank = F.interpolate(rank, size=pixel_values.shape[-2:], mode="nearest")  # [1, 1, H, W]
+        masked += [rank < step * PATCHES**2 / STEPS for step in range(STEPS + 1)]
+    areas = []
+    for first, second in ((blank, pixel_values), (pixel_values, blank)):
+        images = torch.cat([torch.where(mask, first, second) for mask in masked])
+        rows = {k: v.expand(len(images), -1) for k, v in inputs.items() if k != "pixel_values"}
+        logits = model(**rows, pixel_values=images).logits.float()
+        single = model.config.problem_type == "single_label_classification"
+        curve = (logits.softmax(-1) if single else logits.sigmoid())[:, target].view(len(orders), STEPS + 1)
+        areas.append(torch.trapezoid(curve, dx=1 / STEPS).cpu())
+    return areas[0], areas[1]
+
+
+def explanations_table(report: dict) -> str:
+    """What benchmarks/explanations.py wrote, as two Markdown tables with what was measured under them."""
+    names = {
+        "grad_cam": "Grad-CAM",
+        "integrated": "integrated gradients",
+        "pair_weights": "the head's pair weights",
+        "random": "random order",
+        "best_cell": "the one best cell of Grad-CAM's grid",
+        "uniform": "a map that is the same everywhere",
+    }
+
+    def percent(value: dict) -> str:
+        return "–" if value["mean"] is None else f"{100 * value['mean']:.1f} %"
+
+    models = report["models"]
+    rows = []
+    for name in names:
+        cells = [names[name]]
+        for model in models.values():
+            trained, untrained = (model[state]["mass_in_box"].get(name) for state in ("trained", "untrained"))
+            if trained is None:  # a row of the other table
+                break
+            drawn = name in ("uniform", "best_cell")  # by the picture, not by a model
+            error = f" ± {100 * trained['se']:.1f}" + (f" ({percent(untrained)})" if not drawn else "")
+            cells.append(percent(trained) + error)
+        else:
+            rows.append(cells)
+    header = ["positive mass in the shape's box (untrained model)", *models]
+    tables = [markdown(header, rows, right=tuple(range(1, len(header))))]
+    rows = []
+    for name in names:
+        cells = [names[name]]
+        for model in models.values():
+            for kind in ("deletion", "insertion"):
+                value = model["trained"]["masking"][kind].get(name)
+                if value is not None:
+                    beats = "" if name == "random" else f" ({100 * value['better_than_random']:.0f} %)"
+                    cells.append(f"{value['mean']:.3f} ± {value['se']:.3f}{beats}")
+        if len(cells) > 1:
+            rows.append(cells)
+    header = ["area under the curve (images on which it beats random order)"]
+    header += [f"{name}: {kind}" for name in models for kind in ("deletion, low", "insertion, high")]
+    tables.append(markdown(header, rows, right=tuple(range(1, len(header)))))
+    described = "; ".join(
+        f"{name}: {model['exact_match']:.2f} % exact match, Grad-CAM at "
+        f"{'what enters' if model['layer_is_block_input'] else 'what leaves'} `{model['layer']}`, "
+        f"{model['trained']['mass_in_box']['grad_cam']['without_mass']} maps without positive mass"
+        for name, model in models.items()
+    )
+    machine = report["environment"]["hardware"]
+    tables.append(
+        f"{report['data']}: {report['images']} images, {report['masked_images']} of them masked, "
+        f"{report['control_images']} shown to an untrained model; ± is the standard error over images. {described}. "
+        f"Measured on {machine['cpu']}, {machine['cores']} cores."
+    )
+    return "\n\n".join(tables)
