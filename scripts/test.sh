@@ -2,7 +2,18 @@
 # Makes the environment, checks the style and runs the fast tests. More arguments go to pytest:
 #   bash scripts/test.sh
 #   bash scripts/test.sh -m slow
-. "$(dirname "$0")/environment.sh" test
+#   bash scripts/test.sh --browser       the page of `ume demo` in real Chromium, which must be installed
+extra=test
+if [ "${1:-}" = --browser ]; then
+    shift
+    extra=test,browser
+    if ! command -v chromium >/dev/null; then
+        echo "error: There is no Chromium on this machine: install the package chromium, e.g. by apt-get." >&2
+        exit 2
+    fi
+    set -- -m browser "$@"
+fi
+. "$(dirname "$0")/environment.sh" "$extra"
 
 # The tests' models are so small that a second thread only waits for the first.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
