@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# The benchmarks, into benchmarks/results, and the README's table of them. About an hour on two cores, most of it the
-# trainings of grouping.py; nothing else should run meanwhile.
+# The benchmarks, into benchmarks/results, and the README's table of them. About two hours on two cores, most of it the
+# trainings of grouping.py and explanations.py; nothing else should run meanwhile.
 #   bash benchmarks/run.sh                     all of them
-#   bash benchmarks/run.sh metric training     these ones: pair_fusion training features metric grouping
-. "$(dirname "$0")/../scripts/environment.sh" easy-vqa,plots
+#   bash benchmarks/run.sh metric training     these ones: pair_fusion training features metric grouping explanations
+. "$(dirname "$0")/../scripts/environment.sh" easy-vqa,plots,explain
 
 if [ $# -eq 0 ]; then
-    set -- pair_fusion training features metric grouping
+    set -- pair_fusion training features metric grouping explanations
 fi
 for name in "$@"; do
     case $name in
         training) options=(--fusions concat ume) ;;
+        features) options=(--shapes tiny base) ;;
         *) options=() ;;
     esac
     "$python" "benchmarks/$name.py" ${options[@]+"${options[@]}"}
