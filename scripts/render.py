@@ -15,9 +15,13 @@ from pathlib import Path
 sys.path.append(sys.path.pop(0))
 
 from modeling_ume import FUSIONS
+from training_ume.ablations import ablations_table
 from training_ume.arena_report import PLOTS, arena_page, arena_plot, arena_table
 from training_ume.benchmark_tables import benchmarks_table
-from training_ume.doc_tables import encoders_table, features_table, heads_table
+from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
+from training_ume.explain import modality_table
+from training_ume.faithfulness import explanations_table
+from training_ume.thesis import proof_tables, references_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -87,6 +91,17 @@ def arena_tables() -> str:
     return "\n\n".join(f"**{title}**\n\n{arena_table(summary)}" for title, summary in arenas().items())
 
 
+def thesis() -> dict:
+    return json.loads((RESULTS / "thesis.json").read_text(encoding="utf-8"))
+
+
+def ablations() -> str:
+    path = RESULTS / "ablations_daquar.json"
+    if not path.exists():
+        return "Not measured yet."
+    return f"DAQUAR, MiniLM × ViT-tiny frozen:\n\n{ablations_table(json.loads(path.read_text(encoding='utf-8')))}"
+
+
 def write_pictures() -> None:
     """The arenas' page and plots in docs/arena; not compared by --check, as matplotlib's releases draw differently."""
     folder = ROOT / "docs" / "arena"
@@ -96,6 +111,17 @@ def write_pictures() -> None:
     for title, summary in summaries.items():
         for plot in PLOTS:
             (folder / f"{ARENAS[title]}_{plot}.png").write_bytes(arena_plot(summary, plot))
+
+
+def modalities() -> str:
+    found = json.loads((ROOT / "docs" / "explain" / "modalities.json").read_text(encoding="utf-8"))
+    header, *rows = map(list, modality_table(found["kinds"]))
+    return markdown(header, rows, right=tuple(range(1, len(header))))
+
+
+def explanations() -> str:
+    path = ROOT / "benchmarks" / "results" / "explanations.json"
+    return explanations_table(json.loads(path.read_text(encoding="utf-8")))
 
 
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
@@ -111,6 +137,13 @@ SECTIONS = {
         "encoders": encoders_table,
     },
     "docs/feature_cache.md": {"features": features_table},
+    "docs/explain.md": {"modalities": modalities, "explanations": explanations},
+    "docs/ablations.md": {"ablations": ablations},
+    "docs/thesis.md": {
+        "rows": lambda: rows_table(thesis()),
+        "references": references_table,
+        "proof": lambda: proof_tables(thesis()),
+    },
 }
 
 
