@@ -16,7 +16,7 @@ sys.path.append(sys.path.pop(0))
 
 from modeling_ume import FUSIONS
 from training_ume.ablations import ablations_table
-from training_ume.arena_report import PLOTS, arena_page, arena_plot, arena_table
+from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table
 from training_ume.benchmark_tables import benchmarks_table
 from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
 from training_ume.explain import modality_table
@@ -35,7 +35,10 @@ TITLES = {
 # The arenas, by title; each is results/NAME.json of scripts/arena.py, and the first one's plots stand in the README.
 ARENAS = {
     "DAQUAR, MiniLM × ViT-tiny frozen": "arena_daquar",
+    "DAQUAR, MiniLM × MobileNetV2 frozen": "arena_daquar_mobilenet",
     "VQA v2 sample, MiniLM × ViT-tiny frozen": "arena_vqa_v2_sample",
+    "VQA v2 sample, MiniLM × MobileNetV2 frozen": "arena_vqa_v2_sample_mobilenet",
+    "easy-VQA, small encoders from scratch": "arena_easy_vqa",
 }
 
 
@@ -88,7 +91,12 @@ def arenas() -> dict[str, dict]:
 
 
 def arena_tables() -> str:
-    return "\n\n".join(f"**{title}**\n\n{arena_table(summary)}" for title, summary in arenas().items())
+    """All arenas side by side, then the first one in full; the page has each of them in full."""
+    found = arenas()
+    if not found:
+        return "Not run yet."
+    title, summary = next(iter(found.items()))
+    return f"{arena_overview(found)}\n\n**{title}**\n\n{arena_table(summary)}"
 
 
 def thesis() -> dict:

@@ -12,7 +12,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
 from training_ume import arena
 from training_ume.arena import contenders, draw_images, interval, matched_width, stream_widths, summarise
-from training_ume.arena_report import PLOTS, arena_page, arena_plot, arena_table
+from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table, kind_rows
 
 main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "arena.py"))["main"]
 
@@ -117,3 +117,32 @@ def test_the_report_holds_every_row_and_nothing_from_elsewhere(tiny_arena):
     assert page.count("<img") == len(PLOTS)
     assert "http" not in page
     assert arena_plot(summary, "scores").startswith(b"\x89PNG")
+
+
+def test_the_overview_sets_arenas_side_by_side_and_marks_what_is_behind_ume_beyond_chance():
+    def arena(**scores: list[float]) -> dict:
+        results = [result(name, values, seed) for name, values in scores.items() for seed in (0, 1)]
+        rows = summarise(results, dict.fromkeys(scores, 1e-3), "exact_match", [str(i) for i in range(40)])
+        return {"metric": "exact_match", "rows": rows}
+
+    good, bad = [100.0] * 40, [0.0] * 40
+    nearly = [100.0] * 39 + [0.0]
+    overview = arena_overview({"One": arena(ume=nearly, concat=good, sum=bad), "Two": arena(ume=bad, concat=good)})
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in overview.splitlines()]
+    assert lines[0] == ["", "One (exact match)", "Two (exact match)"]
+    assert lines[2:] == [  # those that took part in both first; concat is not ahead beyond chance in the first
+        ["concat", "**100.00 ± 0.00**", "**100.00 ± 0.00** ▲"],
+        ["ume", "97.50 ± 0.00", "0.00 ± 0.00"],
+        ["sum", "0.00 ± 0.00 ▼", ""],
+    ]
+
+
+def test_scores_by_type_of_answer_have_a_cell_for_every_type(tiny_arena):
+    *_, summary = tiny_arena
+    header, rows = kind_rows(summary)
+    assert [len(row) for row in rows] == [len(header)] * 3
+    by_name = {row[0]: row for row in rows}
+    assert by_name["question only"][-1] == "" != by_name["ume"][-1]
+    for row in summary["rows"]:
+        for kind, score in row["per_answer_type"].items():
+            assert by_name[row["name"].replace("_", " ")][header.index(f"{kind}, VQA accuracy")] == f"{score:.2f}"

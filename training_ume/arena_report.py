@@ -40,6 +40,50 @@ def arena_rows(summary: dict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def kind_rows(summary: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the scores by type of answer, the best head first, and with the question left out."""
+    metric = summary["metric"]
+    kinds = sorted({kind for row in summary["rows"] for kind in row["per_answer_type"]})
+    rows = []
+    for row in summary["rows"]:
+        scores = [row["per_answer_type"].get(kind) for kind in kinds]
+        if "text_missing" in row:
+            scores.append(row["text_missing"][metric])
+        rows.append([row["name"].replace("_", " "), *("" if score is None else f"{score:.2f}" for score in scores)])
+        rows[-1] += [""] * (len(kinds) + 2 - len(rows[-1]))
+    # What the metric gives by type is VQA accuracy.
+    header = ["", *(f"{kind}, {NAMES['vqa_accuracy']}" for kind in kinds), f"question missing, {NAMES[metric]}"]
+    return header, rows
+
+
+def arena_overview(summaries: dict[str, dict]) -> str:
+    """
+    All arenas in one Markdown table, a row a contender, the best on average of those that took part in most on top.
+
+    A score stands with its deviation over seeds; ▼ behind it: the 95 % interval of the paired difference lies below
+    `ume`, ▲: above. The best of an arena is bold.
+    """
+    names = dict.fromkeys(row["name"] for summary in summaries.values() for row in summary["rows"])
+    cells, places = {name: [] for name in names}, {name: [] for name in names}
+    for summary in summaries.values():
+        metric = summary["metric"]
+        by_name = {row["name"]: (place, row) for place, row in enumerate(summary["rows"], 1)}
+        for name in names:
+            if name not in by_name:
+                cells[name].append("")
+                continue
+            place, row = by_name[name]
+            places[name].append(place / len(by_name))
+            score = f"{row[metric]['mean']:.2f}" + ("" if row[metric]["sd"] is None else f" ± {row[metric]['sd']:.2f}")
+            low, high = row.get("behind", {"interval": (0.0, 0.0)})["interval"]
+            mark = " ▼" if low > 0 else " ▲" if high < 0 else ""
+            cells[name].append((f"**{score}**" if place == 1 else score) + mark)
+    order = sorted(names, key=lambda name: (-len(places[name]), sum(places[name]) / len(places[name])))
+    header = ["", *(f"{title} ({NAMES[summary['metric']]})" for title, summary in summaries.items())]
+    rows = [[name.replace("_", " "), *cells[name]] for name in order]
+    return markdown(header, rows, right=tuple(range(1, len(header))))
+
+
 def arena_caption(summary: dict) -> str:
     data, machine = summary["data"], summary["environment"]["hardware"]
     baselines = data["baselines"]["question_lookup"][summary["metric"]]
@@ -137,6 +181,12 @@ def arena_plot(summary: dict, name: str) -> bytes:
     return content.getvalue()
 
 
+def html_table(header: list[str], rows: list[list[str]]) -> str:
+    cells = "".join(f"<th>{html.escape(cell.replace('`', ''))}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+
+
 def arena_page(summaries: dict[str, dict]) -> str:
     """
     All summaries as one HTML page, plots inside.
@@ -147,8 +197,6 @@ def arena_page(summaries: dict[str, dict]) -> str:
     sections = []
     for title, summary in summaries.items():
         header, rows = arena_rows(summary)
-        cells = "".join(f"<th>{html.escape(cell.replace('`', ''))}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
         images = "".join(
             f'<img alt="{html.escape(title)}: {name}" '
             f'src="data:image/png;base64,{base64.b64encode(arena_plot(summary, name)).decode()}">\n'
@@ -156,8 +204,7 @@ def arena_page(summaries: dict[str, dict]) -> str:
         )
         sections.append(
             f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(arena_caption(summary))}</p>\n"
-            f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
-            f"{images}"
+            f"{html_table(header, rows)}{images}<h3>By type of answer</h3>\n{html_table(*kind_rows(summary))}"
         )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -171,7 +218,7 @@ th:first-child, td:first-child {{ text-align: left; }}
 img {{ max-width: 100%; }}
 </style></head><body>
 <h1>The arena: fusion heads on equal terms</h1>
-<p>Same frozen encoders, questions, order and schedule; matched numbers of trained parameters; one learning rate grid.
+<p>Same encoders, questions, order and schedule; matched numbers of trained parameters; one learning rate grid.
 Intervals are bootstraps over images; “ume ahead by” is paired, question by question.</p>
 {"".join(sections)}</body></html>
 """
