@@ -62,13 +62,14 @@ def made_up_picture(path: Path, seed: int) -> Path:
 class Person(threading.Thread):
     """Somebody who comes with a picture and asks; keeps the seconds of each step and what went wrong."""
 
-    def __init__(self, address: str, picture: Path, questions: list[str], gate: threading.Barrier):
+    def __init__(self, address: str, host: str, picture: Path, questions: list[str], gate: threading.Barrier):
         super().__init__()
-        self.address, self.picture, self.questions, self.gate = address, picture, questions, gate
+        self.address, self.host, self.picture, self.questions, self.gate = address, host, picture, questions, gate
         self.seconds, self.errors = defaultdict(list), []
 
     def run(self) -> None:
-        client = Client(self.address, verbose=False)
+        # The page counts the calls of each address.
+        client = Client(self.address, verbose=False, headers={"X-Forwarded-For": self.host})
         self.gate.wait()
         try:
             begin = time.perf_counter()
@@ -105,6 +106,7 @@ def main() -> int:
             people = [
                 Person(
                     address,
+                    f"10.0.0.{seed + 1}",
                     made_up_picture(Path(folder) / f"{seed}.jpg", seed),
                     random.Random(seed).choices(QUESTIONS, k=args.questions),
                     gate,

@@ -1,5 +1,7 @@
 """The page: what it refuses, what it says, the Space made of it; and, with `-m browser`, the page in real Chromium."""
 
+import asyncio
+import json
 import os
 import re
 import shutil
@@ -141,6 +143,34 @@ def test_large_images_are_scaled_down_once_and_small_ones_stay(tmp_path):
     Image.new("L", (3000, 1500)).save(tmp_path / "large.png")
     large = read_upload(tmp_path / "large.png")
     assert (large.size, large.mode) == ((SIDE, SIDE // 2), "RGB")
+
+
+def test_an_address_that_calls_too_often_waits_for_the_next_minute_and_no_other_does(monkeypatch):
+    let_through, now = [], 0.0
+    monkeypatch.setattr(demo.time, "monotonic", lambda: now)
+
+    async def app(scope, receive, send):
+        let_through.append(scope["client"][0])
+
+    def call(address, method="POST"):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(rate({"type": "http", "method": method, "client": (address, 1)}, None, send))
+        return sent
+
+    rate = demo.Rate(app)
+    for _ in range(demo.CALLS_A_MINUTE):
+        assert call("10.0.0.1") == []
+    start, body = call("10.0.0.1")
+    assert start["status"] == 429
+    assert json.loads(body["body"])["detail"].startswith("More than 120 calls came from your address in one minute")
+    assert len(let_through) == demo.CALLS_A_MINUTE
+    assert call("10.0.0.2") == call("10.0.0.1", "GET") == []
+    now = 60.0
+    assert call("10.0.0.1") == []
 
 
 # ---------------------------------------------------------------------------------------------------- what is answered
@@ -468,6 +498,13 @@ def test_the_server_refuses_large_uploads_and_long_queues_and_calls_nobody(page,
 
     files = {"files": ("large.png", b"x" * (demo.MAX_UPLOAD + 1))}
     assert httpx.post(f"{address}gradio_api/upload", files=files).status_code == 413
+    stranger = {"X-Forwarded-For": "203.0.113.7"}  # so that the other tests' calls are not counted
+    codes = [
+        httpx.post(f"{address}gradio_api/upload", files={}, headers=stranger).status_code
+        for _ in range(demo.CALLS_A_MINUTE * 2)  # a minute may end in between
+    ]
+    assert 429 in codes
+    assert codes[0] != 429
     config = httpx.get(f"{address}config").json()
     assert config["max_file_size"] == demo.MAX_UPLOAD
     assert config["analytics_enabled"] is False

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import threading
+import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -38,6 +40,7 @@ MAX_PIXELS = (
 )
 MAX_QUESTION = 300  # characters
 QUEUE = 32  # calls that wait; who comes later is told so
+CALLS_A_MINUTE = 120  # uploads, answers and reasons for one address: a question a second, from several people, too
 SIDE = 1024  # pixels; larger images are scaled down once, so that each question costs the same
 KEPT_ANSWERS = 8  # questions that stay on the page
 HOUR = 3600  # seconds after which uploads and visits are forgotten
@@ -357,6 +360,29 @@ def find_examples(folder: str | Path | None) -> tuple[list[Path], list[str]]:
     return images, [read_question(line) for line in lines if line.strip()]
 
 
+class Rate:
+    """ASGI middleware that tells an address to wait which has sent more than `CALLS_A_MINUTE` in this minute."""
+
+    def __init__(self, app):
+        self.app = app
+        self.minute, self.calls = 0, Counter()
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            minute = int(time.monotonic() // 60)
+            if minute != self.minute:
+                self.minute, self.calls = minute, Counter()
+            address = scope["client"][0]
+            self.calls[address] += 1
+            if self.calls[address] > CALLS_A_MINUTE:
+                said = f"More than {CALLS_A_MINUTE} calls came from your address in one minute: wait for the next one."
+                headers = [(b"content-type", b"application/json")]
+                await send({"type": "http.response.start", "status": 429, "headers": headers})
+                await send({"type": "http.response.body", "body": json.dumps({"detail": said}).encode()})
+                return
+        await self.app(scope, receive, send)
+
+
 @contextmanager
 def sentences():
     """What a visitor did wrong is said on the page as the ValueError says it; any other error is logged."""
@@ -485,6 +511,7 @@ def launch(demo, port: int | None = None, wait: bool = True) -> str:
         ValueError: when no such port is free.
     """
     import gradio as gr
+    from starlette.middleware import Middleware
 
     try:
         _, address, _ = demo.launch(
@@ -497,6 +524,7 @@ def launch(demo, port: int | None = None, wait: bool = True) -> str:
             pwa=False,
             footer_links=[],
             max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(Rate)]},
             state_session_capacity=1000,
             # Fonts of the reader's own: nothing is fetched from elsewhere.
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
@@ -519,8 +547,12 @@ def launch(demo, port: int | None = None, wait: bool = True) -> str:
 
 APP = '''"""The page of this Space: the models below answer questions about pictures."""
 
+import os
+
 from training_ume.demo import build_demo, launch, load_judges
 
+# The proxies in front of a Space, which say who asks: each visitor then has a limit, not all of them one.
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 demo = build_demo(load_judges({models!r}), {examples!r})
 
 if __name__ == "__main__":
