@@ -21,6 +21,7 @@ from training_ume.benchmark_tables import benchmarks_table
 from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
 from training_ume.explain import modality_table
 from training_ume.faithfulness import explanations_table
+from training_ume.reliability_tables import reliability_sections
 from training_ume.thesis import proof_tables, references_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,6 +148,7 @@ SECTIONS = {
     "docs/feature_cache.md": {"features": features_table},
     "docs/explain.md": {"modalities": modalities, "explanations": explanations},
     "docs/ablations.md": {"ablations": ablations},
+    "docs/reliability.md": reliability_sections(RESULTS),
     "docs/thesis.md": {
         "rows": lambda: rows_table(thesis()),
         "references": references_table,
