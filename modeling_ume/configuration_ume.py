@@ -145,7 +145,14 @@ class UMEConfig(PretrainedConfig):
             if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 2):
                 raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
             return
-        if sorted(int(key) for key in id2label) != list(range(len(id2label))):
+        if not isinstance(id2label, dict):
+            raise ValueError(
+                f"id2label is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}."
+            )
+        for key, label in id2label.items():
+            if not isinstance(label, str):
+                raise ValueError(f"id2label={{{key!r}: {label!r}}}: an answer must be a string.")
+        if sorted(map(_whole_number, id2label)) != list(range(len(id2label))):
             raise ValueError(
                 f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
                 "from 0 without gaps."
@@ -158,7 +165,9 @@ class UMEConfig(PretrainedConfig):
             raise ValueError(f"num_labels={num_labels} contradicts id2label, which has {len(id2label)} answers.")
         if label2id is None:
             kwargs["label2id"] = {label: int(key) for key, label in id2label.items()}
-        elif {int(key): label for key, label in id2label.items()} != {int(v): k for k, v in label2id.items()}:
+        elif not isinstance(label2id, dict) or {int(key): label for key, label in id2label.items()} != {
+            _whole_number(value): label for label, value in label2id.items()
+        }:
             raise ValueError("label2id contradicts id2label: give one of them, the other follows.")
 
     def _check(self):
@@ -188,6 +197,11 @@ class UMEConfig(PretrainedConfig):
         FUSIONS[self.fusion].check_config(self)
 
 
+def _whole_number(key):
+    """An id, which JSON turns into a string; -1, which no id is, for anything else."""
+    return int(key) if isinstance(key, int) or (isinstance(key, str) and key.isdecimal() and len(key) < 20) else -1
+
+
 def _encoder_config(field, value, default):
     """Returns the encoder's config object for what the user gave: a config, its dict, a dual config, or None."""
     if value is None:
@@ -197,9 +211,14 @@ def _encoder_config(field, value, default):
         model_type = value.pop("model_type", None)
         if model_type is None:
             raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
-        if model_type not in CONFIG_MAPPING:
+        if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
             raise ValueError(f"{field}: transformers {__version__} has no model_type={model_type!r}: choose another.")
-        value = AutoConfig.for_model(model_type, **value)
+        try:
+            value = AutoConfig.for_model(model_type, **value)
+        except Exception as error:  # configs of later releases check their fields with errors of their own
+            raise ValueError(
+                f"{field} is no config of model_type={model_type!r}: {' '.join(str(error).split())}."
+            ) from error
     elif not isinstance(value, PretrainedConfig):
         raise ValueError(f"{field} is a {type(value).__name__}: give a transformers config or its dict.")
     # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.

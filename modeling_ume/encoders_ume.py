@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -211,7 +211,16 @@ class EncoderAdapter:
         if padding is not None and padding >= 0:
             # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
             input_ids = input_ids.masked_fill(mask == 0, padding)
-        outputs = encoder(**_text_inputs(self.arguments, input_ids, mask, token_type_ids))
+        try:
+            outputs = encoder(**_text_inputs(self.arguments, input_ids, mask, token_type_ids))
+        except (RuntimeError, IndexError) as error:
+            limit, length = position_limit(encoder), input_ids.shape[1]
+            if limit is None or length <= limit:
+                raise
+            raise ValueError(
+                f"A question has {length} tokens, but the text encoder {encoder.config.model_type!r} reads {limit}: "
+                f"cut it with the processor's max_length={limit}, or set the tokenizer's model_max_length."
+            ) from error
         states, mask = outputs.last_hidden_state, mask.bool()  # [B, L, D], [B, L]
         return Stream(states, mask, self._pool(outputs, states, mask, content=mask), mask.any(1))
 
@@ -257,6 +266,16 @@ class EncoderAdapter:
             return states[torch.arange(states.shape[0], device=states.device), (positions * mask).argmax(1)]
         share = content / content.sum(1, keepdim=True).clamp(min=1)
         return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
+
+
+def position_limit(encoder: PreTrainedModel) -> int | None:
+    """How many tokens an encoder can read that has a table of positions; None: it has no such table."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and ("position" in name or "wpe" in name):
+            limit = getattr(encoder.config, "max_position_embeddings", module.num_embeddings)
+            # The table may begin with rows that stand for no position, up to that of the padding.
+            return limit if module.padding_idx is None else limit - module.padding_idx - 1
+    return None
 
 
 def _text_inputs(arguments: set[str], input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> dict:

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, is_peft_available
 
 from .configuration_ume import UMEConfig
-from .encoders_ume import EncoderAdapter, build_encoder, load_encoder
+from .encoders_ume import EncoderAdapter, build_encoder, load_encoder, position_limit
 from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, real_first, reorder, take
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
@@ -298,8 +298,19 @@ class UMEModel(UMEEncoders):
 
         Raises:
             ValueError: when neither modality is given, one is given twice, or questions and images do not match in
-                number.
+                number, or one of the tensors has another shape or type than said above.
         """
+        if not torch.compiler.is_compiling():
+            self._check_inputs(input_ids, pixel_values, image_index)
+            texts = text_states if input_ids is None else input_ids
+            rows = image_index if image_index is not None else vision_states if pixel_values is None else pixel_values
+            rows = texts if texts is not None else rows
+            if rows is not None:
+                _check_shape("text_present", text_present, rows.shape[:1], "one truth value an example")
+                _check_shape("image_present", image_present, rows.shape[:1], "one truth value an example")
+            if texts is not None:
+                _check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
+                _check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
         text = image = None
         if text_states is not None:
             if input_ids is not None:
@@ -338,6 +349,31 @@ class UMEModel(UMEEncoders):
         output = self.fusion([text, image])
         output = UMEModelOutput(fused=output.fused, fusion_weights=output.weights, view_present=output.present)
         return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _check_inputs(self, input_ids: Tensor | None, pixel_values: Tensor | None, image_index: Tensor | None) -> None:
+        """Says what would otherwise fail deep inside an encoder, or not at all."""
+        if input_ids is not None:
+            if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or input_ids.shape[1] == 0:
+                raise ValueError(f"input_ids is {_described(input_ids)}: give [batch, length], one token or more.")
+            known = getattr(self.text_model.get_input_embeddings(), "num_embeddings", None)
+            _check_ids("input_ids", input_ids, known, "the text encoder's tokens")
+        if pixel_values is not None:
+            channels = getattr(self.config.vision_config, "num_channels", 3)
+            if (
+                not isinstance(pixel_values, Tensor)
+                or not pixel_values.is_floating_point()
+                or pixel_values.ndim != 4
+                or pixel_values.shape[0] == 0
+                or pixel_values.shape[1] != channels
+            ):
+                raise ValueError(
+                    f"pixel_values is {_described(pixel_values)}: give floating-point numbers [images, {channels}, "
+                    "height, width] of one image or more, as the image processor makes them."
+                )
+            if image_index is not None:
+                if not isinstance(image_index, Tensor) or image_index.ndim != 1:
+                    raise ValueError(f"image_index is {_described(image_index)}: give [batch], an image a question.")
+                _check_ids("image_index", image_index, len(pixel_values), "the images")
 
     def _stream(
         self,
@@ -432,14 +468,27 @@ class UMEModel(UMEEncoders):
         )
 
 
-def position_limit(encoder: PreTrainedModel) -> int | None:
-    """How many tokens an encoder can read that has a table of positions; None: it has no such table."""
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Embedding) and ("position" in name or "wpe" in name):
-            limit = getattr(encoder.config, "max_position_embeddings", module.num_embeddings)
-            # The table may begin with rows that stand for no position, up to that of the padding.
-            return limit if module.padding_idx is None else limit - module.padding_idx - 1
-    return None
+def _described(value) -> str:
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _check_shape(name: str, value: Tensor | None, shape: tuple, what: str) -> None:
+    if value is not None and (not isinstance(value, Tensor) or value.shape != shape):
+        raise ValueError(f"{name} is {_described(value)}: give {what}, {list(shape)}.")
+
+
+def _check_ids(name: str, ids: Tensor, number: int | None, what: str) -> None:
+    """Raises ValueError for what is no index into `number` things; on a GPU, which would have to be waited for, only
+    for a wrong type."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} is {_described(ids)}: give whole numbers (torch.long).")
+    if number is not None and ids.device.type == "cpu" and ids.numel():
+        least, most = (int(bound) for bound in ids.aminmax())
+        if least < 0 or most >= number:
+            raise ValueError(
+                f"{name} holds {least if least < 0 else most}, but {what} are numbered 0 to {number - 1}: do they "
+                "belong together?"
+            )
 
 
 def drop_modality(text: Stream, image: Stream, rate: float) -> None:
@@ -607,8 +656,10 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
         softmax = self.config.problem_type == "single_label_classification"
-        if softmax and labels.ndim == 1:
-            return F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
+        if softmax and labels.ndim == 1 and len(labels) == len(logits):
+            if not torch.compiler.is_compiling():
+                _check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
+            return F.cross_entropy(logits.float(), labels.long(), ignore_index=-100, reduction="none")
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="

@@ -8,7 +8,7 @@ import os
 import urllib.request
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import is_valid_image
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
@@ -39,7 +39,7 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
 
     Raises:
         ValueError: if there is no such file or address, if it is not an image that can be read to its end, or if its
-            pixels are floating-point values, whose white is not known.
+            pixels are floating-point or 32-bit values, whose white is not known.
     """
     name = "The image"
     try:
@@ -64,21 +64,81 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of a PIL image; see `read_image`. Raises TypeError for floating-point pixels."""
+    """Upright 8-bit RGB of a PIL image; see `read_image`. Raises TypeError for pixels whose white is not known."""
     if image.mode == "F":
         raise TypeError("its pixels are floating-point values; save it with 8 bits a channel")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # 16 bits, which PIL would clip to white: 65535 / 257 = 255.
-        image = image.convert("I").point(lambda grey: grey * (1 / 257) + 0.5).convert("L")
+        image = _eight_bits(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits a pixel in 8 bits, with an alpha channel where one of the shades means transparent."""
+    shades, clear = image.convert("I"), image.info.get("transparency")
+    darkest, lightest = shades.getextrema()
+    if darkest < 0 or lightest > 65535:
+        raise TypeError(f"its pixels are 32-bit values, {darkest} to {lightest}; save it with 8 bits a channel")
+    # PIL would clip them to white: 65535 / 257 = 255.
+    grey = shades.point(lambda shade: shade * (1 / 257) + 0.5).convert("L")
+    if clear is None:
+        return grey
+    # PIL compares no such pixels, but multiplies and adds: how far each is from that shade, up and down.
+    up = shades.point(lambda shade: shade * 1 - clear).convert("L")
+    down = shades.point(lambda shade: shade * -1 + clear).convert("L")
+    return Image.merge("LA", (grey, ImageChops.add(up, down).point(lambda distance: 255 if distance else 0)))
+
+
 def _is_array(image):
     return is_valid_image(image) and not isinstance(image, Image.Image)
+
+
+def _from_array(image) -> list:
+    """One image [3, H, W] or [H, W, 3] or several [U, …]: bytes as PIL images, other numbers as [3, H, W].
+
+    An image processor would guess where the channels are, from the first image alone.
+    """
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
+    if array.ndim == 4:
+        return [part for row in array for part in _from_array(row)]
+    shape = list(array.shape)
+    channels_first = array.ndim == 3 and shape[0] == 3
+    if not array.size or not (channels_first or array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):
+        raise ValueError(
+            f"An image was given as an array of shape {shape}: give [height, width, 3] or [3, height, width], or a "
+            "PIL image."
+        )
+    if array.dtype == "uint8":
+        return [read_image(Image.fromarray(array.transpose(1, 2, 0).copy() if channels_first else array))]
+    if array.dtype.kind not in "iuf" or 3 not in (shape[0], shape[-1]) or not (abs(array) < float("inf")).all():
+        raise ValueError(
+            f"An image was given as an array of shape {shape} and type {array.dtype}, or with values that are not "
+            "finite: give three channels of numbers, bytes (uint8), or a PIL image."
+        )
+    return [array if channels_first else array.transpose(2, 0, 1)]
+
+
+def check_question(question) -> None:
+    """Raises ValueError for a question that is no string or that no tokenizer can read; it may be empty."""
+    if not isinstance(question, str):
+        raise ValueError(f"A question must be a string, not {question!r} ({type(question).__name__}).")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The question {question[:60]!r} holds half of a character (a lone surrogate): mend or remove it."
+        ) from error
+
+
+def tokenize(tokenizer, questions: list[str], **options):
+    """What the tokenizer makes of them; where none has any token, one column of padding instead of no column."""
+    encoded = tokenizer(questions, **options)
+    if not any(len(ids) for ids in encoded["input_ids"]):
+        encoded = tokenizer(questions, **{**options, "padding": "max_length", "truncation": True, "max_length": 1})
+    return encoded
 
 
 def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: str, top_k: int) -> list[list[dict]]:
@@ -217,8 +277,8 @@ class UMEProcessor(ProcessorMixin):
         r"""
         Args:
             images (image or list of images, *optional*):
-                U images. PIL images, paths and URLs are brought to upright RGB first; arrays and tensors go to the
-                image processor as they are.
+                U images. PIL images, paths, URLs and arrays or tensors of bytes are brought to upright RGB first;
+                those of other numbers, [3, H, W] or [H, W, 3], go to the image processor as they are.
             text (`str` or `list[str]`, *optional*):
                 B questions. U and B may differ: the model's `image_index` says which question looks at which image.
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
@@ -242,14 +302,14 @@ class UMEProcessor(ProcessorMixin):
             if not isinstance(questions, (list, tuple)) or not questions:
                 raise ValueError(f"text must be a question or a list of questions that is not empty, not {text!r}.")
             for question in questions:
-                if not isinstance(question, str):
-                    raise ValueError(f"A question must be a string, not {question!r} ({type(question).__name__}).")
+                check_question(question)
             if truncation is True and max_length is None:
                 limit = self.tokenizer.model_max_length
                 # Without a limit there is nothing to cut to, and tokenizers warn when they are asked to.
                 max_length, truncation = (limit, True) if limit < UNLIMITED else (None, False)
             batch.update(
-                self.tokenizer(
+                tokenize(
+                    self.tokenizer,
                     list(questions),
                     padding=padding,
                     truncation=truncation,
@@ -262,7 +322,13 @@ class UMEProcessor(ProcessorMixin):
             images = list(images) if isinstance(images, (list, tuple)) else [images]
             if not images:
                 raise ValueError("images is an empty list: give at least one image, or None for text alone.")
-            images = [image if _is_array(image) else read_image(image) for image in images]
+            # Who says where the channels are, has arrays as they shall be.
+            from_array = (lambda array: [array]) if "input_data_format" in (images_kwargs or {}) else _from_array
+            images = [
+                picture
+                for image in images
+                for picture in (from_array(image) if _is_array(image) else [read_image(image)])
+            ]
             batch.update(self.image_processor(images, return_tensors=return_tensors, **(images_kwargs or {})))
         return BatchFeature(batch)
 

@@ -238,3 +238,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
         write_challenge_results(path, [1], ["yes"])
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_answer_whose_normal_form_changes_again_is_not_lost():
+    dotted = "." * 40 + "x"  # normalising takes 32 periods away at a time
+    vocabulary = AnswerVocabulary.from_answers([[dotted] * 3, ["red"] * 3])
+    assert vocabulary.hard_targets([[dotted] * 3]).tolist() == [vocabulary.label2id["x"]]
+    assert vocabulary.soft_targets([[dotted] * 3]).sum() == 1
+
+
+@pytest.mark.parametrize("row", [None, 5, {"answer": "red"}, ["red", None], ["red", 5], [["red"]]])
+def test_rows_that_are_no_lists_of_strings_are_refused(row):
+    with pytest.raises(ValueError, match=r"list of answers, but that at index 1|question at index 1 has"):
+        AnswerVocabulary.from_answers([["red"], row])

@@ -296,3 +296,47 @@ def test_the_base_model_loads_from_a_full_checkpoint(tmp_path):
     assert isinstance(base, UMEModel)
     with torch.no_grad():
         torch.testing.assert_close(base(**batch).fused, model(**batch).fused, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"input_ids": torch.full((3, 6), 60)},
+            "input_ids holds 60, but the text encoder's tokens are numbered 0 to 59",
+        ),
+        ({"input_ids": torch.zeros(6, dtype=torch.long)}, r"input_ids is torch.int64 of shape \[6\]: give"),
+        ({"attention_mask": torch.ones(3, 5)}, r"attention_mask is torch.float32 of shape \[3, 5\]: give one value"),
+        ({"pixel_values": torch.rand(2, 32, 32, 3)}, r"pixel_values .* \[images, 3, height, width\]"),
+        ({"pixel_values": torch.ones(2, 3, 32, 32).long()}, "pixel_values is torch.int64 .* floating-point"),
+        ({"image_index": torch.tensor([0, 1, 2])}, "image_index holds 2, but the images are numbered 0 to 1"),
+        ({"image_index": torch.tensor([0, -1, 1])}, "image_index holds -1"),
+        ({"image_present": torch.ones(2)}, "image_present .* give one truth value an example"),
+        ({"labels": torch.tensor([0, 7, 1])}, "labels holds 7, but the answers are numbered 0 to 6"),
+        ({"labels": torch.tensor([0, 1])}, r"labels have shape \(2,\) for logits of shape \(3, 7\)"),
+    ],
+)
+def test_inputs_of_a_wrong_shape_type_or_value_are_named(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tiny_model()(**{**tiny_batch(), **change})
+
+
+def test_a_question_longer_than_the_encoders_positions_is_refused_with_their_number():
+    with pytest.raises(ValueError, match=r"A question has 600 tokens, but the text encoder 'bert' reads 512: cut it"):
+        tiny_model()(input_ids=torch.ones(1, 600, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"id2label": ["no", "yes"]}, "id2label is a list: give a dict"),
+        ({"id2label": {0: "no", 1: None}}, "id2label={1: None}: an answer must be a string"),
+        ({"id2label": {"x": "no", 1: "yes"}}, "number the answers from 0"),
+        ({"id2label": {0: "no", 1: "yes"}, "label2id": {"no": "x", "yes": 1}}, "label2id contradicts id2label"),
+        ({"text_config": {"model_type": ["bert"]}}, r"transformers .* has no model_type=\['bert'\]"),
+        ({"text_config": {"model_type": "vit", "image_size": "large", "hidden_size": []}}, "text_config is "),
+    ],
+)
+def test_labels_and_encoder_configs_of_wrong_types_are_refused(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        UMEConfig(**fields)

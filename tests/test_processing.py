@@ -339,3 +339,46 @@ def test_a_sentencepiece_tokenizer_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "spm.model").write_bytes(b"")
     with pytest.raises(ValueError, match="pip install sentencepiece protobuf"):
         UMEProcessor.from_encoders_pretrained(tmp_path, tmp_path)
+
+
+def test_sixteen_bit_grey_with_a_transparent_shade_shows_it_as_white(tmp_path):
+    shades = np.array([[0, 9000, 65535]], np.uint16)
+    Image.fromarray(shades).save(tmp_path / "key.png", transparency=9000)
+    assert np.asarray(read_image(tmp_path / "key.png"))[0, :, 0].tolist() == [0, 255, 255]
+
+
+def test_thirty_two_bit_grey_is_refused_unless_sixteen_bits_hold_it(tmp_path):
+    Image.fromarray(np.array([[0, 257 * 100]], np.int32)).save(tmp_path / "small.tiff")
+    assert np.asarray(read_image(tmp_path / "small.tiff"))[0, :, 0].tolist() == [0, 100]
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(tmp_path / "large.tiff")
+    with pytest.raises(ValueError, match="32-bit values, 0 to 70000; save it with 8 bits a channel"):
+        read_image(tmp_path / "large.tiff")
+
+
+def test_arrays_of_bytes_are_pictures_whatever_their_size_and_channels(processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)  # 4 rows are no 4 channels
+    expected = processor(images=Image.fromarray(pixels))["pixel_values"]
+    for array in (pixels, pixels.transpose(2, 0, 1), torch.from_numpy(pixels), pixels[None]):
+        torch.testing.assert_close(processor(images=array)["pixel_values"], expected)
+    grey = processor(images=Image.fromarray(pixels[..., 0]))["pixel_values"]
+    torch.testing.assert_close(processor(images=pixels[..., 0])["pixel_values"], grey)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((0, 4, 3)), np.zeros(5), np.zeros((4, 4, 2)), np.full((4, 4, 3), np.nan), np.full((4, 4, 3), "x")],
+    ids=["empty", "flat", "two channels", "nan", "text"],
+)
+def test_an_array_that_is_no_picture_is_refused(array, processor):
+    with pytest.raises(ValueError, match="An image was given as an array of shape"):
+        processor(images=array)
+
+
+def test_half_a_surrogate_pair_is_refused_and_a_question_without_tokens_is_padding(processor):
+    with pytest.raises(ValueError, match="holds half of a character"):
+        processor(text=["what", "half \ud83d"])
+    plain = UMEProcessor(image_processor(), plain_tokenizer(pad_token="[PAD]"))
+    for padding in (True, False):
+        batch = plain(text=["", ""], padding=padding)
+        assert batch["input_ids"].tolist() == [[0], [0]]
+        assert batch["attention_mask"].tolist() == [[0], [0]]

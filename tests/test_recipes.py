@@ -144,3 +144,37 @@ def test_help_shows_the_recipes_own_values(recipe_file, capsys):
     assert "--fusion_hidden_size FUSION_HIDDEN_SIZE" in text
     assert "(default: 48)" in text
     assert "fsdp" not in text  # TrainingArguments' rare fields work, but are not shown
+
+
+def test_null_empties_a_field_of_several_values(recipe_file):
+    recipe = parse_recipe([recipe_file(seeds=None, image_mean=None), "--beside", "null"])
+    assert (recipe.training.seeds, recipe.training.beside, recipe.model.image_mean) == (None, None, None)
+    with pytest.raises(ValueError, match="Seeds has null among its values"):
+        parse_recipe([recipe_file(), "--seeds", "1", "null"])
+
+
+@pytest.mark.parametrize("content", [b"fusion: caf\xe9", b"fusion: [" * 3000, b"seed: 2026-13-45", b"a: !!python/x 1"])
+def test_a_file_that_is_no_yaml_is_refused_with_its_name(content, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"recipe\.yaml is not valid YAML .*: mend it"):
+        parse_recipe([str(tmp_path / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"fusion": "UME"}, "fusion='UME' is not known: choose one of .*ume"),
+        ({"image_mean": [0.5]}, r"image_mean=\[0.5\] is impossible: give three numbers, one a colour"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std=.* give three numbers above 0"),
+        ({"learning_rate": "nan"}, "learning_rate=nan is impossible: give a finite number"),
+        ({"num_train_epochs": "1e999"}, "num_train_epochs=inf is impossible"),
+        ({"learning_rate": -1}, "learning_rate=-1.0 is impossible: give 0 or more"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 is impossible: give 1 or more"),
+        ({"text_config": "9" * 5000}, "text_config is not valid JSON"),
+        ({"hub_token": "hf_secret"}, "hub_token would be written into the run's files: leave it out"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_loaded(fields, sentence, recipe_file):
+    with pytest.raises(ValueError, match=sentence) as raised:
+        parse_recipe([recipe_file(**fields)])
+    assert "hf_secret" not in str(raised.value)

@@ -276,3 +276,9 @@ def test_all_real_questions_score_as_the_official_code_says(metric):
     assert round(result["vqa_accuracy"], 2) == official["overall"]
     for key in ("per_answer_type", "per_question_type"):
         assert {kind: round(score, 2) for kind, score in result[key].items()} == official[key]
+
+
+@pytest.mark.parametrize("references", [[{"answer": "yes"}], {"0": ["yes"]}])
+def test_dicts_are_no_lists_of_answers(metric, references):
+    with pytest.raises(ValueError, match="list of answers"):
+        metric.compute(predictions=["yes"], references=references)

@@ -57,11 +57,11 @@ class AnswerVocabulary:
         for i, answer in enumerate(answers):
             if not isinstance(answer, str):
                 raise ValueError(f"Answers must be strings, but the one with id {i} is {answer!r}.")
-            first = self._ids.setdefault(normalize_answer(answer), i)
+            first = self._ids.setdefault(_class_form(answer), i)
             if first != i:
                 raise ValueError(
                     f"An answer vocabulary must not hold an answer twice, but ids {first} and {i} are "
-                    f"{self.id2label[first]!r} and {answer!r}, both {normalize_answer(answer)!r} when normalised. "
+                    f"{self.id2label[first]!r} and {answer!r}, both {_class_form(answer)!r} when normalised. "
                     "Remove one of them."
                 )
             self.id2label[i] = answer
@@ -97,7 +97,7 @@ class AnswerVocabulary:
         votes: Counter[str] = Counter()
         for i, row in enumerate(answers):
             _check_row(row, i)
-            votes[most_common_answer(row)] += 1
+            votes[_class_form(most_common_answer(row))] += 1
         if not votes:
             raise ValueError("There are no questions to take answers from.")
         ranked = sorted(votes, key=lambda answer: (-votes[answer], answer))
@@ -118,7 +118,7 @@ class AnswerVocabulary:
         """
         try:
             answers = {int(key): answer for key, answer in id2label.items()}
-        except ValueError as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"The keys of `id2label` must be whole numbers, but {error}.") from None
         missing = sorted(set(range(len(id2label))) - set(answers))
         if missing:
@@ -141,7 +141,7 @@ class AnswerVocabulary:
         """
         rows, columns, scores = [], [], []
         for b, row in enumerate(answers):
-            for answer, n in Counter(map(normalize_answer, row)).items():
+            for answer, n in Counter(map(_class_form, row)).items():
                 column = self._ids.get(answer)
                 if column is not None:
                     rows.append(b)
@@ -157,7 +157,7 @@ class AnswerVocabulary:
         The targets of `single_label_classification`; cross-entropy skips -100. Among equally common answers the first
         listed one counts, whether the vocabulary has it or not.
         """
-        ids = [self._ids.get(most_common_answer(row), -100) if len(row) else -100 for row in answers]
+        ids = [self._ids.get(_class_form(most_common_answer(row)), -100) if len(row) else -100 for row in answers]
         return torch.tensor(ids, dtype=torch.long)
 
     def coverage(self, rows: Iterable[Sequence[str]]) -> Coverage:
@@ -170,7 +170,7 @@ class AnswerVocabulary:
         reachable = 0.0
         for i, row in enumerate(rows):
             _check_row(row, i)
-            counts = Counter(map(normalize_answer, row))
+            counts = Counter(map(_class_form, row))
             known = {answer: n for answer, n in counts.items() if answer in self._ids}
             questions += 1
             answers += len(row)
@@ -184,8 +184,23 @@ class AnswerVocabulary:
         return Coverage(covered_questions / questions, covered_answers / answers, reachable / questions)
 
 
+def _kind(row) -> str:
+    return f"the string {row!r}" if isinstance(row, str) else f"a {type(row).__name__}"
+
+
+def _class_form(answer: str) -> str:
+    """The normalised form that stays as it is when it is normalised again, which a few with many periods do not."""
+    form = normalize_answer(answer)
+    while (again := normalize_answer(form)) != form:
+        form = again
+    return form
+
+
 def _check_row(row: Sequence[str], i: int) -> None:
-    if isinstance(row, str):
-        raise ValueError(f"Each question needs a list of answers, but that at index {i} has the string {row!r}.")
+    if isinstance(row, (str, Mapping)) or not isinstance(row, Sequence):
+        raise ValueError(f"Each question needs a list of answers, but that at index {i} has {_kind(row)}.")
     if len(row) == 0:
         raise ValueError(f"The question at index {i} has no answers. Use questions with annotations here.")
+    for answer in row:
+        if not isinstance(answer, str):
+            raise ValueError(f"Answers must be strings, but the question at index {i} has {answer!r} among them.")

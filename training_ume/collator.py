@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeling_ume.processing_ume import tokenize
+
 from .data import VQADataError, open_image
 
 __all__ = ["INPUTS", "PROBLEM_TYPES", "VQACollator", "VQADataError", "open_image"]
@@ -117,8 +119,8 @@ class VQACollator:
         tokenizer, limit = self.processor.tokenizer, self.question_limit
         if "text" in self.features:
             return self.features["text"].batch(questions, tokenizer.padding_side)
-        encoded = tokenizer(
-            questions, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
+        encoded = tokenize(
+            tokenizer, questions, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
         )
         return {key: encoded[key] for key in TEXT_KEYS if key in encoded}
 

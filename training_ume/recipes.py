@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from configuration_ume import RECIPES
+from modeling_ume.fusion_ume import FUSIONS
 
 
 @dataclass
@@ -170,8 +172,17 @@ class ModelArguments:
                         f"{name} contradicts vision_model={self.vision_model!r}, which brings its own image "
                         f"processor: leave it out (`--{name} null`)."
                     )
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion={self.fusion!r} is not known: choose one of {', '.join(sorted(FUSIONS))}.")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size={self.image_size} is impossible: it is a number of pixels, 1 or more.")
+        for name, least in (("image_mean", None), ("image_std", 0)):
+            values = getattr(self, name)
+            if values is not None and (
+                len(values) != 3 or not all(math.isfinite(x) and (least is None or x > least) for x in values)
+            ):
+                more = "" if least is None else " above 0"
+                raise ValueError(f"{name}={values} is impossible: give three numbers{more}, one a colour.")
         if self.soft_targets and self.problem_type == "multi_label_classification":
             raise ValueError(
                 "soft_targets is for a softmax, and problem_type=multi_label_classification has soft scores anyway: "
@@ -398,6 +409,11 @@ class UMETrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.hub_token is not None:
+            raise ValueError(
+                "hub_token would be written into the run's files: leave it out, and log in with `hf auth login` or "
+                "set the variable HF_TOKEN."
+            )
         if self.resume_from_checkpoint and self.overwrite_output:
             raise ValueError("resume_from_checkpoint and overwrite_output contradict each other: choose one.")
         for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "rubi_weight"):
@@ -406,6 +422,15 @@ class UMETrainingArguments(TrainingArguments):
         for name in ("ema_decay", "label_smoothing_factor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is impossible: it lies in [0, 1).")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is impossible: give a finite number.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more.")
+        for name in ("learning_rate", "num_train_epochs", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
         for name in ("beside", "seeds"):
             values = getattr(self, name) or []
             if len(set(values)) < len(values):
@@ -473,6 +498,15 @@ class _RecipeParser(HfArgumentParser):
         for name, action in self.options.items():
             if name not in shown:
                 action.help = SUPPRESS
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(namespace).items():
+            if isinstance(value, list) and None in value:  # of a field with several values, argparse reads one by one
+                if len(value) > 1:
+                    self.error(f"{name} has null among its values: null alone empties the field")
+                setattr(namespace, name, None)
+        return namespace, rest
 
     def error(self, message: str):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
@@ -559,8 +593,10 @@ def _recipe_path(name: str) -> Path:
 def _read_yaml(path: Path) -> dict:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no date, too long a number
+        raise ValueError(
+            f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it, or start from a shipped recipe."
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}: a recipe is a list of `field: value` lines.")
     return values
@@ -604,7 +640,7 @@ def _json_dict(name: str, value: dict | str | None) -> dict | None:
         return value
     try:
         parsed = json.loads(value)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{name} is not valid JSON ({error}): write it as \'{{"model_type": "bert", …}}\'.'
         ) from error

@@ -151,7 +151,7 @@ def answer_score(prediction: str, answers: list[str]) -> float:
 
 
 def _check_strings(name: str, values) -> None:
-    if isinstance(values, str) or not hasattr(values, "__len__"):
+    if isinstance(values, (str, dict)) or not hasattr(values, "__len__"):
         raise ValueError(f"`{name}` must be a list with one string a question, but it is {values!r}.")
     for i, value in enumerate(values):
         if not isinstance(value, str):
@@ -169,7 +169,7 @@ def _check_lengths(name: str, values, questions: int) -> None:
 
 
 def _check_answers(answers, name: str) -> None:
-    if isinstance(answers, str) or not hasattr(answers, "__len__"):
+    if isinstance(answers, (str, dict)) or not hasattr(answers, "__len__"):
         raise ValueError(f"Each question needs a list of answers, but {name} is {answers!r}.")
     if len(answers) == 0:
         raise ValueError(f"Each question needs at least one answer, but {name} is empty. Leave such questions out.")
@@ -184,7 +184,7 @@ def _check_answers(answers, name: str) -> None:
 
 def _check_questions(predictions, references) -> None:
     _check_strings("predictions", predictions)
-    if isinstance(references, str) or not hasattr(references, "__len__"):
+    if isinstance(references, (str, dict)) or not hasattr(references, "__len__"):
         raise ValueError(f"`references` must be a list with a list of answers a question, but it is {references!r}.")
     _check_lengths("references", references, len(predictions))
     if len(predictions) == 0:
