@@ -197,6 +197,42 @@ def test_a_file_that_cannot_be_parsed_raises_with_its_name_even_when_skipping(co
         load_vqa(questions=tmp_path / "cut.json", on_error="skip", skipped_log=tmp_path / "log")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"questions": [{"question_id": 1}], "questions": []}',
+        '{"questions": [{"question_id": 1, "image_id": 3, "question": "a?", "question": "b?"}]}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_as_one_would_be_dropped(text, tmp_path):
+    (tmp_path / "q.json").write_text(text)
+    with pytest.raises(VQADataError, match=r"q\.json is ambiguous JSON: an object has the key 'question"):
+        load_vqa(questions=tmp_path / "q.json")
+
+
+@pytest.mark.parametrize("packed", ["gz", "zip"])
+def test_an_archive_that_unpacks_to_too_much_is_refused(packed, tmp_path, monkeypatch):
+    content = json.dumps({"questions": [], "filling": " " * 10_000})
+    if packed == "gz":
+        (tmp_path / "q.gz").write_bytes(gzip.compress(content.encode()))
+    else:
+        with zipfile.ZipFile(tmp_path / "q.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("q.json", content)
+    monkeypatch.setattr("training_ume.data.MAX_UNPACKED", 1000)
+    with pytest.raises(VQADataError, match=r"q\.(gz|zip.*) holds more than .* Unpack it yourself"):
+        load_vqa(questions=tmp_path / f"q.{packed}")
+
+
+def test_members_of_an_archive_are_read_and_never_written(official, tmp_path):
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../escaped.json", json.dumps({"questions": [question(1, 3)]}))
+    before = set(tmp_path.rglob("*"))
+    assert len(load_vqa(questions=archive, images=official.images)) == 1
+    assert set(tmp_path.rglob("*")) == before
+    assert not (tmp_path.parent / "escaped.json").exists()
+
+
 def test_missing_files_and_folders_are_named(official, tmp_path):
     with pytest.raises(VQADataError, match=r"nowhere\.json does not exist"):
         load_vqa(questions=tmp_path / "nowhere.json")
@@ -383,6 +419,21 @@ def test_a_table_from_the_hub_cannot_name_files_of_this_machine(official, monkey
         load_vqa("some/set")
     with pytest.raises(VQADataError, match="1 × unsafe_image_name"):
         load_vqa("some/set", images=official.images / "deeper")
+
+
+def test_a_table_in_a_folder_may_name_files_anywhere_unless_an_image_folder_is_given(official, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "mine.png")
+    row = {"question_id": 1, "question": "a?", "answers": ["x"], "image": str(tmp_path / "mine.png")}
+    source = write_json_rows(tmp_path / "named", [row])
+    assert load_vqa(source)[0]["image"] == row["image"]
+    with pytest.raises(VQADataError, match="1 × unsafe_image_name"):
+        load_vqa(source, images=official.images)
+
+
+def test_links_in_the_image_folder_are_followed_as_they_are_the_owners(official, tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "elsewhere.jpg")
+    (official.images / "COCO_train2014_000000000007.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    assert open_image(load_vqa(**official([question(1, 7)]))[0]["image"]).size == (4, 4)
 
 
 def test_a_named_table_reports_lacking_columns_and_rows_without_answers(official, tmp_path):

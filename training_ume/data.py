@@ -45,6 +45,8 @@ FEATURES = datasets.Features(
     }
 )
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+# Bytes that one file of an archive may unpack to. VQA v2's largest has 0.4 GB; a bomb of a few MB has any number.
+MAX_UNPACKED = 4 * 2**30
 # The shape of a numbered image's name: what stands before the last digits, the digits, the suffix.
 NUMBERED_NAME = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.ASCII)
 
@@ -101,7 +103,8 @@ def load_vqa(
             Official files: `.json`, `.json.gz` or the official `.zip`. `archive.zip::member.json` picks one member.
             Without `annotations` (a test set) every row has `answers == []`.
         images (path, *optional*):
-            The image folder of official files, or the folder that relative paths of a named data set start from.
+            The image folder of official files, or the folder that relative paths of a named data set start from. No
+            name in the data leads out of it; links that lie in it are followed, as they are its owner's.
         image_pattern (`str`, *optional*):
             The file name of an image, e.g. `COCO_train2014_{image_id:012d}.jpg`. Without it the pattern is read off
             the folder, which must leave no doubt.
@@ -351,7 +354,7 @@ def _official_rows(questions, annotations, images, image_pattern, problems: _Pro
 
 def _read_annotations(path, problems: _Problems) -> tuple[dict[int, tuple], set[int], str]:
     """{question_id: (image_id or None, answers, question_type, answer_type)}, the ids of malformed ones, the file."""
-    entries, file = _read_entries(path, "annotations", object_hook=_shrink_answer)
+    entries, file = _read_entries(path, "annotations", shrink=_shrink_answer)
     annotated: dict[int, tuple] = {}
     rejected: set[int] = set()
     for position, entry in enumerate(entries):
@@ -373,14 +376,24 @@ def _read_annotations(path, problems: _Problems) -> tuple[dict[int, tuple], set[
     return annotated, rejected, file
 
 
-def _shrink_answer(value: dict) -> Any:
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object; of a key that is there twice, Python would keep the last and drop the others in silence."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        [(key, _), *_] = Counter(key for key, _ in pairs).most_common(1)
+        raise _BadEntry("malformed_entry", f"an object has the key {key!r} more than once")
+    return value
+
+
+def _shrink_answer(pairs: list[tuple[str, Any]]) -> Any:
     """Turns {"answer": "cup", …} into "cup" while the file is parsed: VQA v2 has 4.4 million of them."""
+    value = _object(pairs)
     if "answer" in value and "question_id" not in value and type(value["answer"]) is str:
         return sys.intern(value["answer"])
     return value
 
 
-def _read_entries(path: str | os.PathLike, key: str, object_hook=None) -> tuple[list, str]:
+def _read_entries(path: str | os.PathLike, key: str, shrink=_object) -> tuple[list, str]:
     """The list under `key` of an official file, and the name to call that file by. Archives are read in memory."""
     path, _, member = os.fspath(path).partition("::")
     try:
@@ -389,11 +402,11 @@ def _read_entries(path: str | os.PathLike, key: str, object_hook=None) -> tuple[
             file.seek(0)
             if magic[:2] == b"\x1f\x8b":
                 with gzip.open(file) as unpacked:
-                    documents = {path: _parse(unpacked.read(), path, object_hook)}
+                    documents = {path: _parse(unpacked.read(MAX_UNPACKED + 1), path, shrink)}
             elif magic == b"PK\x03\x04":
-                documents = _read_archive(path, member, object_hook)
+                documents = _read_archive(path, member, shrink)
             else:
-                documents = {path: _parse(file.read(), path, object_hook)}
+                documents = {path: _parse(file.read(), path, shrink, packed=False)}
     # RuntimeError and NotImplementedError: an archive with a password, or a compression that is not known.
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         if isinstance(error, FileNotFoundError):
@@ -416,7 +429,7 @@ def _read_entries(path: str | os.PathLike, key: str, object_hook=None) -> tuple[
     return document[key], name
 
 
-def _read_archive(path: str, member: str, object_hook) -> dict[str, Any]:
+def _read_archive(path: str, member: str, shrink) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         # macOS adds a shadow of every file under __MACOSX.
         names = [n for n in archive.namelist() if n.lower().endswith(".json") and not n.startswith("__MACOSX")]
@@ -424,15 +437,23 @@ def _read_archive(path: str, member: str, object_hook) -> dict[str, Any]:
             raise VQADataError(f"{path} has no member {member!r}. Its JSON files are: {', '.join(names)}.")
         if not names:
             raise VQADataError(f"{path} holds no JSON file. Its members are: {', '.join(archive.namelist()[:10])}.")
-        return {
-            f"{path}::{name}": _parse(archive.read(name), f"{path}::{name}", object_hook)
-            for name in ([member] if member else names)
-        }
+        documents = {}
+        for name in [member] if member else names:
+            with archive.open(name) as file:
+                documents[f"{path}::{name}"] = _parse(file.read(MAX_UNPACKED + 1), f"{path}::{name}", shrink)
+        return documents
 
 
-def _parse(content: bytes, name: str, object_hook) -> Any:
+def _parse(content: bytes, name: str, shrink, packed: bool = True) -> Any:
+    if packed and len(content) > MAX_UNPACKED:
+        raise VQADataError(
+            f"{name} holds more than {MAX_UNPACKED / 2**30:.0f} GB, which may be meant to fill the memory. Unpack it "
+            "yourself if you trust it, and give the JSON file."
+        )
     try:
-        return json.loads(content, object_hook=object_hook)
+        return json.loads(content, object_pairs_hook=shrink)
+    except _BadEntry as bad:
+        raise VQADataError(f"{name} is ambiguous JSON: {bad.reason}. Leave one of them.") from bad
     except (ValueError, RecursionError) as error:
         raise VQADataError(f"{name} is not valid JSON ({error}): it may be cut off. Download it again.") from error
 
@@ -666,7 +687,7 @@ class _ImageStore:
     SUFFIXES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 
     def __init__(self, source: str, images, cache_dir):
-        self.local = os.path.isdir(source)
+        self.local, self.images_given = os.path.isdir(source), bool(images)
         self.root = os.path.abspath(images or source) if images or self.local else None
         self.folder = os.path.join(os.path.abspath(cache_dir or datasets.config.HF_DATASETS_CACHE), "ume_images")
         self.listing = _Listing()
@@ -680,8 +701,8 @@ class _ImageStore:
             return self._write(image, digest), digest
         if not isinstance(image, str) or not image:
             raise _BadEntry("missing_image", f"the row has no image ({_short(image)})")
-        # Only one's own folder may name files anywhere; a downloaded table must not.
-        if os.path.isabs(image) and self.local:
+        # Only one's own folder may name files anywhere; a downloaded table must not, nor one with a folder of its own.
+        if os.path.isabs(image) and self.local and not self.images_given:
             path = os.path.normpath(image)
         elif self.root is None:
             reason = f"the image is only the name {_short(image)}; give the folder that holds it as images"
