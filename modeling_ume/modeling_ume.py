@@ -3,6 +3,7 @@
 For retrieval the same two encoders stand side by side, each with a projection into one common space.
 """
 
+import importlib
 import math
 import os
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, __version__
 from transformers import initialization as init
-from transformers.utils import ModelOutput, is_peft_available
+from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
 
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder, position_limit
@@ -28,6 +29,7 @@ from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 
 MODALITIES = ("text", "vision")
 MAX_LOGIT_SCALE = math.log(100)
+HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
 @dataclass
@@ -120,6 +122,46 @@ class UMEPreTrainedModel(PreTrainedModel):
         if folder is not None and not is_peft_available() and os.path.isfile(f"{folder}/adapter_config.json"):
             raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
         return super().from_pretrained(folder, *args, **kwargs)
+
+    def load_adapter(self, peft_model_id=None, adapter_name=None, **kwargs):
+        """As in transformers; but releases up to 5.17 pass over weights of an adapter, at first all of them, later
+        those of the head, which LoRA trains in full. PEFT itself therefore puts them in place once more.
+
+        Raises:
+            ValueError: for an adapter that does not fit this model as this release builds it.
+        """
+        if peft_model_id is None:  # weights from memory: the caller has given them their names
+            return super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what it reports as missing is there in a moment
+        try:
+            loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        finally:
+            logging.set_verbosity(verbosity)
+        hub = kwargs["load_config"].download_kwargs if kwargs.get("load_config") else kwargs
+        hub = {**(hub or {}), **(kwargs.get("adapter_kwargs") or {})}
+        hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
+        file = cached_file(peft_model_id, "adapter_model.safetensors", **hub)
+        peft, name = importlib.import_module("peft"), adapter_name or "default"
+        weights = peft.utils.load_peft_weights(os.path.dirname(file), device=str(self.device))
+        weights = {key.removeprefix("base_model.model."): value for key, value in weights.items()}
+        inner = f"{self.base_model_prefix}."
+        if self.base_model is self and any(key.startswith(inner) for key in weights):
+            # Trained around this model; what lies outside of it has no place here.
+            weights = {key.removeprefix(inner): value for key, value in weights.items() if key.startswith(inner)}
+        try:
+            result = peft.set_peft_model_state_dict(self, weights, name)
+            strange = result.unexpected_keys + [key for key in result.missing_keys if f".{name}." in key]
+        except KeyError as error:
+            strange = [error.args[0]]
+        if strange:
+            raise ValueError(
+                f"The adapter in {peft_model_id} does not fit this model: {len(strange)} weights, such as "
+                f"{strange[0]}, have no counterpart. Releases of transformers name the layers of some encoders "
+                f"differently, and this is {__version__}: load it with the release that it was trained with, or load "
+                "the merged model, which all releases read."
+            )
+        return loaded
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """As `nn.Module.load_state_dict`, and also right for weights that `save_pretrained` wrote.
