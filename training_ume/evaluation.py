@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from modeling_ume.processing_ume import read_image
@@ -49,17 +48,24 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
         config = read_json(path / "config.json")
         if config is None and not (path / "adapter_config.json").is_file():
             raise ValueError(f"The folder {name!r} holds no model (it has no config.json): {advice}")
-        if config is not None and config.get("model_type") != "ume":
-            raise ValueError(f"The model in {name!r} is of type {config.get('model_type')!r}, not 'ume': {advice}")
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if config is not None and kind != "ume":
+            raise ValueError(f"The model in {name!r} is of type {kind!r}, not 'ume': {advice}")
     elif path.exists():
         raise ValueError(f"{name!r} is a file, not a model: {advice}")
     elif name.count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"There is no model {name!r}: {advice}")
     try:
-        model = UMEForVisualQuestionAnswering.from_pretrained(name)
+        model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True)
         processor = UMEProcessor.from_pretrained(name)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:  # a damaged file makes the libraries below raise anything, a bare Exception too
         raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {advice}") from error
+    foreign = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if foreign:
+        raise ValueError(
+            f"The weights in {name!r} are not those of its config.json ({len(foreign)} lack or have no place, such as "
+            f"{foreign[0]}): {advice}"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), processor
 

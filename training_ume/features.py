@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from training_ume.results import read_json, write_json
 
 FORMAT = 1
 MODALITIES = ("text", "vision")
+SHARD_NAME = re.compile(r"shard-\d{5,}\.bin")
 # The column of `load_vqa` that a modality encodes, and what the collator and the recipes call it.
 COLUMN = {"text": "question", "vision": "image"}
 # A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base.
@@ -193,7 +195,21 @@ class FeatureCache:
                 "recipe and --feature_cache."
             )
         self.manifest = manifest
+        try:
+            self._open(manifest)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _damaged(self, reason: str) -> ValueError:
+        return ValueError(
+            f"The feature cache is damaged: {self.folder / 'manifest.json'} is not as it was written ({reason}). "
+            "Delete that file and build the cache again; what is whole is kept."
+        )
+
+    def _open(self, manifest: dict) -> None:
         self.modality = manifest["key"]["modality"]
+        if self.modality not in MODALITIES:
+            raise self._damaged(f"the modality {self.modality!r} is none of {' and '.join(MODALITIES)}")
         self.width, self.pooled_width = manifest["width"], manifest["pooled_width"]
         self._row_of_key: dict[str, int] = {}
         self._row_of_item: dict[str, int] = {}
@@ -203,14 +219,23 @@ class FeatureCache:
             self._row_of_key.update(zip(index["keys"], range(len(self._row_of_key), manifest["rows"]), strict=False))
             lengths.append(np.array(index["lengths"], np.int64))
             values = lengths[-1] * self.width + self.pooled_width
+            if 2 * values.sum() != shard["bytes"]:
+                raise self._damaged(f"rows of width {self.width} and {self.pooled_width} do not fill {shard['file']}")
             starts.append(np.cumsum(values) - values)
             shards.append(np.full(len(values), number))
         join = np.concatenate if lengths else (lambda _: np.zeros(0, np.int64))
         self.lengths, self._starts, self._shards = join(lengths), join(starts), join(shards)  # [rows] each
         self._maps: dict[int, np.ndarray] = {}
+        grid, tokens = manifest["grid"], set(self.lengths.tolist())
+        if grid is not None and (
+            self.modality != "vision" or len(grid) != 2 or any(grid[0] * grid[1] > n for n in tokens)
+        ):
+            raise self._damaged(f"the grid {grid} is not that of its rows")
         self._stamps = read_json(self.folder / "files.json") or {}
 
     def _read_index(self, shard: dict) -> dict:
+        if not SHARD_NAME.fullmatch(shard["file"]):  # nor does a manifest from elsewhere lead out of the folder
+            raise self._damaged(f"{shard['file']!r} is no shard's name")
         path = self.folder / shard["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
@@ -282,7 +307,7 @@ class FeatureCache:
             `vision_states` [U, N, D], `vision_pooled` [U, D_p] and, where the image has one, `vision_grid` [2].
         """
         rows = [self[row] for row in self.locate(items)]
-        longest = max(len(states) for states, _ in rows)
+        longest = max(1, *(len(states) for states, _ in rows))  # 1: questions without any token
         states = np.zeros((len(rows), longest, self.width), np.float16)
         mask = np.zeros((len(rows), longest), np.int64)
         for i, (tokens, _) in enumerate(rows):

@@ -3,8 +3,10 @@ survived. Each function takes the contents of one results file."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+from training_ume.doc_tables import markdown
 from training_ume.results import read_json
 
 
@@ -21,5 +23,25 @@ def reliability_sections(folder: Path) -> dict:
     return {name: section(name, make) for name, make in TABLES.items()}
 
 
+def inputs_table(results: dict) -> str:
+    """Of `scripts/try_inputs.py`: how many cases of each kind ended how."""
+    kinds = {**results["kinds"], "**all**": Counter()}
+    for counts in results["kinds"].values():
+        kinds["**all**"].update({name: counts[name] for name in OUTCOMES})
+    rows = [[kind, f"{sum(counts[name] for name in OUTCOMES):,}", *(f"{counts[name]:,}" for name in OUTCOMES)]
+            for kind, counts in kinds.items()]  # fmt: skip
+    hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    return (
+        f"{markdown(['', 'cases', *OUTCOMES], rows, right=(1, 2, 3, 4))}\n\n`python scripts/try_inputs.py`, seed "
+        f"{results['seed']}: hypothesis {results['hypothesis']}, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}, pillow {versions['pillow']}, Python {versions['python']}, on {hardware['cpu']}."
+    )
+
+
+OUTCOMES = ("right result", "clear exception", "anything else")
+
+
 # One line each; the results file is results/NAME.json.
-TABLES = {}
+TABLES = {
+    "inputs": inputs_table,
+}
