@@ -5,7 +5,7 @@
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 
-from .fusion_ume import FUSIONS
+from .fusion_ume import FUSIONS, MembersFusion
 
 # transformers 5.0 copies only what an entry file itself imports.
 from .pairs_triton_ume import fits_kernels  # noqa: F401
@@ -33,6 +33,9 @@ class UMEConfig(PretrainedConfig):
         fusion_num_heads (`int`, *optional*):
             Attention heads of the heads that attend, several pair weightings for `ume`, glimpses of `ban`, blocks of
             `block`. `None` takes the head's own default (`FUSIONS[fusion].default_num_heads`).
+        fusion_num_members (`int`, *optional*, defaults to 1):
+            Heads of this kind side by side, each with a classifier of its own and trained on its own loss; the answer
+            is the mean of their probabilities. Not for the late heads and `early_input`.
         fusion_num_layers (`int`, *optional*, defaults to 1):
             Layers (blocks) of the heads that have layers.
         fusion_rank (`int`, *optional*):
@@ -93,6 +96,7 @@ class UMEConfig(PretrainedConfig):
         vision_pooling="auto",
         feature_grid=None,
         problem_type="single_label_classification",
+        fusion_num_members=1,
         **kwargs,
     ):
         self.text_config = _encoder_config("text_config", text_config, default="bert")
@@ -100,6 +104,7 @@ class UMEConfig(PretrainedConfig):
         self.fusion = fusion
         self.fusion_hidden_size = fusion_hidden_size
         self.fusion_num_heads = fusion_num_heads
+        self.fusion_num_members = fusion_num_members
         self.fusion_num_layers = fusion_num_layers
         self.fusion_rank = fusion_rank
         self.fusion_dropout = fusion_dropout
@@ -187,6 +192,7 @@ class UMEConfig(PretrainedConfig):
         one_of("problem_type", PROBLEM_TYPES)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")
+        at_least_one("fusion_num_members")
         for field in ("fusion_num_heads", "fusion_rank", "feature_grid"):
             if getattr(self, field) is not None:
                 at_least_one(field)
@@ -195,6 +201,8 @@ class UMEConfig(PretrainedConfig):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")
         FUSIONS[self.fusion].check_config(self)
+        if self.fusion_num_members > 1:
+            MembersFusion.check_config(self)
 
 
 def _whole_number(key):

@@ -4,6 +4,7 @@ A head sees any number of streams in any order; padded tokens and absent modalit
 add one: write a `FusionHead`, give it a line in `FUSIONS` at the end. Formulas and their names are in the docstrings.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -1109,6 +1110,53 @@ class UMEFusion(DividedHead):
         beta = masked_softmax(scores.transpose(1, 2), has_view[:, None])  # [B, D, K + 1]
         weights["modality_weights"] = beta.mean(1)
         return FusionOutput(torch.einsum("bdk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
+
+
+class MembersFusion(FusionHead):
+    """`fusion_num_members` heads of one kind, each with a classifier of its own: the mean of their probabilities.
+
+    A member has all parameters to itself, starts elsewhere and is trained on its own loss, so that its errors are its
+    own too. Several narrow members vary less, from seed to seed and question to question, than a wide head with as
+    many parameters. `weights` are the means over the members.
+    """
+
+    trains_views = True
+
+    def __init__(self, config, widths, pooled_widths=None):
+        super().__init__(config, widths, pooled_widths)
+        self.check_config(config)
+        self.num_views = config.fusion_num_members
+        self.members = nn.ModuleList(
+            FUSIONS[config.fusion](config, widths, pooled_widths) for _ in range(self.num_views)
+        )
+
+    @classmethod
+    def check_config(cls, config):
+        head = FUSIONS[config.fusion]
+        if head.reads_in_encoder or issubclass(head, LateFusion):
+            raise ValueError(
+                f"fusion_num_members={config.fusion_num_members} is impossible with fusion={config.fusion!r}: a "
+                "member returns one fused vector and works outside the encoders. Set it to 1 or choose another head."
+            )
+
+    def forward(self, streams):
+        outputs = [member(streams) for member in self.members]
+        weights = {name: torch.stack([o.weights[name] for o in outputs]).mean(0) for name in outputs[0].weights}
+        present = torch.ones_like(presence(streams)[:, :1]).expand(-1, self.num_views)  # each always has its say
+        return FusionOutput(torch.cat([o.fused for o in outputs], dim=1), weights, present)
+
+    def combine(self, logits, present, problem_type):
+        """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'."""
+        logits = logits.float()
+        if problem_type == "single_label_classification":
+            return logits.log_softmax(-1).logsumexp(1) - math.log(self.num_views)
+        return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
+
+
+def build_fusion(config, widths: list[int], pooled_widths: list[int] | None = None, **inputs) -> FusionHead:
+    """The head that a config describes, or its members; `inputs`: what heads that read in the encoder take besides."""
+    head = MembersFusion if config.fusion_num_members > 1 else FUSIONS[config.fusion]
+    return head(config, widths, pooled_widths, **inputs)
 
 
 FUSIONS: dict[str, type[FusionHead]] = {

@@ -17,7 +17,17 @@ from transformers.utils import ModelOutput, cached_file, is_peft_available, logg
 
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder, position_limit
-from .fusion_ume import FUSIONS, FusionModule, Stream, is_present, masked_mean, real_first, reorder, take
+from .fusion_ume import (
+    FUSIONS,
+    FusionModule,
+    Stream,
+    build_fusion,
+    is_present,
+    masked_mean,
+    real_first,
+    reorder,
+    take,
+)
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
 # the entry file itself imports.
@@ -298,7 +308,7 @@ class UMEModel(UMEEncoders):
             inputs = {"embedding_width": self._embedding_width, "input_widths": [vision.width]}
             widths[1] = pooled_widths[1] = text.width  # the head is given what the text encoder says of the image
             self._text_positions = position_limit(self.text_model)
-        self.fusion = head(config, widths, pooled_widths, **inputs)
+        self.fusion = build_fusion(config, widths, pooled_widths, **inputs)
         self.post_init()
 
     def forward(

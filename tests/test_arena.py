@@ -29,6 +29,15 @@ def test_widths_bring_every_head_near_the_budget():
         assert parameters == sum(p.numel() for part in ("fusion", "classifier") for p in model.parts()[part])
 
 
+def test_members_share_the_budget():
+    config = tiny_config(fusion_num_members=4, num_labels=50)
+    width, parameters = matched_width(config, stream_widths(config), "ume", 150_000)
+    assert abs(parameters - 150_000) < 20_000
+    config.fusion_hidden_size = width
+    model = UMEForVisualQuestionAnswering(config)
+    assert parameters == sum(p.numel() for part in ("fusion", "classifier") for p in model.parts()[part])
+
+
 def test_a_head_without_stored_features_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"early_input.*leave it out"):
         contenders(["early_input"], tiny_config(), 10_000)

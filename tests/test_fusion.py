@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, GPT2Config
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, FusionHead, Stream, UMEForVisualQuestionAnswering
+from modeling_ume.fusion_ume import MembersFusion, build_fusion
 
 WIDTHS = [12, 20, 8]
 LENGTHS = [5, 9, 4]
@@ -749,3 +750,60 @@ def test_early_input_refuses_what_its_text_encoder_cannot_read():
     model, stream = tiny_early_input(), tiny_early_input().ume.encode_text(tiny_batch()["input_ids"])
     with pytest.raises(ValueError, match="stored text_states cannot be used: give input_ids"):
         model(text_states=stream.states, text_pooled=stream.pooled)
+
+
+# Members: several heads of one kind.
+
+
+def make_members(name: str, num_streams: int) -> MembersFusion:
+    head = build_fusion(tiny_config(fusion=name, fusion_num_members=3, fusion_dropout=0.0), WIDTHS[:num_streams])
+    for module in head.modules():
+        if hasattr(module, "init_weights"):
+            module.init_weights()
+    return head.eval()
+
+
+@pytest.mark.parametrize("name", ["concat", "ume"])
+@two_or_three
+def test_members_are_heads_of_their_own(name, num_streams):
+    head, streams = make_members(name, num_streams), make_streams(num_streams)
+    streams[0].present[0] = False
+    for stream in streams:
+        stream.present[3] = False
+    output, alone = head(streams), [member(streams) for member in head.members]
+    for m, other in enumerate(alone):
+        torch.testing.assert_close(output.fused[:, m], other.fused[:, 0], rtol=0, atol=0)
+    assert len({float(other.fused.detach().sum()) for other in alone}) == 3  # each starts elsewhere
+    for key, weight in output.weights.items():
+        torch.testing.assert_close(weight, sum(other.weights[key] for other in alone) / 3)
+    assert output.present.shape == (BATCH, 3)
+    assert output.present.all()
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_the_answer_of_members_is_the_mean_of_their_probabilities(problem_type):
+    head, logits = make_members("ume", 2), 4 * torch.randn(BATCH, 3, 5)
+    f = torch.sigmoid if problem_type.startswith("multi") else lambda x: x.softmax(-1)
+    combined = head.combine(logits, None, problem_type)
+    torch.testing.assert_close(f(combined), f(logits).mean(1))
+
+
+def test_members_are_trained_each_on_its_own_loss_and_come_back_from_a_file(tmp_path):
+    model, batch, labels = tiny_model(fusion="ume", fusion_num_members=2), tiny_batch(), torch.tensor([0, 3, 6])
+    output = model(**batch, labels=labels)
+    views = model.classifier(model.ume(**batch).fused)
+    own = [F.cross_entropy(view, labels) for view in views.unbind(1)]
+    torch.testing.assert_close(output.loss, (own[0] + own[1]) / 2)
+    output.loss.backward()
+    head = model.ume.fusion
+    for member in head.members:
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in member.parameters())
+    model.save_pretrained(tmp_path)
+    again = UMEForVisualQuestionAnswering.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(**batch).logits, output.logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["early_input", "late_mean"])
+def test_heads_that_cannot_be_members_are_refused(name):
+    with pytest.raises(ValueError, match=f"fusion_num_members=2 is impossible with fusion='{name}'"):
+        tiny_config(fusion=name, fusion_num_members=2)

@@ -162,6 +162,7 @@ def test_an_encoder_without_what_the_pooling_asks_for_is_refused():
         ("problem_type", "regression", "problem_type='regression' is not known"),
         ("fusion_hidden_size", 0, "fusion_hidden_size=0 is impossible"),
         ("fusion_num_layers", 1.5, r"fusion_num_layers=1\.5 is impossible"),
+        ("fusion_num_members", 0, "fusion_num_members=0 is impossible"),
         ("fusion_dropout", 1.0, r"fusion_dropout=1\.0 is impossible"),
         ("num_labels", 1, "num_labels=1: a model that chooses an answer needs two or more"),
     ],

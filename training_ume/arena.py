@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from modeling_ume import FUSIONS, UMEConfig
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
+from modeling_ume.fusion_ume import build_fusion
 from training_ume.collator import VQACollator
 from training_ume.data import split_by_image
 from training_ume.evaluation import BLIND
@@ -99,7 +100,7 @@ def stream_widths(config: UMEConfig) -> list[list[int]]:
 def trained_parameters(config: UMEConfig, widths: list[list[int]]) -> int:
     """Parameters of the head and the classifier that a config describes, counted without making them."""
     with torch.device("meta"):
-        head = FUSIONS[config.fusion](config, *widths)
+        head = build_fusion(config, *widths)
     return (
         sum(p.numel() for p in head.parameters())
         + head.num_views * (config.fusion_hidden_size + 1) * config.num_labels

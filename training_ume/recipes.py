@@ -73,6 +73,10 @@ class ModelArguments:
     fusion_num_heads: int | None = field(
         default=None, metadata={"help": "Attention heads of the fusion head (left out: the head's own default)."}
     )
+    fusion_num_members: int = field(
+        default=1,
+        metadata={"help": "Heads side by side, each with a classifier; their probabilities are averaged."},
+    )
     fusion_num_layers: int = field(
         default=1, metadata={"help": "Layers of the fusion head, for heads that have layers."}
     )

@@ -686,9 +686,9 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
         **{
             name: getattr(args, name)
             for name in (
-                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_layers", "fusion_rank",
-                "fusion_dropout", "classifier_dropout", "modality_dropout", "text_pooling", "vision_pooling",
-                "feature_grid", "problem_type",
+                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_members", "fusion_num_layers",
+                "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "text_pooling",
+                "vision_pooling", "feature_grid", "problem_type",
             )
         },
     }  # fmt: skip
