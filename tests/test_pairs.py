@@ -68,6 +68,53 @@ def test_gradients_pass_gradcheck(tile):
     assert torch.autograd.gradcheck(lambda *x: pair_mean(*x, *masks), inputs[:4])
 
 
+def test_gradients_of_parts_and_shared_rows_pass_gradcheck():
+    inputs, masks = make_inputs()
+    index = torch.tensor([1, 1, 0])
+    assert torch.autograd.gradcheck(lambda *x: weighted_pair_sum(*x, *masks, index, True), inputs)
+    assert torch.autograd.gradcheck(lambda *x: pair_mean(*x, *masks, index), inputs[:4])
+
+
+def of_parts(z):
+    """What `parts` keeps of z [B, heads, D]: with the k-th weights the k-th part of the channels."""
+    return torch.stack([z[:, k, k * WIDTH // HEADS + d] for k in range(HEADS) for d in range(WIDTH // HEADS)], dim=1)
+
+
+def test_parts_are_the_parts_of_the_whole_sum_in_value_and_gradient(tile):
+    inputs, masks = make_inputs()
+    upstream = torch.randn(BATCH, WIDTH, dtype=torch.float64)
+    upstream_alpha = torch.randn(BATCH, HEADS, FIRST, SECOND, dtype=torch.float64)
+    whole = whole_sum(*inputs, *masks)
+    results = []
+    for z, alpha in (weighted_pair_sum(*inputs, *masks, parts=True), (of_parts(whole[0]), whole[1])):
+        grads = torch.autograd.grad((z * upstream).sum() + (alpha * upstream_alpha).sum(), inputs)
+        results.append((z, alpha, *grads))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_shared_rows_give_what_copies_of_them_give_in_value_and_gradient(tile):
+    inputs, masks = make_inputs()
+    index = torch.tensor([1, 1, 0])  # two examples with one row, and a row that none has
+    for parts in (False, True):
+        copied = [x.index_select(0, index) if i in (1, 3) else x for i, x in enumerate(inputs)]
+        results = []
+        for tokens, rows in ((inputs, index), (copied, None)):
+            z, alpha = weighted_pair_sum(*tokens, *masks, index=rows, parts=parts)
+            mean = pair_mean(*tokens[:4], *masks, index=rows)
+            loss = z.square().sum() + alpha.square().sum() + mean.square().sum()
+            results.append((z, alpha, mean, *torch.autograd.grad(loss, inputs)))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_equal_inputs_give_equal_bits_also_where_rows_are_shared(tile):
+    inputs, masks = make_inputs(torch.float32)
+    index, results = torch.tensor([1, 1, 0]), []
+    for _ in range(2):
+        z, alpha = weighted_pair_sum(*inputs, *masks, index=index, parts=True)
+        results.append((z, alpha, *torch.autograd.grad(z.square().sum(), inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
 def test_a_row_without_any_real_pair_is_zero_and_gives_no_gradient(tile):
     inputs, (first_mask, second_mask) = make_inputs()
     second_mask[2] = False
@@ -130,10 +177,13 @@ def test_compiled_without_a_graph_break_it_gives_the_same():
 def test_an_exported_graph_holds_only_operators_of_torch():
     class Sum(torch.nn.Module):
         def forward(self, *args):
-            return *weighted_pair_sum(*args), pair_mean(*args[:4], *args[5:])
+            return (
+                *(*weighted_pair_sum(*args[:7]), *weighted_pair_sum(*args, parts=True)),
+                *(pair_mean(*args[:4], *args[5:7]), pair_mean(*args[:4], *args[5:])),
+            )
 
     inputs, masks = make_inputs(torch.float32)
-    args = (*(x.detach() for x in inputs), *masks)
+    args = (*(x.detach() for x in inputs), *masks, torch.tensor([1, 1, 0]))
     exported = torch.export.export(Sum(), args)
     assert not [n for n in exported.graph.nodes if n.op == "call_function" and "ume" in str(n.target)]
     for result, expected in zip(exported.module()(*args), Sum()(*args), strict=True):
@@ -146,5 +196,6 @@ def test_padding_on_the_right_costs_nothing(monkeypatch):
     (a, b, g, h, _), (first_mask, second_mask) = make_inputs(batch=8, first=20)
     first_mask[:], second_mask[:] = False, True
     first_mask[:7, :2], first_mask[7] = True, True
-    tiles = pairs_ume._Tiles([x.detach() for x in (a, b, g, h)], (first_mask, second_mask), torch.float64)
-    assert sum(sigma.numel() for *_, sigma in tiles) == (7 * 2 + 20) * SECOND * WIDTH
+    tokens, own = [x.detach() for x in (a, b, g, h)], torch.arange(8)
+    tiles = pairs_ume._Tiles(tokens, (first_mask, second_mask), own, torch.float64)
+    assert sum(sigma.numel() for *_, sigma, _ in tiles) == (7 * 2 + 20) * SECOND * WIDTH
