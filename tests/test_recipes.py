@@ -131,7 +131,9 @@ def test_a_wrong_command_line_is_refused_in_a_sentence(argv, sentence):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_parses_and_describes_a_possible_model(name):
-    files = {"daquar": PATHS[:3], "vqa_v2_frozen": PATHS[:3]}.get(name, PATHS if name.startswith("thesis/") else [])
+    files = {"daquar": PATHS[:3], "daquar_best": PATHS[:3], "vqa_v2_frozen": PATHS[:3]}.get(
+        name, PATHS if name.startswith("thesis/") else []
+    )
     recipe = parse_recipe([name, *files])
     UMEConfig(fusion=recipe.model.fusion, fusion_hidden_size=recipe.model.fusion_hidden_size, num_labels=2)
     assert recipe.training.output_dir == f"runs/{name}"
