@@ -61,9 +61,12 @@ def interrupt_after(monkeypatch, steps: int):
 
 
 @pytest.mark.parametrize("group_by_image", [True, False])
-@pytest.mark.parametrize("save", [{"save_strategy": "epoch"}, {"save_strategy": "steps", "save_steps": 2}])
+@pytest.mark.parametrize(
+    "save", [{"save_strategy": "epoch"}, *({"save_strategy": "steps", "save_steps": n} for n in (2, 5))]
+)
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, save, group_by_image):
-    # By steps a checkpoint lies in the middle of an epoch; the best model is then chosen from the evaluated ones only.
+    # By steps a checkpoint lies in the middle of an epoch, or, after five, at its end, where the evaluation comes
+    # first. Only evaluated checkpoints can be the best model.
     fields = {**save, "group_by_image": group_by_image, "load_best_model_at_end": save["save_strategy"] == "epoch"}
     train_and_evaluate(tiny("whole", **fields))
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.collator import VQACollator, VQADataError
-from training_ume.results import read_json, write_json
+from training_ume.results import read_json, write_json, writing
 
 FORMAT = 1
 MODALITIES = ("text", "vision")
@@ -573,17 +573,18 @@ def _ahead(prepare: Callable, parts: list, threads: int) -> Iterator:
 
 def write_whole(path: Path, content) -> None:
     """Writes a file that appears under its name when the disk has all of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str, list]) -> bool:

@@ -9,16 +9,19 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from training_ume.recipes import DataArguments, ModelArguments
 
@@ -36,6 +39,34 @@ PACKAGES = (
 )
 
 
+class WriteError(OSError):
+    """Something could not be written; the message is a sentence with the place and the reason."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """
+    Within it, a file or a folder is written.
+
+    Raises:
+        WriteError: for a full disk and whatever else Python, safetensors or torch say that keeps `path` from being
+            written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # Of a write that fails torch knows only that the file is not as long as it should be.
+        from_torch = isinstance(error, RuntimeError)
+        if isinstance(error, WriteError) or (from_torch and "inline_container" not in str(error)):
+            raise
+        reason = "not all of it fits" if from_torch else getattr(error, "strerror", None) or str(error)
+        folder = next(parent for parent in Path(path).absolute().parents if parent.is_dir())
+        raise WriteError(
+            f"{path} cannot be written: {reason}. {shutil.disk_usage(folder).free / 1e6:,.0f} MB are free there; make "
+            "room, or choose another place."
+        ) from error
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as JSON, in one step."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -44,16 +75,17 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Writes a file in one step: a reader sees the old file or the new one, also after a kill."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading it
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def read_json(path: str | Path) -> Any:

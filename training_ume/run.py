@@ -46,7 +46,7 @@ from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
 from training_ume.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
-from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json
+from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json, writing
 from training_ume.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.trainer import (
     UMETrainer,
@@ -224,8 +224,9 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     if model_args.lora_r:
         base = run.folder.absolute() / "base"
         if training.should_save:
-            model.save_pretrained(base)
-            processor.save_pretrained(base)
+            with writing(base):
+                model.save_pretrained(base)
+                processor.save_pretrained(base)
         model = with_lora(model, model_args, base)
     parameters["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     recipe = recipe._replace(model=model_args, training=training)
@@ -235,7 +236,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         read = " and ".join(collator.features) or "nothing that this run looks at"
         say(training, f"Read from {model_args.feature_cache} instead of encoded: {read}.")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    final = save_final(trainer, processor, run.folder)
+    with writing(run.folder):
+        final = save_final(trainer, processor, run.folder)
     answers = predict(
         final, collator, data.scored, training.per_device_eval_batch_size, training.dataloader_num_workers
     )
@@ -419,12 +421,12 @@ def check_same_arguments(run: Run, arguments: dict) -> None:
 
 
 def how_to_resume(recipe: Recipe) -> str:
-    """What to tell a user who interrupted the training: where the last checkpoint lies, and how to go on."""
+    """What to tell a user whose training was cut short: where the last checkpoint lies, and how to go on."""
     folders = [run.folder for run in plan_runs(recipe)]
     unfinished = [folder for folder in folders if "scores" not in (read_json(folder / "results.json") or {})]
     checkpoint = last_whole_checkpoint(unfinished[0])[0] if unfinished and unfinished[0].is_dir() else None
     where = f"The last checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint of this run yet."
-    return f"Interrupted. {where} To go on, repeat the command with --resume_from_checkpoint."
+    return f"{where} To go on, repeat the command with --resume_from_checkpoint."
 
 
 def keep_freed_memory() -> None:

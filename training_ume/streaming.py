@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from training_ume.data import FEATURES, VQADataError, open_image
-from training_ume.results import read_json, write_json
+from training_ume.results import read_json, write_json, writing
 from training_ume.sampler import fill
 
 FORMAT = 1
@@ -159,7 +159,11 @@ def _record(rows: list[dict]) -> dict:
 def _write_shard(path: Path, groups: Sequence[tuple[str, list[dict]]]) -> None:
     schema = SHARD_FEATURES.arrow_schema
     part = path.with_name(path.name + ".part")
-    with parquet.ParquetWriter(part, schema) as writer, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with (
+        writing(path),
+        parquet.ParquetWriter(part, schema) as writer,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
         for start in range(0, len(groups), GROUP_IMAGES):
             some = groups[start : start + GROUP_IMAGES]
             contents = pool.map(_checked_bytes, [image for image, _ in some])

@@ -1,7 +1,8 @@
 """UMETrainer: HF's Trainer with a learning rate per part, batches grouped by image, and the VQA metric;
 on request with an average of the weights, smoothed targets and a question-only branch that training works against.
 
-Also here: which of a run's checkpoints is whole, as the Trainer writes them in place and a run may be killed.
+Also here: which of a run's checkpoints is whole, as the Trainer writes them in place and a run may be killed; and the
+end of a run whose loss is no number any more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import evaluate
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,11 +32,20 @@ from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.averaging import WeightAverage
 from training_ume.question_only import NAME, QuestionOnly
 from training_ume.recipes import UMETrainingArguments
+from training_ume.results import WriteError, writing
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.streaming import BatchStream, StreamedQuestions
 
 # In a checkpoint: weights to go on from that the model's own file does not hold.
 TRAINED_WEIGHTS = "trained_weights.safetensors"
+# In a training batch: whose questions it holds, for the model does not need to know.
+QUESTION_IDS = "question_ids"
+# Losses that wait to be looked at: on a GPU each look makes the next step wait.
+MOST_UNCHECKED = 100
+
+
+class LossError(ValueError):
+    """The loss is infinite or no number; the message says in which step and with which questions."""
 
 
 class UMETrainer(Trainer):
@@ -68,6 +79,7 @@ class UMETrainer(Trainer):
         self.group_by_image = group_by_image
         self.bucket_by_length = bucket_by_length
         self.average: WeightAverage | None = None
+        self._unchecked: list[tuple[int, list[int], Tensor]] = []  # step, questions, loss
         self.question_only = QuestionOnly(ume_model(model), args.rubi_weight) if args.rubi_weight else None
         id2label = model.config.id2label
 
@@ -86,7 +98,7 @@ class UMETrainer(Trainer):
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # ids, not [N, C] logits
-            callbacks=[Stopwatch()],
+            callbacks=[Stopwatch(), SaveAfterEvaluation()],
         )
         # The Trainer's own takes the place of the model's loss, and knows neither soft targets nor heads with views.
         self.label_smoother = None
@@ -111,12 +123,20 @@ class UMETrainer(Trainer):
             plugin.transformer_cls_names_to_wrap = layers_to_shard(model)
 
     def train(self, *args, **kwargs):
-        """As HF's; at the end the model has the weights to keep, and nothing else that training needed."""
+        """
+        As HF's; at the end the model has the weights to keep, and nothing else that training needed.
+
+        Raises:
+            LossError: as soon as the loss is no number: in one process on a CPU before its gradient is used, otherwise
+                when losses are logged, and always before the model is evaluated or saved.
+            WriteError: when a checkpoint cannot be written; what there was of it is deleted.
+        """
         if self.args.ema_decay:
             averaged = (p for name, p in self._trained().items() if NAME not in name.split("."))
             self.average = WeightAverage(averaged, self.args.ema_decay)
             self.add_callback(self.average)
         result = super().train(*args, **kwargs)
+        self._check_losses()
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):  # which is an average
                 self.average.swap()
@@ -130,6 +150,60 @@ class UMETrainer(Trainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self._weights_to_keep():
             return super().evaluate(*args, **kwargs)
+
+    def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> Tensor:
+        inputs = dict(inputs)
+        questions = inputs.pop(QUESTION_IDS)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._unchecked.append((self.state.global_step + 1, questions, loss))
+        # Where nothing waits for the look. Processes look together, after the same steps.
+        at_once = self.args.device.type == "cpu" and self.args.world_size == 1
+        if at_once or len(self._unchecked) >= MOST_UNCHECKED:
+            self._check_losses()
+        return loss
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self._check_losses()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _check_losses(self) -> None:
+        """
+        Looks at the losses since the last look, of all processes.
+
+        Raises:
+            LossError: in all of them, about the first that is no number: those that come after it are its effects.
+        """
+        if not self._unchecked:
+            return
+        steps, questions, losses = zip(*self._unchecked, strict=True)
+        self._unchecked = []
+        lost = ~torch.stack(losses).isfinite()
+        if not self.accelerator.gather(lost.any()[None]).any():
+            return
+        first = lost.int().argmax().item()
+        own = [(steps[first], self.args.process_index, losses[first].item(), questions[first])] if lost.any() else []
+        step, process, loss, questions = min(gather_object(own), key=lambda found: found[:2])
+        where = f" of process {process}" if self.args.world_size > 1 else ""
+        raise LossError(
+            f"The loss is {loss} in step {step}, in the batch{where} with the question_ids "
+            f"{', '.join(map(str, questions))}. Look at these questions, their images and stored features; if they "
+            "are as they should be, train with a lower learning_rate or max_grad_norm. Nothing was saved after that."
+        )
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            with writing(folder):
+                super()._save_checkpoint(*args, **kwargs)
+        except WriteError:
+            shutil.rmtree(folder, ignore_errors=True)  # which also makes room
+            raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Each process writes its own; trainer_state.json, which follows and says that all is there, only the first.
+        self.accelerator.wait_for_everyone()
 
     def _weights_to_keep(self) -> AbstractContextManager:
         """Within it, the model has those weights that are evaluated and saved."""
@@ -191,7 +265,7 @@ class UMETrainer(Trainer):
         if isinstance(dataset, StreamedQuestions):
             batches = dataset.batches(args.train_batch_size, args.world_size, args.process_index, seed)
             self.add_callback(SetEpoch(batches))
-            return self.loader(dataset, batches)
+            return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))
         # Ungrouped, every question counts as an image of its own.
         images = dataset["image"][:] if self.group_by_image else range(len(dataset))
         lengths = words(dataset["question"][:]) if self.bucket_by_length else None
@@ -200,22 +274,23 @@ class UMETrainer(Trainer):
         batches = ProcessBatches(
             sampler, args.train_batch_size, args.world_size, args.process_index, args.dataloader_drop_last
         )
-        return self.loader(dataset, batches)
+        return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(dataset, StreamedQuestions):
             return super().get_eval_dataloader(eval_dataset)
         args = self.args
-        return self.loader(dataset, dataset.batches(args.eval_batch_size, args.world_size, args.process_index))
+        batches = dataset.batches(args.eval_batch_size, args.world_size, args.process_index)
+        return self.loader(dataset, batches, self.data_collator)
 
-    def loader(self, dataset: Dataset | StreamedQuestions, batches: Sampler) -> DataLoader:
+    def loader(self, dataset: Dataset | StreamedQuestions, batches: Sampler, collate: Callable) -> DataLoader:
         """Batches of this process as the arguments say that they be made."""
         args = self.args
         return DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -280,6 +355,11 @@ class UMETrainer(Trainer):
         ]
 
 
+def with_question_ids(collator: Callable, rows: list[dict]) -> dict:
+    """A batch of the collator, and whose questions are in it."""
+    return {**collator(rows), QUESTION_IDS: [row["question_id"] for row in rows]}
+
+
 def smooth_targets(labels: Tensor, num_labels: int, epsilon: float) -> Tensor:
     """
     Mixes the targets of a softmax with the uniform distribution (Szegedy et al. 2016, arXiv:1512.00567).
@@ -309,6 +389,21 @@ class SetEpoch(TrainerCallback):
             # The Trainer throws these batches away when it resumes in mid-epoch: none of them need be read.
             steps = -(-len(self.sampler) // args.gradient_accumulation_steps)
             self.sampler.skip(state.global_step % steps * args.gradient_accumulation_steps)
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Lets a checkpoint at an epoch's last step wait for the evaluation at its end: a run that goes on from there has
+    then made it, with the random numbers that it draws."""
+
+    waits = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.waits = control.should_save and (control.should_training_stop or float(state.epoch).is_integer())
+        control.should_save = control.should_save and not self.waits
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_save or self.waits
+        self.waits = False
 
 
 class Stopwatch(TrainerCallback):

@@ -16,6 +16,7 @@ from training_ume.commands import command_parser
 from training_ume.feature_sets import cache_recipe
 from training_ume.features import MODALITIES
 from training_ume.recipes import parse_recipe
+from training_ume.results import WriteError
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -56,6 +57,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. To go on, repeat the command: whole shards are kept.", file=sys.stderr)
         return 130
+    except WriteError as error:
+        print(f"error: {error} To go on, repeat the command: whole shards are kept.", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

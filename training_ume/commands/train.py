@@ -8,7 +8,9 @@ import sys
 
 from training_ume.commands import description, invocation
 from training_ume.recipes import parse_recipe
+from training_ume.results import WriteError
 from training_ume.run import how_to_resume, train_and_evaluate
+from training_ume.trainer import LossError
 
 
 def main(argv: list[str]) -> int:
@@ -20,8 +22,11 @@ def main(argv: list[str]) -> int:
     try:
         train_and_evaluate(recipe)
     except KeyboardInterrupt:
-        print(f"\n{how_to_resume(recipe)}", file=sys.stderr)
+        print(f"\nInterrupted. {how_to_resume(recipe)}", file=sys.stderr)
         return 130
+    except (WriteError, LossError) as error:
+        print(f"error: {error} {how_to_resume(recipe)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
