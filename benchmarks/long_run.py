@@ -70,7 +70,13 @@ def main() -> int:
             "--save_total_limit", "2", "--disable_tqdm", "true",
         ]  # fmt: skip
         log = (Path(folder) / "log").open("wb")
-        training = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        training = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # A shell that put this into the background has it, and all that it starts, ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         started, samples = time.monotonic(), []
         try:
             while time.monotonic() - started < 60 * args.minutes:
