@@ -21,7 +21,7 @@ def take(address: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, size in {"desktop": (1200, 760), "phone": (390, 844)}.items():
+        for name, size in {"desktop": (1200, 990), "phone": (390, 844)}.items():
             page = browser.new_page(viewport=dict(zip(("width", "height"), size, strict=True)))
             page.goto(address)
             page.locator("#examples button").nth(2).click()

@@ -17,7 +17,7 @@ sys.path.append(sys.path.pop(0))
 from modeling_ume import FUSIONS
 from training_ume.ablations import ablations_table
 from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table
-from training_ume.benchmark_tables import benchmarks_table
+from training_ume.benchmark_tables import benchmarks_table, demo_table
 from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
 from training_ume.explain import modality_table
 from training_ume.faithfulness import explanations_table
@@ -128,9 +128,8 @@ def modalities() -> str:
     return markdown(header, rows, right=tuple(range(1, len(header))))
 
 
-def explanations() -> str:
-    path = ROOT / "benchmarks" / "results" / "explanations.json"
-    return explanations_table(json.loads(path.read_text(encoding="utf-8")))
+def benchmark(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
@@ -146,7 +145,11 @@ SECTIONS = {
         "encoders": encoders_table,
     },
     "docs/feature_cache.md": {"features": features_table},
-    "docs/explain.md": {"modalities": modalities, "explanations": explanations},
+    "docs/explain.md": {
+        "modalities": modalities,
+        "explanations": lambda: explanations_table(benchmark("explanations")),
+    },
+    "docs/demo.md": {"demo": lambda: demo_table(benchmark("demo"))},
     "docs/ablations.md": {"ablations": ablations},
     "docs/reliability.md": reliability_sections(RESULTS),
     "docs/thesis.md": {

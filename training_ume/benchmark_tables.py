@@ -162,3 +162,41 @@ def benchmarks_table(folder: Path) -> str:
     table = markdown(["", "to reach", "measured", ""], rows, right=(1, 2))
     missing = "" if (folder / "pair_fusion_cuda.json").exists() else " Not measured on a GPU: none was at hand."
     return f"{table}\n\nMeasured on {'; '.join(sorted(machines)) or 'no machine yet'}.{missing}"
+
+
+def demo_table(results: dict) -> str:
+    """What benchmarks/demo_load.py wrote, as a Markdown table with what was measured under it."""
+    rows = [
+        [step, f"{found['count']}", *(f"{found[name]:.1f}" for name in ("p50", "p95", "most"))]
+        for step, found in results["seconds"].items()
+    ]
+    table = markdown(["seconds until there is the", "times", "p50", "p95", "longest"], rows, right=(1, 2, 3, 4))
+    models = " and ".join(f"`{name}`" for name in results["models"])
+    machine = results["environment"]["hardware"]
+    return (
+        f"{table}\n\n{results['people']} people at once, {results['questions_each']} questions each, of {models}; "
+        f"{len(results['errors']) or 'no'} errors. Measured on {machine['cpu']}, {machine['cores']} cores."
+    )
+
+
+def compile_table(results: dict) -> str:
+    """What benchmarks/compile.py wrote, as a Markdown table with what was measured under it."""
+    parts = {"image_encoder": "image encoder", "question_fusion": "question and fusion"}
+    rows = [
+        [
+            f"{row['shape']}, `{row['fusion']}`: {parts[row['part']]}",
+            row["way"],
+            f"{1e3 * row['core_seconds']:.0f}",
+            f"{row['faster']:.2f}×",
+            f"{row['difference']:.0e}" if row["difference"] else "0",
+            "" if row["seconds_to_prepare"] is None else f"{row['seconds_to_prepare']:.0f}",
+        ]
+        for row in results["ways"]
+    ]
+    header = ["part", "way", "core ms a batch", "times as fast", "output differs by", "seconds to prepare"]
+    machine, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    return (
+        f"{markdown(header, rows, right=(2, 3, 4, 5))}\n\nA batch is {results['questions']} questions about "
+        f"{results['images']} images, random weights. Measured on {machine['cpu']}, torch threads: "
+        f"{machine['torch_threads']}, torch {versions['torch']}."
+    )

@@ -235,7 +235,8 @@ CSS = """
 .gradio-container {max-width: 1180px !important; margin: auto !important}
 #upload [data-testid="upload-icon"] {display: none}
 #upload [data-testid="upload-text"] {padding-top: 18px; font-size: .95rem}
-#answers .error {display: none}  /* a message says more */
+/* a message says more, and what was there before still holds */
+:is(#answers, #picture) [data-testid="status-tracker"]:has(> .error) {display: none}
 #picture img {width: 100%; height: 100%; object-fit: contain}
 .ume-card {border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 14px 16px; margin: 0 0 14px;
   background: var(--background-fill-primary); color: var(--body-text-color)}
