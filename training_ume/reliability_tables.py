@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from training_ume.doc_tables import markdown
+from training_ume.releases import releases_table
 from training_ume.results import read_json
 
 
@@ -43,5 +44,6 @@ OUTCOMES = ("right result", "clear exception", "anything else")
 
 # One line each; the results file is results/NAME.json.
 TABLES = {
+    "releases": releases_table,
     "inputs": inputs_table,
 }
