@@ -8,6 +8,7 @@ import copy
 import importlib
 import inspect
 import math
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -117,15 +118,29 @@ def load_config(name: str, **hub) -> PretrainedConfig:
 def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrainedModel:
     """A pretrained encoder by Hub name or folder; of a dual checkpoint such as CLIP's, the half for `modality`.
 
+    Weights are read from safetensors only, unless `use_safetensors=False` asks for a pickle; the Hub converts the
+    pickles of a model when its safetensors are asked for.
+
     Args:
         modality: `"text"` or `"vision"`.
         kwargs: passed to `from_pretrained` (`revision`, `dtype`, `attn_implementation`, `config`, …).
+
+    Raises:
+        ValueError: for a folder whose weights are pickled.
     """
     config = kwargs.pop("config", None)
     if config is None:
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
         config = load_config(name, **hub)
     config = as_encoder(getattr(config, f"{modality}_config", config))
+    kwargs.setdefault("use_safetensors", True)
+    files = os.listdir(name) if kwargs["use_safetensors"] and os.path.isdir(name) else []
+    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if pickled and not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"The weights in {name!r} are a pickle ({pickled[0]}), and reading one may run whatever is in it. If you "
+            "trust it, load it once with use_safetensors=False and save it again."
+        )
     return encoder_class(config).from_pretrained(name, config=config, **pooling_kwargs(config, pooling), **kwargs)
 
 

@@ -123,7 +123,8 @@ class UMEPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers; but without PEFT an adapter beside its base would be passed over in silence.
+        """As in transformers; but without PEFT an adapter beside its base would be passed over in silence, and weights
+        are read from safetensors only, unless `use_safetensors=False` asks for a pickle.
 
         Raises:
             ImportError: for such a folder where PEFT is not installed.
@@ -131,6 +132,8 @@ class UMEPreTrainedModel(PreTrainedModel):
         folder = pretrained_model_name_or_path
         if folder is not None and not is_peft_available() and os.path.isfile(f"{folder}/adapter_config.json"):
             raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
+        if folder is not None:
+            kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(folder, *args, **kwargs)
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, **kwargs):

@@ -21,7 +21,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 # A tokenizer that knows no limit says so with a huge `model_max_length` (1e30).
 UNLIMITED = 1_000_000
-DOWNLOAD_SECONDS = 60
+DOWNLOAD_SECONDS, DOWNLOAD_BYTES = 60, 200 * 2**20
 
 
 def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = None) -> Image.Image:
@@ -48,9 +48,13 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
             name = f"The image {path[:200]!r}"
             if path.startswith(("http://", "https://", "data:image/")):
                 # Not by `load_image`, which drops the alpha channel: the same file by its path would look different.
-                request = urllib.request.Request(path, headers={"User-Agent": "Mozilla/5.0 (ume)"})
-                with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
-                    image = Image.open(io.BytesIO(response.read()))
+                # An address of a local file never gets here, nor by a redirect.
+                request = urllib.request.Request(path, headers={"User-Agent": "Mozilla/5.0 (ume)"})  # noqa: S310
+                with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:  # noqa: S310
+                    content = response.read(DOWNLOAD_BYTES + 1)
+                if len(content) > DOWNLOAD_BYTES:
+                    raise ValueError(f"it has more than {DOWNLOAD_BYTES // 2**20} MB; download it yourself")
+                image = Image.open(io.BytesIO(content))
             elif os.path.isfile(path):
                 with Image.open(path if content is None else io.BytesIO(content)) as opened:
                     return to_rgb(opened)

@@ -382,3 +382,10 @@ def test_half_a_surrogate_pair_is_refused_and_a_question_without_tokens_is_paddi
         batch = plain(text=["", ""], padding=padding)
         assert batch["input_ids"].tolist() == [[0], [0]]
         assert batch["attention_mask"].tolist() == [[0], [0]]
+
+
+def test_a_download_that_is_too_large_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr("modeling_ume.processing_ume.DOWNLOAD_BYTES", 2**20)
+    address = f"data:image/png;base64,{base64.b64encode(bytes(2**20 + 1)).decode()}"
+    with pytest.raises(ValueError, match="it has more than 1 MB; download it yourself"):
+        read_image(address)

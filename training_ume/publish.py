@@ -291,6 +291,9 @@ def answer_elsewhere(name: str, adapter: bool, token: str | None = None) -> dict
         caches = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "TRANSFORMERS_CACHE", "HF_XET_CACHE"}
         environment = {key: value for key, value in os.environ.items() if key not in caches | {"TRANSFORMERS_OFFLINE"}}
         environment |= {"HF_HOME": scratch, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        # The code that runs there is the model's: it gets no token where it needs none.
+        tokens = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"}
+        environment = {key: value for key, value in environment.items() if key not in tokens}
         environment |= {"HF_HUB_OFFLINE": "1"} if token is None else {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token}
         done = subprocess.run(
             [sys.executable, "-I", "-c", ELSEWHERE, name, " ".join(missing), "what color is the shape?"],
@@ -331,7 +334,7 @@ def _same(entry: RepoFile, path: Path) -> bool:
     """Whether a file on the Hub has the content of a local one: by SHA-256 under LFS, else by git's own hash."""
     if entry.size != path.stat().st_size:
         return False
-    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(f"blob {entry.size}\0".encode())
+    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
