@@ -94,7 +94,7 @@ def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def measure(shape: str, fusion: str, repeats: int) -> list[dict]:
-    """For both parts and every way to run it: seconds a batch, what preparing it took, how far off its output is."""
+    """For both parts and every way to run it: core seconds a batch, what preparing took, how far off the output is."""
     name, text, vision = SHAPES[shape]
     model, processor = build(text, vision, fusion)
     *parts, _ = trace(model, processor)
@@ -122,20 +122,24 @@ def measure(shape: str, fusion: str, repeats: int) -> list[dict]:
 
 
 def compare(ways: dict[str, Callable[[], Tensor]], repeats: int, what: dict, prepared: dict[str, float]) -> list[dict]:
-    """Best of `repeats` of each way, made in turn, after one that warms up: other work on the machine only adds."""
+    """
+    Best of `repeats` of each way, made in turn, after one that warms up.
+
+    Counted is the time of the cores, which other work on the machine does not add to.
+    """
     times = {way: [] for way in ways}
     for _ in range(repeats + 1):
         for way, call in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             call()
-            times[way].append(time.perf_counter() - started)
+            times[way].append(time.process_time() - started)
     best = {way: min(measured[1:]) for way, measured in times.items()}
     expected = ways[REFERENCE]()
     return [
         {
             **what,
             "way": way,
-            "seconds": best[way],
+            "core_seconds": best[way],
             "faster": best[REFERENCE] / best[way],
             "seconds_to_prepare": prepared.get(way),
             "difference": float((call() - expected).abs().max()),
@@ -145,10 +149,10 @@ def compare(ways: dict[str, Callable[[], Tensor]], repeats: int, what: dict, pre
 
 
 def table(rows: list[dict]) -> str:
-    lines = [("part", "way", "ms a batch", "times as fast", "differs by", "s to prepare")]
+    lines = [("part", "way", "core ms a batch", "times as fast", "differs by", "s to prepare")]
     for row in rows:
         prepare = "" if row["seconds_to_prepare"] is None else f"{row['seconds_to_prepare']:.1f}"
-        numbers = (f"{1e3 * row['seconds']:.1f}", f"{row['faster']:.2f}", f"{row['difference']:.1e}", prepare)
+        numbers = (f"{1e3 * row['core_seconds']:.1f}", f"{row['faster']:.2f}", f"{row['difference']:.1e}", prepare)
         lines.append((row["part"], row["way"], *numbers))
     return align(lines)
 

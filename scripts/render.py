@@ -17,7 +17,7 @@ sys.path.append(sys.path.pop(0))
 from modeling_ume import FUSIONS
 from training_ume.ablations import ablations_table
 from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table
-from training_ume.benchmark_tables import benchmarks_table, demo_table
+from training_ume.benchmark_tables import benchmarks_table, compile_table, demo_table
 from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
 from training_ume.explain import modality_table
 from training_ume.faithfulness import explanations_table
@@ -150,6 +150,7 @@ SECTIONS = {
         "explanations": lambda: explanations_table(benchmark("explanations")),
     },
     "docs/demo.md": {"demo": lambda: demo_table(benchmark("demo"))},
+    "docs/export.md": {"compile": lambda: compile_table(benchmark("compile_cpu"))},
     "docs/ablations.md": {"ablations": ablations},
     "docs/reliability.md": reliability_sections(RESULTS),
     "docs/thesis.md": {

@@ -31,6 +31,7 @@ from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modeling_ume import position_limit
 from modeling_ume.processing_ume import decode_logits, read_image
 from training_ume.collator import NO_LENGTH_LIMIT, TEXT_KEYS, VQACollator
+from training_ume.console import working
 from training_ume.evaluation import first_line
 from training_ume.results import environment, read_json, write_json
 from training_ume.trainer import in_image_order, score_answers
@@ -424,7 +425,7 @@ def export_onnx(
         stage = Path(stage)
         processor.save_pretrained(stage)
         encoder, fusion, limit = trace(model, processor)
-        with _plain_attention(model):
+        with _plain_attention(model), working("Writing the graphs"):
             opset = encoder.save(stage / f"{IMAGE_ENCODER}.onnx")
             fusion.save(stage / f"{QUESTION_FUSION}.onnx")
         about = {
