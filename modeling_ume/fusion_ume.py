@@ -1116,8 +1116,7 @@ class MembersFusion(FusionHead):
     """`fusion_num_members` heads of one kind, each with a classifier of its own: the mean of their probabilities.
 
     A member has all parameters to itself, starts elsewhere and is trained on its own loss, so that its errors are its
-    own too. Several narrow members vary less, from seed to seed and question to question, than a wide head with as
-    many parameters. `weights` are the means over the members.
+    own too. `weights` are the means over the members.
     """
 
     trains_views = True

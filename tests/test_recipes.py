@@ -131,7 +131,7 @@ def test_a_wrong_command_line_is_refused_in_a_sentence(argv, sentence):
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_parses_and_describes_a_possible_model(name):
-    files = {"daquar": PATHS[:3], "daquar_best": PATHS[:3], "vqa_v2_frozen": PATHS[:3]}.get(
+    files = {"daquar": PATHS[:3], "daquar_members": PATHS[:3], "vqa_v2_frozen": PATHS[:3]}.get(
         name, PATHS if name.startswith("thesis/") else []
     )
     recipe = parse_recipe([name, *files])
