@@ -127,7 +127,7 @@ def test_a_known_refusal_is_no_failure_and_its_reason_stands_under_the_table():
     assert failures(results) == []
     table = releases_table(results)
     assert table.count("| refused |") >= 1
-    for _, reason in KNOWN.values():
+    for reason in KNOWN.values():
         assert reason in table
     # The same within one release, or another sentence, is not known.
     row_of(results, "adapter", "5.24.0", "5.24.0")["error"] = "ValueError: It does not fit this model: 12 weights"

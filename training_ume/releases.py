@@ -11,29 +11,26 @@ from training_ume.doc_tables import markdown
 
 TOLERANCE = 1e-5
 COMPARED = ("logits", "fused", "processor", "pipeline")
-# What is known not to work, why, and how the refusal reads: anything else that fails is a failure.
+# What is known not to work, and why: anything else that fails is a failure.
 KNOWN = {
     "renamed": (
-        "does not fit this model",
-        "releases from 5.10 on name ViT's layers otherwise than those before, and an adapter is bound to names; the "
-        "merged model loads everywhere",
+        "an adapter of other releases: those from 5.10 on name ViT's layers otherwise than those before, and an "
+        "adapter is bound to names; the merged model loads everywhere"
     ),
     "moved": (
-        "base of this adapter",
-        "5.0 looks for an adapter's base only where it lay in training, and gives up before code of a checkpoint runs",
+        "a moved adapter: 5.0 looks for its base only where that lay in training, and gives up before any code of the "
+        "checkpoint runs"
     ),
 }
 
 
 def known_reason(row: dict) -> str | None:
     """The name in `KNOWN` of a refusal that is expected, None for any other outcome."""
-    if row["error"] is None:
-        return None
-    if row["case"] == "adapter" and row["saved_by"] != row["loaded_by"] and KNOWN["renamed"][0] in row["error"]:
-        return "renamed"
-    if row["case"] == "adapter, moved" and row["loaded_by"].startswith("5.0."):
+    error, moved = row["error"] or "", row["case"] == "adapter, moved"
+    if moved and row["loaded_by"].startswith("5.0.") and error.startswith("OSError"):
         return "moved"
-    return None
+    other_release = row["case"].startswith("adapter") and row["saved_by"] != row["loaded_by"]
+    return "renamed" if other_release and "does not fit this model" in error else None
 
 
 def failures(results: dict) -> list[str]:
@@ -121,9 +118,9 @@ def matrix(results: dict) -> tuple[list[str], list[list[str]]]:
 
 def _notes(results: dict) -> Iterator[str]:
     reasons = {known_reason(row) for row in results["loads"]}
-    for name, (_, reason) in KNOWN.items():
+    for name, reason in KNOWN.items():
         if name in reasons:
-            yield f"- Refused, {'an adapter of other releases' if name == 'renamed' else 'a moved adapter'}: {reason}."
+            yield f"- Refused, {reason}."
     for failure in failures(results):
         yield f"- **Failed**: {failure}"
 
