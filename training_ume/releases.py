@@ -79,7 +79,11 @@ def _cell(rows: list[dict], names: tuple[str, ...]) -> str:
     reasons = {known_reason(row) or "**failed**" for row in rows if row["error"] is not None}
     if reasons:
         return ", ".join(sorted("refused" if reason in KNOWN else reason for reason in reasons))
-    return f"{max(row[name] for row in rows for name in names):.0e}"
+    return _number(max(row[name] for row in rows for name in names))
+
+
+def _number(difference: float) -> str:
+    return f"{difference:.0e}" if difference else "0"
 
 
 def matrix(results: dict) -> tuple[list[str], list[list[str]]]:
@@ -101,7 +105,7 @@ def matrix(results: dict) -> tuple[list[str], list[list[str]]]:
                 cell(newest, release, models),
                 cell(release, newest, models),
                 cell(release, release, models, COMPARED),
-                "**failed**" if training["error"] else f"{training['resumed']:.0e}",
+                "**failed**" if training["error"] else _number(training["resumed"]),
                 *(
                     cell(saved_by, loaded_by, [case])
                     for saved_by, loaded_by, case in (
