@@ -122,6 +122,11 @@ def write_pictures() -> None:
             (folder / f"{ARENAS[title]}_{plot}.png").write_bytes(arena_plot(summary, plot))
 
 
+def ume_form() -> str:
+    recipes = ("daquar", "daquar_members")
+    return "\n\n".join(f"**Recipe `{name}`**\n\n{table(RESULTS / f'{name}.json')}" for name in recipes)
+
+
 def modalities() -> str:
     found = json.loads((ROOT / "docs" / "explain" / "modalities.json").read_text(encoding="utf-8"))
     header, *rows = map(list, modality_table(found["kinds"]))
@@ -152,6 +157,7 @@ SECTIONS = {
     "docs/demo.md": {"demo": lambda: demo_table(benchmark("demo"))},
     "docs/export.md": {"compile": lambda: compile_table(benchmark("compile_cpu"))},
     "docs/ablations.md": {"ablations": ablations},
+    "docs/ume_form.md": {"ume_form": ume_form},
     "docs/reliability.md": reliability_sections(RESULTS),
     "docs/thesis.md": {
         "rows": lambda: rows_table(thesis()),
