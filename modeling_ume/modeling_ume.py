@@ -6,13 +6,14 @@ For retrieval the same two encoders stand side by side, each with a projection i
 import importlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, __version__
 from transformers import initialization as init
+from transformers.modeling_utils import LoadStateDictInfo
 from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
 
 from .configuration_ume import UMEConfig
@@ -174,7 +175,9 @@ class UMEPreTrainedModel(PreTrainedModel):
                 f"differently, and this is {__version__}: load it with the release that it was trained with, or load "
                 "the merged model, which all releases read."
             )
-        return loaded
+        if loaded is None:  # of releases that forget to return it
+            loaded = LoadStateDictInfo(**{field.name: set() for field in fields(LoadStateDictInfo)})
+        return replace(loaded, missing_keys=set(), unexpected_keys=set())
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """As `nn.Module.load_state_dict`, and also right for weights that `save_pretrained` wrote.

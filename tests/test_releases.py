@@ -41,8 +41,10 @@ def adapter(tmp_path):
 
 def test_an_adapter_and_the_head_trained_beside_it_are_loaded_whole(adapter):
     folder, expected = adapter
-    model = UMEForVisualQuestionAnswering.from_pretrained(folder)
+    model, found = UMEForVisualQuestionAnswering.from_pretrained(folder, output_loading_info=True)
     torch.testing.assert_close(model(**tiny_batch()).logits, expected, atol=1e-5, rtol=0)
+    assert not found["missing_keys"]
+    assert not found["unexpected_keys"]
 
 
 @pytest.mark.parametrize("lost", [".lora_A.", "classifier.weight"])

@@ -1,6 +1,5 @@
 """Training: resumed runs end with the same weights, each part has its learning rate, and results say what was done."""
 
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers.models.auto import auto_factory
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 import training_ume.run
@@ -243,8 +241,6 @@ def test_a_lora_run_saves_base_adapter_and_merged_model_that_answer_alike(tiny):
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder / "adapter")
     merged, processor = load_checkpoint(str(folder))
-    if "os.path.exists" not in inspect.getsource(auto_factory):
-        pytest.skip("transformers 5.0 loads no weights from any adapter.")
     adapted, _ = load_checkpoint(str(folder / "adapter"))
     base, _ = load_checkpoint(str(folder / "base"))
     inputs = {**processor(text=["what color is it?"]), "pixel_values": torch.rand(1, 3, 16, 16)}
