@@ -9,8 +9,11 @@ import urllib.request
 
 import torch
 from PIL import Image, ImageChops, ImageOps
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import is_valid_image
+
+# Some releases up to 5.17 give it out at the top only where torchvision is installed, which it does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")

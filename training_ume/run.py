@@ -26,7 +26,6 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -34,6 +33,9 @@ from transformers import (
     set_seed,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+# Some releases up to 5.17 give it out at the top only where torchvision is installed, which it does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.encoders_ume import load_config, load_encoder
