@@ -1050,7 +1050,7 @@ class EVCFusion(FusionHead):
         fused = []
         for (first, first_mask, i), (second, second_mask, j) in combinations(self.project.distinct_tokens(streams), 2):
             a, b, g = self.combination(first, second)
-            fused.append(pair_mean(take(a, i), take(b, j), take(g, i), take(second, j), first_mask, second_mask))
+            fused.append(pair_mean(take(a, i), b, take(g, i), second, first_mask, second_mask, index=j))
         return FusionOutput(torch.stack(fused).sum(0)[:, None])
 
 
@@ -1094,10 +1094,8 @@ class UMEFusion(DividedHead):
         for m, n in combinations(range(len(streams)), 2):
             (first, first_mask, i), (second, second_mask, j) = tokens[m], tokens[n]
             a, b, g = self.combination(first, second)
-            pairs = take(a, i), take(b, j), take(g, i), take(second, j)
-            z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first_mask, second_mask)
-            # Of the sum with u_k only the k-th part of the channels is kept.
-            z = torch.cat([part[:, k] for k, part in enumerate(z.chunk(self.num_heads, dim=-1))], dim=-1)  # [B, D]
+            pairs = take(a, i), b, take(g, i), second
+            z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first_mask, second_mask, index=j, parts=True)
             both = present[:, m] & present[:, n]
             pair_views.append(torch.where(both[:, None], z, 0.0))
             pair_present.append(both)
