@@ -534,7 +534,8 @@ def launch(demo, port: int | None = None, wait: bool = True) -> str:
             quiet=True,
         )
     except OSError as error:
-        raise ValueError(f"The page cannot be served ({str(error).splitlines()[0]}): give another --port.") from error
+        tried = "No port from 7860 on is free" if port is None else f"Port {port} cannot be used (is it taken?)"
+        raise ValueError(f"{tried}: give another --port.") from error
     if wait:
         print(f"The page is at {address} (Ctrl-C ends it).", flush=True)
         try:
