@@ -67,7 +67,7 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
             raise TypeError(f"it is a {type(image).__name__}; give a PIL image, a path or a URL")
         return to_rgb(image)
     except Exception as error:  # a decoder raises whatever it likes for a broken file: SyntaxError, struct.error, …
-        raise ValueError(f"{name} cannot be read: {str(error).rstrip(".")}.") from error
+        raise ValueError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
