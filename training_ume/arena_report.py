@@ -116,7 +116,7 @@ def draw_scores(figure, summary: dict) -> None:
     names = [row["name"].replace("_", " ") for row in rows]
     axes.barh(names, means, xerr=errors, color=[colour(row) for row in rows], error_kw={"lw": 1, "ecolor": "#444"})
     axes.axvline(summary["data"]["baselines"]["question_lookup"][metric], color="#444", ls=":", lw=1)
-    axes.set(xlabel=f"{NAMES[metric]} (%), 95 % interval over images; dotted: looking the question up")
+    axes.set(xlabel=f"{NAMES[metric]} (%), 95 % interval over images\n(dotted: looking the question up)")
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
 
