@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -359,7 +360,7 @@ def poisoned(self, rows, original=VQACollator.__call__):
     return batch
 
 VQACollator.__call__ = poisoned
-sys.exit(main(sys.argv))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -430,14 +431,56 @@ def worker_meets_no_number(workers: Workers, rng: random.Random, name: str) -> s
     return f"process {messages[0][1]}"
 
 
-# What is done, to what, and by what. The name says it in the table of docs/reliability.md.
-FAULTS: dict[str, tuple[Callable[[Path], object], Callable[..., str]]] = {
-    "kill -9 at a random moment of training": (Training, training_killed_at_random),
-    "kill -9 inside the writing of a checkpoint": (often, training_killed_in_a_checkpoint),
-    "training, and the disk is full": (Training, training_on_a_full_disk),
-    "kill -9 at a random moment of building a feature cache": (Caching, cache_killed_at_random),
-    "kill -9 inside the writing of its features": (Caching, cache_killed_in_a_shard),
-    "building a feature cache, and the disk is full": (Caching, cache_on_a_full_disk),
-    "kill -9 of one of two processes that train together": (Workers, worker_killed),
-    "a pixel that is no number, in one of two processes": (Workers, worker_meets_no_number),
+@dataclass(frozen=True)
+class Fault:
+    """What it is done to (made once, in a folder), what does it once, how often the command does it, and in words what
+    each trial demands."""
+
+    scene: Callable[[Path], object]
+    trial: Callable[[object, random.Random, str], str]
+    count: int
+    demands: str
+    needs_disk: bool = False
+
+
+RESUMED = (
+    "the same command with --resume_from_checkpoint ends with the weights, bit for bit, and the scores of a run "
+    "without a fault"
+)
+WHOLE = "the same command again ends with the files, byte for byte, of a build without a fault"
+
+FAULTS = {
+    "kill -9 at a random moment of training": Fault(Training, training_killed_at_random, 20, RESUMED),
+    "kill -9 inside the writing of a checkpoint": Fault(
+        often,
+        training_killed_in_a_checkpoint,
+        10,
+        f"the half-written checkpoint is not taken for a whole one; {RESUMED}",
+    ),
+    "training, and the disk is full": Fault(
+        Training,
+        training_on_a_full_disk,
+        8,
+        "exit status 2, a sentence that names the last whole checkpoint, nothing half-written; with more room "
+        f"{RESUMED}",
+        needs_disk=True,
+    ),
+    "kill -9 at a random moment of building a feature cache": Fault(Caching, cache_killed_at_random, 20, WHOLE),
+    "kill -9 inside the writing of its features": Fault(Caching, cache_killed_in_a_shard, 10, WHOLE),
+    "building a feature cache, and the disk is full": Fault(
+        Caching, cache_on_a_full_disk, 8, f"exit status 2, a sentence; with more room {WHOLE}", needs_disk=True
+    ),
+    "kill -9 of one of two processes that train together": Fault(
+        Workers,
+        worker_killed,
+        6,
+        f"all processes end within {WITHIN} s, torchrun names the killed one and the signal; {RESUMED}",
+    ),
+    "a pixel that is no number, in one of two processes": Fault(
+        Workers,
+        worker_meets_no_number,
+        6,
+        f"all processes end within {WITHIN} s, and say in which step and process the loss was nan, and with which "
+        "question_ids; those of the pixel are among them",
+    ),
 }

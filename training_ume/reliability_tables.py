@@ -39,11 +39,31 @@ def inputs_table(results: dict) -> str:
     )
 
 
+def faults_table(results: dict) -> str:
+    """Of `scripts/try_faults.py`: how many trials of each fault found what they demand."""
+    rows = [
+        [name, f"{found['survived']} of {found['trials']}", found["demands"], "; ".join(
+            f"{count} × {where}" for where, count in sorted(found["met"].items())
+        )]
+        for name, found in results["faults"].items()
+    ]  # fmt: skip
+    trials = sum(found["trials"] for found in results["faults"].values())
+    survived = sum(found["survived"] for found in results["faults"].values())
+    hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    return (
+        f"{markdown(['fault', 'survived', 'that is, each time', 'where it met the run'], rows, right=(1,))}\n\n"
+        f"{survived} of {trials} trials: `python scripts/try_faults.py`, seed {results['seed']}: torch "
+        f"{versions['torch']}, transformers {versions['transformers']}, Python {versions['python']}, on "
+        f"{hardware['cpu']}, {hardware['cores']} cores."
+    )
+
+
 OUTCOMES = ("right result", "clear exception", "anything else")
 
 
 # One line each; the results file is results/NAME.json.
 TABLES = {
     "releases": releases_table,
+    "faults": faults_table,
     "inputs": inputs_table,
 }
