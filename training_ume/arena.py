@@ -32,7 +32,7 @@ from training_ume.data import split_by_image
 from training_ume.evaluation import BLIND
 from training_ume.predictions import prediction_rows
 from training_ume.recipes import ModelArguments, Recipe, check_together
-from training_ume.results import environment, read_json, write_json
+from training_ume.results import environment, read_json, write_json, write_text
 from training_ume.run import (
     Run,
     build_model,
@@ -396,7 +396,7 @@ def _play_all(matches: list[Match], recipe: Recipe, folder: Path, processes: int
             waiting = {pool.submit(_fight, match): match for match in missing}
             for done in tqdm(as_completed(waiting), total=len(waiting), desc=what, unit="run"):
                 match, result = waiting[done], done.result()
-                write_json(folder / match.file, result)
+                write_text(folder / match.file, json.dumps(result) + "\n")  # a line: thousands of scores are in it
                 finished[match] = result
         finally:
             pool.shutdown(cancel_futures=True)

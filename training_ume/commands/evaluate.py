@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from training_ume.commands import command_parser
+from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.console import print_json, print_table
-from training_ume.data import load_vqa
 from training_ume.evaluation import BLIND, DROP_RATES, LEFT, evaluate_checkpoint
 from training_ume.plots import need_matplotlib, plot_robustness
 from training_ume.results import write_json
@@ -20,18 +20,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("evaluate", __doc__)
     parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--source",
-        default="vqa_v2",
-        help="vqa_v2 (files in VQA v2's layout, the default), easy_vqa (the pip package), or the name of a Hub data "
-        "set or folder with VQAv2's columns",
-    )
-    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
-    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
-    data.add_argument("--annotations", help="annotations JSON; left out: answer the questions without scoring")
-    data.add_argument("--images", help="folder with the images")
-    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
-    data.add_argument("--name", help="configuration of a Hub data set")
+    answers = "annotations JSON; left out: answer the questions without scoring"
+    add_data_options(data, annotations=answers, source="vqa_v2")
     data.add_argument(
         "--skipped_log",
         help="leave out questions that cannot be used (a missing image and the like) and list them in this file; "
@@ -88,18 +78,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         if args.out is None:
             raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
         need_matplotlib()
-    split = args.split or ("test" if args.source == "easy_vqa" else "validation")
-    dataset = load_vqa(
-        args.source,
-        split=split,
-        questions=args.questions,
-        annotations=args.annotations,
-        images=args.images,
-        image_pattern=args.image_pattern,
-        name=args.name,
-        on_error="skip" if args.skipped_log else "raise",
-        skipped_log=args.skipped_log,
-    )
+    dataset = load_named(args, on_error="skip" if args.skipped_log else "raise", skipped_log=args.skipped_log)
     if args.max_questions is not None:
         dataset = dataset.select(range(min(args.max_questions, len(dataset))))
     results = evaluate_checkpoint(

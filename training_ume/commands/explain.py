@@ -12,8 +12,8 @@ from pathlib import Path
 
 from modeling_ume.processing_ume import read_image
 from training_ume.commands import command_parser
+from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.console import print_json, print_table, working
-from training_ume.data import load_vqa
 from training_ume.evaluation import load_checkpoint
 from training_ume.explain import explain, explain_dataset, modality_table, need_captum
 from training_ume.explain_plots import plot_explanation, plot_modalities
@@ -33,17 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they exist")
     parser.add_argument("--json", action="store_true", help="print what the JSON file holds instead of tables")
     data = parser.add_argument_group("data set, instead of an image and a question")
-    data.add_argument(
-        "--source",
-        help="vqa_v2 (files in VQA v2's layout), easy_vqa (the pip package), or the name of a Hub data set or folder "
-        "with VQAv2's columns",
-    )
-    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
-    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
-    data.add_argument("--annotations", help="annotations JSON, which has the types of the answers")
-    data.add_argument("--images", help="folder with the images")
-    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
-    data.add_argument("--name", help="configuration of a Hub data set")
+    add_data_options(data, annotations="annotations JSON, which has the types of the answers")
     data.add_argument(
         "--max_questions", type=int, default=1000, help="so many, drawn from all of them by chance (default: 1000)"
     )
@@ -84,15 +74,7 @@ def explain_one(args: argparse.Namespace, plot: Path) -> dict:
 
 
 def explain_many(args: argparse.Namespace, plot: Path) -> dict:
-    dataset = load_vqa(
-        args.source,
-        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
-        questions=args.questions,
-        annotations=args.annotations,
-        images=args.images,
-        image_pattern=args.image_pattern,
-        name=args.name,
-    )
+    dataset = load_named(args)
     model, processor = load_checkpoint(args.model)
     # By chance: the first questions of a file are about few images.
     dataset = dataset.shuffle(seed=0).select(range(min(args.max_questions, len(dataset))))

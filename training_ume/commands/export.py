@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from training_ume.commands import command_parser
+from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.console import print_json, print_table
-from training_ume.data import load_vqa
 from training_ume.evaluation import load_checkpoint
 from training_ume.export import ABOUT, PARITY, check_folder, export_onnx, need_onnx
 
@@ -26,17 +26,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument("--json", action="store_true", help="print what onnx.json holds instead of a table")
     data = parser.add_argument_group("data set, to score the graphs on")
-    data.add_argument(
-        "--source",
-        help="vqa_v2 (files in VQA v2's layout), easy_vqa (the pip package), or the name of a Hub data set or folder "
-        "with VQAv2's columns",
-    )
-    data.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
-    data.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
-    data.add_argument("--annotations", help="annotations JSON")
-    data.add_argument("--images", help="folder with the images")
-    data.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
-    data.add_argument("--name", help="configuration of a Hub data set")
+    add_data_options(data, annotations="annotations JSON")
     data.add_argument("--max_questions", type=int, help="only the first so many questions")
     data.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     data.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
@@ -46,15 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def read_data(args: argparse.Namespace):
     if args.source is None:
         return None
-    dataset = load_vqa(
-        args.source,
-        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
-        questions=args.questions,
-        annotations=args.annotations,
-        images=args.images,
-        image_pattern=args.image_pattern,
-        name=args.name,
-    )
+    dataset = load_named(args)
     return dataset if args.max_questions is None else dataset.select(range(min(args.max_questions, len(dataset))))
 
 

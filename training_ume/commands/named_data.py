@@ -1,0 +1,46 @@
+"""A data set named on the command line, the same way for each command that reads one."""
+
+from __future__ import annotations
+
+import argparse
+
+from datasets import Dataset
+
+from training_ume.data import load_vqa
+
+
+def add_data_options(group: argparse._ArgumentGroup, *, annotations: str, source: str | None = None) -> None:
+    """
+    Adds the options that name a data set.
+
+    Args:
+        annotations (`str`): what the help says of the annotations file.
+        source (`str`, *optional*): the default kind of data.
+    """
+    layout = "VQA v2's layout" + (", the default" if source == "vqa_v2" else "")
+    group.add_argument(
+        "--source",
+        default=source,
+        help=f"vqa_v2 (files in {layout}), easy_vqa (the pip package), or the name of a Hub data set or folder with "
+        "VQAv2's columns",
+    )
+    group.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
+    group.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
+    group.add_argument("--annotations", help=annotations)
+    group.add_argument("--images", help="folder with the images")
+    group.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
+    group.add_argument("--name", help="configuration of a Hub data set")
+
+
+def load_named(args: argparse.Namespace, **options) -> Dataset:
+    """The rows of the data set that `args` name; `options` are further ones of `load_vqa`."""
+    return load_vqa(
+        args.source,
+        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
+        questions=args.questions,
+        annotations=args.annotations,
+        images=args.images,
+        image_pattern=args.image_pattern,
+        name=args.name,
+        **options,
+    )
