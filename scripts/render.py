@@ -17,7 +17,7 @@ sys.path.append(sys.path.pop(0))
 from modeling_ume import FUSIONS
 from training_ume.ablations import ablations_table
 from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table
-from training_ume.benchmark_tables import benchmarks_table, compile_table, demo_table
+from training_ume.benchmark_tables import benchmarks_table, compile_table, demo_table, long_run_table
 from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
 from training_ume.explain import modality_table
 from training_ume.faithfulness import explanations_table
@@ -158,7 +158,10 @@ SECTIONS = {
     "docs/export.md": {"compile": lambda: compile_table(benchmark("compile_cpu"))},
     "docs/ablations.md": {"ablations": ablations},
     "docs/ume_form.md": {"ume_form": ume_form},
-    "docs/reliability.md": reliability_sections(RESULTS),
+    "docs/reliability.md": {
+        **reliability_sections(RESULTS),
+        "long_run": lambda: long_run_table(benchmark("long_run")),
+    },
     "docs/thesis.md": {
         "rows": lambda: rows_table(thesis()),
         "references": references_table,

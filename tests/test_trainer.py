@@ -1,5 +1,6 @@
 """Training: resumed runs end with the same weights, each part has its learning rate, and results say what was done."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 import training_ume.run
@@ -189,6 +191,22 @@ def test_the_best_epoch_is_what_is_saved(tiny):
     results = train_and_evaluate(recipe)
     best = max(epoch["vqa_accuracy"] for epoch in results["epochs"])
     assert results["scores"]["vqa_accuracy"] == pytest.approx(best)
+
+
+def test_evaluations_leave_nothing_behind_however_many_there_are(tiny, monkeypatch):
+    counts = []
+    evaluate = UMETrainer.evaluate
+
+    def counting(self, *args, **kwargs):
+        metrics = evaluate(self, *args, **kwargs)
+        gc.collect()
+        counts.append(sum(issubclass(type(thing), DataLoader) for thing in gc.get_objects()))
+        return metrics
+
+    monkeypatch.setattr(UMETrainer, "evaluate", counting)
+    train_and_evaluate(tiny(num_train_epochs=4))
+    assert counts == [counts[0]] * 4
+    assert counts[0]
 
 
 def test_each_part_has_its_own_learning_rate_and_norms_have_no_decay(tiny):

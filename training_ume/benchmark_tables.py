@@ -179,6 +179,24 @@ def demo_table(results: dict) -> str:
     )
 
 
+def long_run_table(results: dict) -> str:
+    """What benchmarks/long_run.py wrote: what a long training holds after a tenth of its time and at its end."""
+    rows = []
+    for name, what in (("rss_mb", "memory, MB"), ("files", "open files"), ("threads", "threads")):
+        found = results[name]
+        values = [found["per_hour"], *found["interval"]]
+        change, low, high = (f"{round(value, 1) + 0:+.1f}" for value in values)  # + 0: there is no −0.0 here
+        rows.append([what, *(f"{found[key]:,.0f}" for key in ("first", "last", "most")), f"{change} ({low} … {high})"])
+    header = ["", "after the first tenth", "at the end", "at most", "change an hour (95 %)"]
+    machine, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    return (
+        f"{markdown(header, rows, right=(1, 2, 3, 4))}\n\n{results['what']}: {results['hours']:.1f} hours, "
+        f"{results['steps']:,} steps, {results['epochs']:,} evaluations and checkpoints. Measured on "
+        f"{machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}."
+    )
+
+
 def compile_table(results: dict) -> str:
     """What benchmarks/compile.py wrote, as a Markdown table with what was measured under it."""
     parts = {"image_encoder": "image encoder", "question_fusion": "question and fusion"}

@@ -80,6 +80,7 @@ class UMETrainer(Trainer):
         self.bucket_by_length = bucket_by_length
         self.average: WeightAverage | None = None
         self._unchecked: list[tuple[int, list[int], Tensor]] = []  # step, questions, loss
+        self._eval_loader: tuple[int, DataLoader] | None = None  # batch size, loader of `eval_dataset`
         self.question_only = QuestionOnly(ume_model(model), args.rubi_weight) if args.rubi_weight else None
         id2label = model.config.id2label
 
@@ -278,9 +279,14 @@ class UMETrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not isinstance(dataset, StreamedQuestions):
-            return super().get_eval_dataloader(eval_dataset)
         args = self.args
+        if not isinstance(dataset, StreamedQuestions):
+            if dataset is not self.eval_dataset:
+                return super().get_eval_dataloader(eval_dataset)
+            # accelerate holds on to every loader that it prepares: one an evaluation would pile up over the epochs.
+            if self._eval_loader is None or self._eval_loader[0] != args.eval_batch_size:
+                self._eval_loader = (args.eval_batch_size, super().get_eval_dataloader())
+            return self._eval_loader[1]
         batches = dataset.batches(args.eval_batch_size, args.world_size, args.process_index)
         return self.loader(dataset, batches, self.data_collator)
 
