@@ -14,7 +14,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -433,18 +434,35 @@ def build_features(
     shards = whole_shards(folder)
     held = {key for index in shards.values() for key in index["keys"]}
     todo = [key for key in row_of_key if key not in held]
-    size = ROWS_PER_SHARD[modality]
     free = (number for number in range(len(shards) + len(todo)) if number not in shards)
-    plan = [(next(free), todo[i : i + size]) for i in range(0, len(todo), size)]
+    plan = [(next(free), part) for part in _pieces(todo, ROWS_PER_SHARD[modality])]
     # By number, not by position: a process that starts late and sees fewer open shards still agrees on whose they are.
     mine = {number: part for number, part in plan if number % processes == process}
+    if modality == "text":  # little padding in a batch
+        mine = {n: sorted(part, key=lambda key: len(row_of_key[key]["question"])) for n, part in mine.items()}
     encode = _encoder(modality, model)
     encoded = sum(map(len, mine.values()))
-    with tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress:
+    batches = [
+        [row_of_key[key] for key in keys] for part in mine.values() for keys in _pieces(part, BATCH_ROWS[modality])
+    ]
+    # Images are decoded in parallel; a tokenizer may only be used by one thread at a time.
+    threads = 1 if modality == "text" else min(8, os.cpu_count() or 1)
+    with (
+        tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress,
+        closing(_ahead(collator, batches, threads)) as prepared,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        saved: Future | None = None
         for number, part in mine.items():
-            if modality == "text":
-                part = sorted(part, key=lambda key: len(row_of_key[key]["question"]))  # little padding in a batch
-            _write_shard(folder, number, part, [row_of_key[key] for key in part], collator, encode, progress.update)
+            items = [row_of_key[key][COLUMN[modality]] for key in part]
+            count = len(_pieces(part, BATCH_ROWS[modality]))
+            shard = _encode_shard(items, islice(prepared, count), encode, progress.update)
+            if saved is not None:
+                saved.result()
+            # The encoder goes on while this one is hashed and written.
+            saved = writer.submit(_save, folder, number, part, *shard)
+        if saved is not None:
+            saved.result()
     complete = finish(folder, manifest, row_of_key, stamps)
     rows_held = sum(len(index["keys"]) for index in whole_shards(folder).values())
     seconds = time.perf_counter() - started
@@ -506,35 +524,32 @@ def _encoder(modality: str, model: UMEForVisualQuestionAnswering) -> Callable:
     return encode
 
 
-def _write_shard(
-    folder: Path,
-    number: int,
-    keys: list[str],
-    rows: list[dict],
-    collator: VQACollator,
-    encode: Callable,
-    progress: Callable[[int], Any],
-) -> None:
-    is_text = collator.inputs == "question"
-    size = BATCH_ROWS["text" if is_text else "vision"]
-    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    # Images are decoded in parallel; a tokenizer may only be used by one thread at a time.
-    threads = 1 if is_text else min(8, os.cpu_count() or 1)
+def _pieces(values: list, size: int) -> list[list]:
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def _encode_shard(
+    items: list[str], prepared: Iterable[dict[str, Tensor]], encode: Callable, progress: Callable[[int], Any]
+) -> tuple[np.ndarray, list[int], tuple[int, int] | None]:
+    """The features of a shard's questions or images as they are stored, the tokens of each, and the grid."""
     chunks, lengths, grid = [], [], None
-    for part, batch in zip(parts, _ahead(collator, parts, threads), strict=True):
+    for batch in prepared:
         states, pooled, grid = encode(batch)
         for tokens, summary in zip(states, pooled, strict=True):
             chunks += [summary, tokens.ravel()]
             lengths.append(len(tokens))
-        progress(len(part))
+        progress(len(states))
     content = np.concatenate(chunks)
     if not np.isfinite(content).all():
         ends = np.cumsum([len(chunk) for chunk in chunks])[1::2]
-        row = rows[np.searchsorted(ends, np.isfinite(content).argmin(), side="right")]
+        item = items[np.searchsorted(ends, np.isfinite(content).argmin(), side="right")]
         raise ValueError(
-            f"The features of {row['question' if is_text else 'image']!r} do not fit into float16, which ends at "
-            "65,504: this encoder cannot be cached."
+            f"The features of {item!r} do not fit into float16, which ends at 65,504: this encoder cannot be cached."
         )
+    return content, lengths, grid
+
+
+def _save(folder: Path, number: int, keys: list[str], content: np.ndarray, lengths: list[int], grid) -> None:
     save_shard(folder, number, content, shard_index(content, grid, keys, lengths))
 
 
