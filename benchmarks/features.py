@@ -84,7 +84,7 @@ def made_up(folder: Path, images: int, seed: int = 0) -> Dataset:
 
 
 def prepare(shape: dict, data: Dataset, head: str):
-    """(model with both encoders frozen, training collator)"""
+    """(model with both encoders frozen, training collator), with the words and answers of `data`"""
     fusion, grid = HEADS[head]
     args = ModelArguments(
         text_config={"model_type": "bert", **shape["text"]},
@@ -144,11 +144,12 @@ def steps(model, collator: VQACollator, data: Dataset) -> Callable[[], None]:
     return step
 
 
-def measure_training(shape: dict, data: Dataset, folder: Path, rounds: int) -> dict:
+def measure_training(shape: dict, everything: Dataset, folder: Path, rounds: int) -> dict:
     """Questions a second in training the head, live and cached steps in turn."""
+    data = everything.select(range(int(shape["images"] * QUESTIONS_AN_IMAGE)))
     results = {}
     for head, (_, grid) in HEADS.items():
-        model, collator = prepare(shape, data, head)
+        model, collator = prepare(shape, everything, head)
         cache = folder / ("build0" if grid is None else f"grid{grid}")
         if not cache.exists():
             build(cache, "vision", model, collator, data)
@@ -255,9 +256,8 @@ def main() -> None:
             # More of them than training needs: opening the encoder's weights to compare them is once a build.
             to_build = made_up(folder, shape["images_to_build"])
             building = measure_build(shape, to_build, folder, args.rounds)
-            data = to_build.select(range(int(shape["images"] * QUESTIONS_AN_IMAGE)))
             rows = {"full": measure_rows(FeatureCache(folder / "build0" / "vision"))}
-            training = measure_training(shape, data, folder, args.rounds)
+            training = measure_training(shape, to_build, folder, args.rounds)
             rows["7×7"] = measure_rows(FeatureCache(folder / "grid7" / "vision"))
             print(f"  rows: {rows}", flush=True)
         report["shapes"][name] = {"name": shape["name"], "training": training, "build": building, "rows": rows}

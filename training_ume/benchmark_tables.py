@@ -106,7 +106,7 @@ def features(results: dict) -> Iterator[Figure]:
             yield Figure(
                 f"heads trained from the feature cache against live encoders, {shape['name']}, {head}",
                 "30×",
-                ratio(value),
+                f"{value:.1f}×" if value < 30 else ratio(value),
                 value >= 30,
                 "the head itself is then the step: it forms every pair of tokens",
             )

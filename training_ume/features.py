@@ -15,9 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -440,23 +442,20 @@ def build_features(
     mine = {number: part for number, part in plan if number % processes == process}
     if modality == "text":  # little padding in a batch
         mine = {n: sorted(part, key=lambda key: len(row_of_key[key]["question"])) for n, part in mine.items()}
-    encode = _encoder(modality, model)
     encoded = sum(map(len, mine.values()))
     batches = [
         [row_of_key[key] for key in keys] for part in mine.values() for keys in _pieces(part, BATCH_ROWS[modality])
     ]
-    # Images are decoded in parallel; a tokenizer may only be used by one thread at a time.
-    threads = 1 if modality == "text" else min(8, os.cpu_count() or 1)
     with (
         tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress,
-        closing(_ahead(collator, batches, threads)) as prepared,
+        closing(_encode(modality, model, collator, batches)) as results,
         ThreadPoolExecutor(1) as writer,
     ):
         saved: Future | None = None
         for number, part in mine.items():
             items = [row_of_key[key][COLUMN[modality]] for key in part]
             count = len(_pieces(part, BATCH_ROWS[modality]))
-            shard = _encode_shard(items, islice(prepared, count), encode, progress.update)
+            shard = _join(items, islice(results, count), progress.update)
             if saved is not None:
                 saved.result()
             # The encoder goes on while this one is hashed and written.
@@ -503,38 +502,64 @@ def whole_shards(folder: Path) -> dict[int, dict]:
     }
 
 
-def _encoder(modality: str, model: UMEForVisualQuestionAnswering) -> Callable:
+def _encode(
+    modality: str, model: UMEForVisualQuestionAnswering, collator: VQACollator, batches: list[list[dict]]
+) -> Iterator[tuple[list[np.ndarray], np.ndarray, tuple[int, int] | None]]:
+    """
+    The states of each row [N_i, D], the summaries [B, D_p] and the grid of every batch of rows, float16, in order.
+
+    On a CPU several batches are under way at a time with few threads each, which wait for each other less than all
+    threads at one batch do, above all while images are decoded.
+    """
     model.eval()
+    cores = os.cpu_count() or 1
+    on_cpu = model.device.type == "cpu"
+    all_threads = torch.get_num_threads()
+    workers = min(8, all_threads if on_cpu else cores)
+    # A tokenizer may only be used by one thread at a time; a GPU has no room for many batches, nor a use for them.
+    prepared_alone = Lock() if modality == "text" else nullcontext()
+    encoded_alone = nullcontext() if on_cpu else Lock()
 
     @torch.inference_mode()
-    def encode(batch: dict[str, Tensor]) -> tuple[list[np.ndarray], np.ndarray, tuple[int, int] | None]:
-        """A batch of the collator → the states of each row [N_i, D], the summaries [B, D_p], the grid; float16."""
-        batch = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
-        if modality == "text":
-            stream = model.ume.encode_text(**batch)
-        else:
-            stream = model.ume.encode_image(batch["pixel_values"])
-        states, pooled, mask = (tensor.cpu() for tensor in (stream.states.half(), stream.pooled.half(), stream.mask))
+    def encode(rows: list[dict]) -> tuple[list[np.ndarray], np.ndarray, tuple[int, int] | None]:
+        with prepared_alone:
+            batch = collator(rows)
+        with encoded_alone:
+            batch = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
+            if modality == "text":
+                stream = model.ume.encode_text(**batch)
+            else:
+                stream = model.ume.encode_image(batch["pixel_values"])
+            states, pooled, mask = (t.cpu() for t in (stream.states.half(), stream.pooled.half(), stream.mask))
         if modality == "text":
             states = [tokens[real].numpy() for tokens, real in zip(states, mask, strict=True)]
         else:
             states = list(states.numpy())
         return states, pooled.numpy(), stream.grid
 
-    return encode
+    # As many as divide by the workers; at the few others, all threads work together.
+    together = len(batches) - len(batches) % workers if on_cpu else len(batches)
+    try:
+        yield from _ahead(
+            encode, batches[:together], workers, partial(torch.set_num_threads, all_threads // workers or 1)
+        )
+        torch.set_num_threads(all_threads)
+        yield from map(encode, batches[together:])
+    finally:
+        torch.set_num_threads(all_threads)
 
 
 def _pieces(values: list, size: int) -> list[list]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
-def _encode_shard(
-    items: list[str], prepared: Iterable[dict[str, Tensor]], encode: Callable, progress: Callable[[int], Any]
+def _join(
+    items: list[str], batches: Iterable[tuple], progress: Callable[[int], Any]
 ) -> tuple[np.ndarray, list[int], tuple[int, int] | None]:
     """The features of a shard's questions or images as they are stored, the tokens of each, and the grid."""
     chunks, lengths, grid = [], [], None
-    for batch in prepared:
-        states, pooled, grid = encode(batch)
+    for states, pooled, found in batches:
+        grid = found
         for tokens, summary in zip(states, pooled, strict=True):
             chunks += [summary, tokens.ravel()]
             lengths.append(len(tokens))
@@ -571,15 +596,15 @@ def save_shard(folder: Path, number: int, content: np.ndarray, index: bytes) -> 
     write_whole(folder / f"shard-{number:05d}.json", index)
 
 
-def _ahead(prepare: Callable, parts: list, threads: int) -> Iterator:
-    """`map(prepare, parts)` in order, with the next ones prepared in threads while the caller is at work."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(prepare, part) for part in parts[: threads + 1])
+def _ahead(function: Callable, parts: list, threads: int, begin_thread: Callable[[], Any]) -> Iterator:
+    """`map(function, parts)` in order, with the next ones at work in threads while the caller uses one."""
+    with ThreadPoolExecutor(threads, initializer=begin_thread) as pool:
+        waiting = deque(pool.submit(function, part) for part in parts[: threads + 1])
         rest = iter(parts[threads + 1 :])
         try:
             while waiting:
                 result = waiting.popleft().result()
-                waiting.extend(pool.submit(prepare, part) for part in islice(rest, 1))
+                waiting.extend(pool.submit(function, part) for part in islice(rest, 1))
                 yield result
         finally:
             for future in waiting:
