@@ -83,6 +83,11 @@ def torch_finds_no_room(*args, **kwargs):
     raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 598")
 
 
+def a_stream_finds_no_room(*args, **kwargs):
+    # Where the last bytes of the archive meet the end of the disk.
+    raise RuntimeError("basic_ios::clear: iostream error")
+
+
 def safetensors_finds_no_room(*args, **kwargs):
     raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -95,6 +100,7 @@ def python_finds_no_room(*args, **kwargs):
     ("place", "full", "reason"),
     [
         ("torch.save", torch_finds_no_room, "not all of it fits"),
+        ("torch.save", a_stream_finds_no_room, "not all of it fits"),
         ("transformers.modeling_utils.safe_save_file", safetensors_finds_no_room, "No space left on device"),
         ("transformers.trainer_callback.TrainerState.save_to_json", python_finds_no_room, "No space left on device"),
     ],

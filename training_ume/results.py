@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -39,6 +40,10 @@ PACKAGES = (
 )
 
 
+# How torch.save says that the disk is full: its check of the file's length, or the C++ library's stream.
+TORCH_COULD_NOT_WRITE = re.compile("inline_container|iostream")
+
+
 class WriteError(OSError):
     """Something could not be written; the message is a sentence with the place and the reason."""
 
@@ -55,9 +60,9 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # Of a write that fails torch knows only that the file is not as long as it should be.
+        # Of a write that fails torch knows only that the file is not as long as it should be, or less.
         from_torch = isinstance(error, RuntimeError)
-        if isinstance(error, WriteError) or (from_torch and "inline_container" not in str(error)):
+        if isinstance(error, WriteError) or (from_torch and not TORCH_COULD_NOT_WRITE.search(str(error))):
             raise
         reason = "not all of it fits" if from_torch else getattr(error, "strerror", None) or str(error)
         folder = next(parent for parent in Path(path).absolute().parents if parent.is_dir())
