@@ -198,7 +198,8 @@ class UMEProcessor(ProcessorMixin):
             first, which is the config's default too.
 
     Raises:
-        ValueError: if the tokenizer cannot pad, the ids of the answers have gaps or the problem type is unknown.
+        ValueError: if the tokenizer cannot pad or has no vocabulary, the ids of the answers have gaps or the problem
+            type is unknown.
 
     Example:
 
@@ -224,6 +225,13 @@ class UMEProcessor(ProcessorMixin):
                     f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the "
                     "answers from 0 without gaps."
                 )
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            # What transformers makes, without a word, of a folder that lost its vocabulary.
+            raise ValueError(
+                f"The tokenizer ({type(tokenizer).__name__}) knows no token but "
+                f"{', '.join(tokenizer.all_special_tokens)}: its vocabulary (tokenizer.json, vocab.txt or the like) "
+                "is missing. Restore that file beside the others."
+            )
         if tokenizer.pad_token is None:
             # Decoder-only models were trained on single long texts and never had to pad. Which token fills the gap
             # does not matter, as the mask hides it; it has to be one that the embedding table knows.

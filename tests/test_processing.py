@@ -334,6 +334,13 @@ def test_a_missing_tokenizer_or_image_processor_is_named(tmp_path):
         UMEProcessor.from_encoders_pretrained(text, empty)
 
 
+def test_a_saved_processor_without_its_vocabulary_is_refused(tmp_path):
+    UMEProcessor(image_processor(), bert_tokenizer()).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()  # transformers makes a tokenizer of special tokens alone
+    with pytest.raises(ValueError, match=r"its vocabulary \(tokenizer\.json, vocab\.txt or the like\) is missing"):
+        UMEProcessor.from_pretrained(tmp_path)
+
+
 def test_a_sentencepiece_tokenizer_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_ume.processing_ume.is_sentencepiece_available", lambda: False)
     (tmp_path / "spm.model").write_bytes(b"")
