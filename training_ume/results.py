@@ -118,6 +118,7 @@ def environment() -> dict:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    versions["torch"] = str(torch.__version__)  # which says what it was built for; the package's own does not always
     hardware = {"system": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count()}
     hardware["torch_threads"] = torch.get_num_threads()
     hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
