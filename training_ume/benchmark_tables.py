@@ -186,11 +186,13 @@ def long_run_table(results: dict) -> str:
         found = results[name]
         values = [found["per_hour"], *found["interval"]]
         change, low, high = (f"{round(value, 1) + 0:+.1f}" for value in values)  # + 0: there is no −0.0 here
-        rows.append([what, *(f"{found[key]:,.0f}" for key in ("first", "last", "most")), f"{change} ({low} … {high})"])
-    header = ["", "after the first tenth", "at the end", "at most", "change an hour (95 %)"]
+        levels = [f"{found[key]:,.0f}" for key in ("first", "last", "most")]
+        last_third = [sample[name] for sample in results["course"][-(len(results["course"]) // 3) :]]
+        rows.append([what, *levels, f"{change} ({low} … {high})", f"{last_third[-1] - last_third[0]:+.1f}"])
+    header = ["", "after the first tenth", "at the end", "at most", "change an hour (95 %)", "in the last third"]
     machine, versions = results["environment"]["hardware"], results["environment"]["versions"]
     return (
-        f"{markdown(header, rows, right=(1, 2, 3, 4))}\n\n{results['what']}: {results['hours']:.1f} hours, "
+        f"{markdown(header, rows, right=(1, 2, 3, 4, 5))}\n\n{results['what']}: {results['hours']:.1f} hours, "
         f"{results['steps']:,} steps, {results['epochs']:,} evaluations and checkpoints. Measured on "
         f"{machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}, transformers "
         f"{versions['transformers']}."
