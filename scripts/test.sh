@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment, checks the style and runs the fast tests. More arguments go to pytest:
 #   bash scripts/test.sh
-#   bash scripts/test.sh --slow          the slow ones instead, about half an hour on two cores
+#   bash scripts/test.sh --slow          the slow ones instead, about a quarter of an hour on two cores
 #   bash scripts/test.sh --browser       the page of `ume demo` in real Chromium, which must be installed
 extra=test
 if [ "${1:-}" = --slow ]; then
