@@ -242,7 +242,7 @@ def compare_bits(model, collator: VQACollator, data: Dataset, folder: Path) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
-    parser.add_argument("--rounds", type=int, default=5, help="times that everything is measured, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured, in turn")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "features.json")
     args = parser.parse_args()
     logging.set_verbosity_error()
