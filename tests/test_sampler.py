@@ -5,6 +5,8 @@ import random
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard, prepare_data_loader, skip_first_batches
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader
 
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
@@ -136,18 +138,32 @@ def test_impossible_arguments_raise_a_sentence(ids, batch_size, seed, message):
         GroupedByImageSampler(ids, batch_size, seed)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 4, 5])
-@pytest.mark.parametrize("rows", [3, 24, 37, 61])
-def test_several_processes_get_every_row_once_in_equally_many_batches(rows, batch_size, processes):
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.integers(1, 120), batch_size=st.integers(1, 7), processes=st.integers(1, 8), accumulation=st.integers(1, 4)
+)
+@example(rows=73, batch_size=1, processes=4, accumulation=1)
+@example(rows=73, batch_size=2, processes=4, accumulation=2)
+@example(rows=37, batch_size=4, processes=3, accumulation=1)
+def test_several_processes_get_every_row_in_equally_many_batches_that_are_never_too_large(
+    rows, batch_size, processes, accumulation
+):
+    assume(rows >= processes)
     shares = [list(ProcessBatches(range(rows), batch_size, processes, process)) for process in range(processes)]
-    assert sorted(row for share in shares for batch in share for row in batch) == list(range(rows))
     assert {len(share) for share in shares} == {len(ProcessBatches(range(rows), batch_size, processes))}
+    assert len(shares[0]) == -(-rows // (batch_size * processes))
     for batches in zip(*shares, strict=True):
         sizes = [len(batch) for batch in batches]
-        assert min(sizes) >= 1
-        assert max(sizes) <= batch_size + 1
+        assert 1 <= min(sizes) <= max(sizes) <= batch_size
         assert max(sizes) - min(sizes) <= 1
+    # What one update learns from, in whatever number of batches.
+    for start in range(0, len(shares[0]), accumulation):
+        update = [row for share in shares for batch in share[start : start + accumulation] for row in batch]
+        assert len(update) <= batch_size * processes * accumulation
+    seen = [row for step in zip(*shares, strict=True) for batch in step for row in batch]
+    assert seen[:rows] == list(range(rows))
+    repeated = -rows % processes if batch_size == 1 else 0
+    assert seen[rows:] == list(range(repeated))
 
 
 def test_several_processes_learn_from_the_rows_of_one_process_with_the_batch_of_all():

@@ -110,12 +110,13 @@ class ProcessBatches(Sampler[list[int]]):
 
     Each step takes the next rows of the order, split evenly over the processes, so that n processes learn from the
     same rows at each step as one process with n times the batch size. Every row comes exactly once: none is repeated
-    to fill the last step, which is split evenly too. Should it have fewer rows than there are processes, they join
-    the step before.
+    to fill the last step, which is split evenly too. Should it have fewer rows than there are processes, the step
+    before gives it some of its own. Only with batches of one row there is none to give: then the first rows of the
+    order come once more, at most one fewer than there are processes. No batch has more than `batch_size` rows.
 
     Args:
         sampler (`Sampler[int]`): the order, the same in every process.
-        batch_size (`int`): rows in one batch of one process.
+        batch_size (`int`): the most rows in one batch of one process.
         processes (`int`, *optional*, defaults to 1), process (`int`, *optional*, defaults to 0): how many there are,
             and which of them this is.
         drop_last (`bool`, *optional*, defaults to `False`): leave out the last step where it is not full.
@@ -138,16 +139,20 @@ class ProcessBatches(Sampler[list[int]]):
             )
         # Where the steps begin and end: [steps + 1].
         self._bounds = list(range(0, rows + 1, step))
-        if not drop_last and self._bounds[-1] < rows:
-            if rows - self._bounds[-1] < processes:
-                self._bounds.pop()
-            self._bounds.append(rows)
+        left = rows - self._bounds[-1]
+        if left and not drop_last:
+            short = max(0, processes - left)  # in the last step, of one row for each process
+            if batch_size > 1:
+                self._bounds[-1] -= short
+                short = 0
+            self._bounds.append(rows + short)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[list[int]]:
         rows = list(self.sampler)
+        rows += rows[: max(0, self._bounds[-1] - len(rows))]
         for start, end in pairwise(self._bounds):
             first, last = (start + (end - start) * k // self.processes for k in (self.process, self.process + 1))
             yield rows[first:last]
