@@ -22,7 +22,7 @@ from training_ume.doc_tables import encoders_table, features_table, heads_table,
 from training_ume.explain import modality_table
 from training_ume.faithfulness import explanations_table
 from training_ume.reliability_tables import reliability_sections
-from training_ume.thesis import proof_tables, references_table, rows_table
+from training_ume.thesis import proof_tables, references_table, rows_table, steps_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -137,6 +137,9 @@ def benchmark(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+# The arenas that stand beside the thesis' own steps: one that asks for shapes and colours, one about photographs.
+STEP_BY_STEP = [title for title, name in ARENAS.items() if name in ("arena_easy_vqa", "arena_daquar")]
+
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
 SECTIONS = {
     "README.md": {
@@ -164,6 +167,7 @@ SECTIONS = {
     },
     "docs/thesis.md": {
         "rows": lambda: rows_table(thesis()),
+        "steps": lambda: steps_table({title: arenas()[title] for title in STEP_BY_STEP}),
         "references": references_table,
         "proof": lambda: proof_tables(thesis()),
     },

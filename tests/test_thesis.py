@@ -26,6 +26,7 @@ from training_ume.thesis import (
     references_table,
     reproduce,
     rows_table,
+    steps_table,
 )
 
 main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "reproduce_thesis.py"))["main"]
@@ -307,11 +308,11 @@ def test_rows_of_two_kinds_run_from_the_files_to_the_table(sample, tmp_path, cap
 def test_the_table_has_all_rows_and_shows_no_figure_that_is_not_known(official, tmp_path, trained):
     results = reproduce(jobs_of(["lstm_vgg/evc"], official, tmp_path), tmp_path / "thesis.json")
     lines = rows_table(results).splitlines()
-    assert lines.count("| LSTM × VGG, `evc` | — | 41.26 | 39.50 | the recipe |") == 1
-    assert lines.count("| DeBERTa-v3 × BEiT, UME | 67.9 | — | — | not run yet |") == 1
-    assert lines.count("| BERT × ViT, baseline | — | — | — | not run yet |") == 1
+    assert lines.count("| LSTM × VGG, `evc` | 47.285 ± 0.92 | 41.26 | 39.50 | the recipe |") == 1
+    assert lines.count("| DeBERTa-v3 × BEiT, UME | 67.917 ± 1.21 | — | — | not run yet |") == 1
+    assert lines.count("| BERT × BEiT, baseline | — | — | — | not run yet |") == 1
     assert len([line for line in lines if " × " in line]) == len(ROWS) == 17
-    assert "its figure is not known here (16 of 17 rows)" in lines[-1]
+    assert "a row that it plans and gives no figure for (6 of 17)" in lines[-1]
     assert proof_tables(results) == ""
 
 
@@ -332,5 +333,15 @@ def test_changes_and_other_encoders_stand_in_the_table(official, tmp_path, train
 def test_the_references_say_the_two_things_that_the_page_must_say():
     text = references_table()
     assert all(f"| {figure} |" in text for figure in ("43.0", "51.6", "63.2", "72.4"))
-    assert "LSTM rows are below the language-only baseline** (43.0)" in text
-    assert "0.679, is inside what encoder pairs without joint pretraining reach" in text
+    assert "3 of the thesis' rows are below the language-only baseline** (43.0)" in text
+    assert "67.9, is inside what encoder pairs without joint pretraining reach" in text
+
+
+def test_the_steps_of_the_thesis_stand_beside_those_of_an_arena_in_its_own_metric():
+    scores = {"concat": 24.0, "product": 26.0, "cross_attention": 22.0, "evc": 25.0, "ume": 25.5}
+    rows = [{"name": name, "fusion": name, "exact_match": {"mean": x, "sd": 0.5}} for name, x in scores.items()]
+    rows.append({"name": "question only", "fusion": "concat", "exact_match": {"mean": 1.0, "sd": 0.1}})
+    table = steps_table({"photographs": {"metric": "exact_match", "rows": rows}}).splitlines()
+    assert table[0] == "| | the thesis, LSTM × VGG, VQA v2 | photographs |"
+    assert table[2] == "| Concatenation (`concat`) | 35.9 ± 1.8 | 24.0 ± 0.5 |"
+    assert table[6] == "| + Adaptive Weighted Summation (`ume`) | 50.5 ± 1.9 (+3.2) | 25.5 ± 0.5 (+0.5) |"
