@@ -62,8 +62,8 @@ ROWS = {
         ),
     )
 }
-# The thesis' own figures in percent with the ± that it prints: min(n / 3, 1) for n of ten people who gave the answer. Of
-# the six rows that are not here it says that they are planned.
+# The thesis' own figures in percent with the ± that it prints: min(n / 3, 1) for n of ten people who gave the answer.
+# The six rows that are not here it only plans.
 THESIS = {
     "lstm_vgg/concat": (35.895, 1.83),
     "lstm_vgg/product": (36.382, 1.57),
@@ -510,10 +510,10 @@ def references_table() -> str:
     blind_rows = [ROWS[name].title for name, (score, _) in THESIS.items() if score < blind.vqa_accuracy]
     lines += [
         "",
-        f"- **{len(blind_rows)} of the thesis' rows are below the language-only baseline** ({blind.vqa_accuracy:.1f}), "
-        f"although they see the image: {'; '.join(blind_rows)}. {lstm.model}, a model of their kind, reaches "
-        f"{lstm.vqa_accuracy:.1f}, more than any of its LSTM rows. So its training differs from the references', and "
-        "these rows are comparable among themselves only.",
+        f"- **{len(blind_rows)} of the thesis' rows are below the language-only baseline** "
+        f"({blind.vqa_accuracy:.1f}), although they see the image: {'; '.join(blind_rows)}. {lstm.model}, a model of "
+        f"their kind, reaches {lstm.vqa_accuracy:.1f}, more than any of its LSTM rows. So its training differs from "
+        "the references', and these rows are comparable among themselves only.",
         f"- **Its best figure, {best:.1f}, is inside what encoder pairs without joint pretraining reach**: "
         f"above {bottom_up.model} ({bottom_up.vqa_accuracy:.1f}), below {meter.model} ({meter.vqa_accuracy:.1f} on "
         f"{meter.scored_on}, which is not the split of the other figures).",
