@@ -5,7 +5,7 @@ add one: write a `FusionHead`, give it a line in `FUSIONS` at the end. Formulas 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import combinations
 
 import torch
@@ -39,6 +39,16 @@ class Stream:
     distinct: "Stream | None" = None
     index: Tensor | None = None
 
+    def to(self, device, non_blocking: bool = False) -> "Stream":
+        """The stream on another device, to which the hooks of a model that is spread over several bring it."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Stream(
+            **{
+                name: value.to(device, non_blocking=non_blocking) if isinstance(value, (Tensor, Stream)) else value
+                for name, value in parts.items()
+            }
+        )
+
 
 @dataclass
 class FusionOutput:
@@ -48,11 +58,13 @@ class FusionOutput:
         fused: [B, K, D]: one fused vector (K = 1), or one view a modality for the heads that combine late.
         weights: what the head attended to, by name, each non-negative and summing to 1 over what is real.
         present: [B, K] bool, which views count, of the heads that combine late; at least one an example.
+        log_shares: [B, K], ln of how much each view counts, of the heads that learn it; `combine` takes it.
     """
 
     fused: Tensor
     weights: dict[str, Tensor] = field(default_factory=dict)
     present: Tensor | None = None
+    log_shares: Tensor | None = None
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
@@ -116,6 +128,15 @@ class Projections(FusionModule):
     def init_weights(self):
         init.normal_(self.absent, std=1.0)  # the scale of a LayerNorm's output, which it stands in for
 
+    def forward(self, streams: list[Stream], part: str) -> list[tuple[Tensor, Tensor | None]]:
+        """Each stream's `part` (`"states"` or `"pooled"`) at the common width, and the row each example has."""
+        projected = []
+        for m, (stream, project, absent) in enumerate(zip(streams, self.streams, self.absent, strict=True)):
+            if part == "pooled" and str(m) in self.pooled_streams:
+                project = self.pooled_streams[str(m)]
+            projected.append(self._project(stream, part, project, absent))
+        return projected
+
     def tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor]]:
         """For each stream its tokens [B, N_m, D] and their mask [B, N_m]; every row has at least one True."""
         return [(take(tokens, index), mask) for tokens, mask, index in self.distinct_tokens(streams)]
@@ -124,8 +145,8 @@ class Projections(FusionModule):
         """As `tokens`, each shared image once: tokens [U, N_m, D], their mask [B, N_m], and the row each example has,
         [B] (None: its own)."""
         projected = []
-        for stream, project, absent in zip(streams, self.streams, self.absent, strict=True):
-            tokens, index = self._project(stream, "states", project, absent)
+        # By a call of the module, here and below: offloaded weights are there only while its forward runs.
+        for stream, (tokens, index) in zip(streams, self(streams, "states"), strict=True):
             first = torch.arange(tokens.shape[1], device=tokens.device) == 0
             present = is_present(stream)[:, None]
             # Not torch.where: onnxruntime has none for truth values.
@@ -134,12 +155,7 @@ class Projections(FusionModule):
 
     def pooled(self, streams: list[Stream]) -> Tensor:
         """The summaries, [B, K, D]."""
-        pooled = []
-        for m, (stream, project, absent) in enumerate(zip(streams, self.streams, self.absent, strict=True)):
-            if str(m) in self.pooled_streams:
-                project = self.pooled_streams[str(m)]
-            pooled.append(take(*self._project(stream, "pooled", project, absent)))
-        return torch.stack(pooled, dim=1)
+        return torch.stack([take(vectors, index) for vectors, index in self(streams, "pooled")], dim=1)
 
     @staticmethod
     def _project(stream: Stream, part: str, project: nn.Module, absent: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -233,7 +249,11 @@ class FusionHead(FusionModule):
         raise NotImplementedError
 
     def combine(self, logits: Tensor, present: Tensor | None, problem_type: str) -> Tensor:
-        """The views' logits [B, K, C] and which of them count [B, K] → the answer's logits [B, C]."""
+        """The views' logits [B, K, C] and which of them count [B, K] → the answer's logits [B, C].
+
+        No parameter of the head is read here, outside its `forward`: what it needs, `forward` returns (`log_shares`,
+        which is an argument of the heads that return it).
+        """
         return logits[:, 0]
 
 
@@ -901,9 +921,9 @@ class LateFusion(FusionHead):
         """present [B, K] → ln w_m: how much each modality's word counts, summing to 1 over the present."""
         return torch.zeros_like(present, dtype=torch.float32).masked_fill(~present, -torch.inf).log_softmax(-1)
 
-    def log_mean(self, logits: Tensor, present: Tensor, problem_type: str) -> tuple[Tensor, Tensor | None]:
+    def log_mean(self, logits: Tensor, log_shares: Tensor, problem_type: str) -> tuple[Tensor, Tensor | None]:
         """logits [B, K, C] → ln Σ_m w_m p_m and, for a sigmoid, ln Σ_m w_m (1 − p_m), each [B, C]."""
-        log_shares = self.log_shares(present)[..., None]  # [B, K, 1]
+        log_shares = log_shares[..., None]  # [B, K, 1]
         if problem_type == "single_label_classification":
             return (logits.log_softmax(-1) + log_shares).logsumexp(1), None
         yes, no = ((F.logsigmoid(sign * logits) + log_shares).logsumexp(1) for sign in (1, -1))
@@ -917,11 +937,14 @@ class LateMeanFusion(LateFusion):
 
     def forward(self, streams):
         output = super().forward(streams)
-        output.weights["modality_weights"] = self.log_shares(output.present).exp()  # [B, K]
+        output.log_shares = self.log_shares(output.present)  # [B, K]
+        output.weights["modality_weights"] = output.log_shares.exp()
         return output
 
-    def combine(self, logits, present, problem_type):
-        yes, no = self.log_mean(logits.float(), present, problem_type)
+    def combine(self, logits, present, problem_type, log_shares=None):
+        """As in the base; log_shares [B, K]: what `forward` returned (default: computed anew)."""
+        log_shares = self.log_shares(present) if log_shares is None else log_shares
+        yes, no = self.log_mean(logits.float(), log_shares, problem_type)
         return yes if no is None else yes - no
 
 
@@ -978,7 +1001,7 @@ class LateVoteFusion(LateFusion):
     trains_views = True
 
     def combine(self, logits, present, problem_type):
-        yes, no = self.log_mean(logits.float(), present, problem_type)
+        yes, no = self.log_mean(logits.float(), self.log_shares(present), problem_type)
         voters = present.sum(1, keepdim=True)  # [B, 1]
         votes = (F.one_hot(logits.argmax(-1), logits.shape[-1]) * present[..., None]).sum(1)  # [B, C]
         yes = torch.logaddexp(votes.log(), yes)

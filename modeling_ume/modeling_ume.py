@@ -52,11 +52,14 @@ class UMEModelOutput(ModelOutput):
             modality for the heads that combine late.
         fusion_weights (`dict[str, torch.Tensor]`): what the head attended to, by name; may be empty.
         view_present (`torch.BoolTensor` of shape `(batch, K)`, of the heads that combine late): which views count.
+        view_log_shares (`torch.Tensor` of shape `(batch, K)`, of the heads that average views): ln of how much each
+            counts.
     """
 
     fused: Tensor | None = None
     fusion_weights: dict[str, Tensor] | None = None
     view_present: Tensor | None = None
+    view_log_shares: Tensor | None = None
 
 
 @dataclass
@@ -104,9 +107,15 @@ class UMEPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = [head.__name__ for head in set(FUSIONS.values())]  # noqa: RUF012 (read by transformers)
+    _no_split_modules = sorted(head.__name__ for head in FUSIONS.values())
     # The Trainer would otherwise take `forward` to divide by its `num_items_in_batch` and scale the loss itself.
     accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        super().post_init()
+        # Of all the names above and in the encoders' classes: accelerate refuses what a model lacks.
+        here = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = sorted(here.intersection(self._no_split_modules))
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -405,7 +414,12 @@ class UMEModel(UMEEncoders):
         if self.fusion.reads_in_encoder:
             text, image = self._read_together(text, image, token_type_ids)
         output = self.fusion([text, image])
-        output = UMEModelOutput(fused=output.fused, fusion_weights=output.weights, view_present=output.present)
+        output = UMEModelOutput(
+            fused=output.fused,
+            fusion_weights=output.weights,
+            view_present=output.present,
+            view_log_shares=output.log_shares,
+        )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def _check_inputs(self, input_ids: Tensor | None, pixel_values: Tensor | None, image_index: Tensor | None) -> None:
@@ -574,6 +588,7 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
         return images
     if batch_size is not None and batch_size.shape[0] != image_index.shape[0]:
         raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
+    image_index = image_index.to(images.states.device)  # of a model that is spread over several
     rows = [take(x, image_index) for x in (images.states, images.mask, images.pooled, images.present)]
     return Stream(*rows, images.grid, distinct=images, index=image_index)
 
@@ -690,7 +705,9 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         )
         head = self.ume.fusion
         views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
-        logits = head.combine(views, output.view_present, self.config.problem_type).to(views.dtype)  # [B, C]
+        shares = {} if output.view_log_shares is None else {"log_shares": output.view_log_shares}
+        logits = head.combine(views, output.view_present, self.config.problem_type, **shares)  # [B, C]
+        logits = logits.to(views.dtype)
         loss = None
         if labels is not None:
             shares = output.view_present / output.view_present.sum(1, keepdim=True) if head.trains_views else None
