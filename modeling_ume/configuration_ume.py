@@ -11,6 +11,7 @@ from .fusion_ume import FUSIONS, MembersFusion
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
+from .trust_ume import check_fields
 
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -142,6 +143,13 @@ class UMEConfig(PretrainedConfig):
             `UMEConfig`, which holds copies of both configs.
         """
         return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in transformers; ForeignCodeError where the file asks for code from elsewhere."""
+        fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_fields(fields, f"The config.json of {str(pretrained_model_name_or_path)!r}")
+        return fields, kwargs
 
     @staticmethod
     def _check_labels(kwargs):

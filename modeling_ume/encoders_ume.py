@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 
 from .fusion_ume import Stream
 from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
+from .trust_ume import check_fields, load_trusted
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -107,12 +108,14 @@ def load_config(name: str, **hub) -> PretrainedConfig:
 
     Raises:
         ImportError: when transformers needs a package for this kind of encoder, such as timm.
+        ForeignCodeError: for an encoder that needs code of its own, which is not run.
     """
     fields, _ = PretrainedConfig.get_config_dict(name, **hub)
+    check_fields(fields, f"The config.json of {str(name)!r}")
     published = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
     if fields.get("model_type") == "timm_wrapper" and fields.get("architecture") in published:
         return UMEVGGConfig(depth=published[fields["architecture"]])
-    return AutoConfig.from_pretrained(name, **hub)
+    return load_trusted(AutoConfig.from_pretrained, name, **hub)
 
 
 def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrainedModel:
@@ -141,7 +144,8 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrained
             f"The weights in {name!r} are a pickle ({pickled[0]}), and reading one may run whatever is in it. If you "
             "trust it, load it once with use_safetensors=False and save it again."
         )
-    return encoder_class(config).from_pretrained(name, config=config, **pooling_kwargs(config, pooling), **kwargs)
+    kwargs |= pooling_kwargs(config, pooling)
+    return load_trusted(encoder_class(config).from_pretrained, name, config=config, **kwargs)
 
 
 @dataclass

@@ -37,10 +37,10 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .processing_ume import decode_logits  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
+from .trust_ume import HUB_ARGUMENTS, load_trusted
 
 MODALITIES = ("text", "vision")
 MAX_LOGIT_SCALE = math.log(100)
-HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
 
 @dataclass
@@ -144,7 +144,7 @@ class UMEPreTrainedModel(PreTrainedModel):
             raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
         if folder is not None:
             kwargs.setdefault("use_safetensors", True)
-        return super().from_pretrained(folder, *args, **kwargs)
+        return load_trusted(super().from_pretrained, folder, *args, **kwargs)
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, **kwargs):
         """As in transformers; but releases up to 5.17 pass over weights of an adapter, at first all of them, later
@@ -155,16 +155,17 @@ class UMEPreTrainedModel(PreTrainedModel):
         """
         if peft_model_id is None:  # weights from memory: the caller has given them their names
             return super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        hub = kwargs["load_config"].download_kwargs if kwargs.get("load_config") else kwargs
+        hub = {**(hub or {}), **(kwargs.get("adapter_kwargs") or {})}
+        hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
+        # Before transformers looks, which would take a pickle where there are no safetensors.
+        file = cached_file(peft_model_id, "adapter_model.safetensors", **hub)
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # what it reports as missing is there in a moment
         try:
             loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         finally:
             logging.set_verbosity(verbosity)
-        hub = kwargs["load_config"].download_kwargs if kwargs.get("load_config") else kwargs
-        hub = {**(hub or {}), **(kwargs.get("adapter_kwargs") or {})}
-        hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
-        file = cached_file(peft_model_id, "adapter_model.safetensors", **hub)
         peft, name = importlib.import_module("peft"), adapter_name or "default"
         weights = peft.utils.load_peft_weights(os.path.dirname(file), device=str(self.device))
         weights = {key.removeprefix("base_model.model."): value for key, value in weights.items()}

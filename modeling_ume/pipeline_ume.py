@@ -17,6 +17,9 @@ from transformers import Pipeline
 
 from .processing_ume import decode_logits, read_image
 
+# transformers 5.0 copies only what an entry file itself imports.
+from .trust_ume import ForeignCodeError  # noqa: F401
+
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32
 # What the image encoder says of one image: token states [N, D], summary [D_p], and the grid of the last H·W tokens.
 State = tuple[Tensor, Tensor, tuple[int, int] | None]

@@ -9,12 +9,14 @@ import urllib.request
 
 import torch
 from PIL import Image, ImageChops, ImageOps
-from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import is_valid_image
 
 # Some releases up to 5.17 give it out at the top only where torchvision is installed, which it does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 # Vocabulary files of SentencePiece, which transformers reads only when that package is installed.
@@ -245,6 +247,18 @@ class UMEProcessor(ProcessorMixin):
         self.problem_type = problem_type
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; but code that lies beside the files is run for `trust_remote_code=True` only, and nobody
+        is asked.
+
+        Raises:
+            ForeignCodeError: for a tokenizer or an image processor with code of its own.
+        """
+        if not kwargs.get("trust_remote_code"):
+            check_processor_files(pretrained_model_name_or_path, kwargs)
+        return load_trusted(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def from_encoders_pretrained(
         cls,
         text_name: str | os.PathLike,
@@ -252,6 +266,7 @@ class UMEProcessor(ProcessorMixin):
         id2label: dict[int, str] | None = None,
         problem_type: str | None = None,
         image_size: int | None = None,
+        trust_remote_code: bool = False,
     ) -> "UMEProcessor":
         r"""
         The processor that fits two pretrained encoders.
@@ -262,13 +277,19 @@ class UMEProcessor(ProcessorMixin):
             id2label, problem_type: as in [`UMEProcessor`].
             image_size (`int`, *optional*):
                 Height and width in pixels of the images that the model gets, instead of what the image processor says.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Run code that comes with the tokenizer or the image processor; read it first.
 
         Raises:
             ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing.
         """
-        tokenizer = _load_tokenizer(str(text_name))
+        tokenizer = _load_tokenizer(str(text_name), trust_remote_code)
         try:
-            image_processor = AutoImageProcessor.from_pretrained(vision_name)
+            image_processor = load_trusted(
+                AutoImageProcessor.from_pretrained, vision_name, trust_remote_code=trust_remote_code
+            )
+        except ForeignCodeError:
+            raise
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
                 f"No image processor can be loaded from {str(vision_name)!r}: a folder needs its "
@@ -368,7 +389,7 @@ class UMEProcessor(ProcessorMixin):
         return decode_logits(logits, self.id2label, self.problem_type, top_k)
 
 
-def _load_tokenizer(name):
+def _load_tokenizer(name, trust_remote_code=False):
     if os.path.isdir(name):
         files = os.listdir(name)
         if not any(file in TOKENIZER_FILES for file in files):
@@ -384,7 +405,9 @@ def _load_tokenizer(name):
                 "`pip install sentencepiece protobuf` and try again. Saved again, it loads without them."
             )
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return load_tokenizer(name, trust_remote_code=trust_remote_code)
+    except ForeignCodeError:
+        raise
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
         raise ValueError(
             f"No tokenizer can be loaded from {name!r}. A SentencePiece one (DeBERTa-v3, ALBERT, XLM-R, T5) needs "

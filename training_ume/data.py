@@ -674,7 +674,8 @@ def _open_named(source: str, name: str | None, split: str, cache_dir) -> dataset
         return datasets.load_from_disk(source)
     try:
         return datasets.load_dataset(source, name, split=split, cache_dir=cache_dir and os.fspath(cache_dir))
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    # RuntimeError: a script lies there, which `datasets` no longer runs.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         raise VQADataError(
             f"The data set {source!r} (configuration {name!r}, split {split!r}) cannot be loaded: {error} "
             "A source is 'vqa_v2' (official files), 'easy_vqa', a folder, or a name on the Hub."

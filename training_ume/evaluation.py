@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from modeling_ume.processing_ume import read_image
+from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.answers import AnswerVocabulary
 from training_ume.challenge import write_challenge_results
 from training_ume.collator import VQACollator
@@ -58,6 +59,8 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
     try:
         model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True)
         processor = UMEProcessor.from_pretrained(name)
+    except ForeignCodeError:
+        raise
     except Exception as error:  # a damaged file makes the libraries below raise anything, a bare Exception too
         raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {advice}") from error
     foreign = sorted({*found["missing_keys"], *found["unexpected_keys"]})

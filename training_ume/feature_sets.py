@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
+from modeling_ume.encoders_ume import load_config
 from training_ume.feature_export import export_features, fetch_features, push_features
 from training_ume.features import COLUMN, FeatureCache, build_features, describe
 from training_ume.recipes import Recipe
@@ -103,4 +104,4 @@ def encoder_origin(name: str | None, revision: str | None) -> dict[str, str | No
         return {"name": None, "revision": None}
     if Path(name).is_dir():
         return {"name": Path(name).name, "revision": None}
-    return {"name": name, "revision": AutoConfig.from_pretrained(name, revision=revision or "main")._commit_hash}
+    return {"name": name, "revision": load_config(name, revision=revision or "main")._commit_hash}

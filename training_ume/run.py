@@ -26,7 +26,6 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     ViTImageProcessor,
@@ -40,6 +39,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.encoders_ume import load_config, load_encoder
 from modeling_ume.processing_ume import with_image_size
+from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer, load_trusted
 from training_ume.answers import AnswerVocabulary
 from training_ume.collator import VQACollator
 from training_ume.console import print_table
@@ -624,7 +624,9 @@ def build_tokenizer(args: ModelArguments, train: Dataset):
         return words_tokenizer(train["question"][:], args.text_config.get("max_position_embeddings"))
     name, revision = (args.text_model, args.text_revision) if args.text_model else (args.tokenizer, None)
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+        return load_tokenizer(name, revision=revision or "main")
+    except ForeignCodeError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"No tokenizer can be loaded from {name!r} ({first_line(error)}).") from error
 
@@ -660,6 +662,8 @@ def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabular
     if args.vision_model is not None:
         try:
             image_processor = load_image_processor(args.vision_model, args.vision_revision or "main")
+        except ForeignCodeError:
+            raise
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
                 f"No image processor can be loaded from {args.vision_model!r} ({first_line(error)})."
@@ -680,7 +684,7 @@ def load_image_processor(name: str, revision: str):
     fields, _ = PretrainedConfig.get_config_dict(name, revision=revision)
     if fields.get("model_type") == "timm_wrapper" and load_config(name, revision=revision).model_type == "ume_vgg":
         return ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
-    return AutoImageProcessor.from_pretrained(name, revision=revision)
+    return load_trusted(AutoImageProcessor.from_pretrained, name, revision=revision)
 
 
 def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
@@ -737,6 +741,8 @@ def start_from(model: UMEForVisualQuestionAnswering, name: str) -> None:
     """
     try:
         earlier = UMEForVisualQuestionAnswering.from_pretrained(name, dtype=torch.float32)
+    except ForeignCodeError:
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(f"init_from={name!r} cannot be loaded ({first_line(error)}).") from error
     if earlier.config.id2label != model.config.id2label:
@@ -759,6 +765,8 @@ def encoder_config(settings: dict | None, name: str | None, revision: str | None
     if settings is None:
         try:
             return load_config(name, revision=revision or "main")
+        except ForeignCodeError:
+            raise
         except (OSError, ValueError) as error:
             raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
     settings = dict(settings)
