@@ -155,6 +155,12 @@ def test_coverage_counts_questions_and_answers_of_the_vocabulary():
     assert coverage.answers == pytest.approx((10 + 9 + 10 + 0 + 0) / 50)
 
 
+def test_a_question_is_covered_by_its_most_common_answer_and_by_no_other():
+    coverage = AnswerVocabulary(["no", "dog"]).coverage(ROWS)
+    assert coverage.questions == pytest.approx(1 / 5)  # cat, listed first, is the one that ties with dog
+    assert coverage.answers == pytest.approx((4 + 0 + 10 + 0 + 2) / 50)
+
+
 def test_the_ceiling_is_the_mean_score_of_the_best_answer_for_each_question():
     odd = [["night_stand"] * 10, ["none", "0", *"abcdefgh"], ["the"] * 5 + ["a"] * 5, ["x"]]
     for answers in (["yes", "no"], ["dog", "3", "night stand", "0", ""], ["Yes", "night_stand", "fox"]):

@@ -75,6 +75,19 @@ def test_long_questions_are_cut_at_the_length_asked_for(processor, rows):
     assert VQACollator(processor, max_question_length=3)(rows)["input_ids"].shape == (4, 3)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_stored_questions_are_padded_where_the_tokenizer_pads(side, processor, rows):
+    class Stored:
+        def batch(self, questions, padding_side="right"):
+            return {"asked": questions, "side": padding_side}
+
+    padded = SimpleNamespace(
+        tokenizer=word_tokenizer(pad_token="[PAD]", padding_side=side), image_processor=processor.image_processor
+    )
+    batch = VQACollator(padded, inputs="question", features={"text": Stored()})(rows)
+    assert batch == {"asked": [row["question"] for row in rows], "side": side}
+
+
 def test_single_labels_are_the_id_of_the_most_common_answer_or_minus_100(processor, vocabulary, rows):
     labels = VQACollator(processor, vocabulary)(rows)["labels"]
     assert labels.dtype == torch.long

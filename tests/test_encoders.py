@@ -13,7 +13,14 @@ from transformers import CONFIG_MAPPING
 
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class, load_config, load_encoder
+from modeling_ume.encoders_ume import (
+    EncoderAdapter,
+    build_encoder,
+    encoder_class,
+    load_config,
+    load_encoder,
+    position_limit,
+)
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
 from training_ume.encoder_facts import (
     IMAGE_ENCODERS,
@@ -94,6 +101,29 @@ def test_padding_changes_neither_tokens_nor_summary(name):
     torch.testing.assert_close(padded.pooled, stream.pooled, rtol=0, atol=2e-6)
     torch.testing.assert_close(padded.states[:, :6][mask.bool()], stream.states[mask.bool()], rtol=0, atol=2e-6)
     assert (padded.pooled[0] - padded.pooled[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_the_last_word_is_the_last_real_one_wherever_the_padding_stands():
+    encoder, adapter = encoder_and_adapter(text_config("GPT-2"), "text", "last")
+    ids = torch.randint(3, VOCAB_SIZE, (3, 6))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]])
+    stream = adapter.text(encoder, ids, mask, None)
+    assert torch.equal(stream.pooled, stream.states[[0, 1, 2], [5, 3, 4]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "limit"), [("RoBERTa", 10), ("BERT", 12), ("GPT-2", 12)])
+def test_a_question_as_long_as_the_table_of_positions_is_read_and_a_longer_one_is_refused(name, limit):
+    config = TEXT_ENCODERS[name]()
+    config.max_position_embeddings, config.pad_token_id = 12, 1  # RoBERTa's first two rows stand for no position
+    encoder, adapter = encoder_and_adapter(config, "text")
+    assert position_limit(encoder) == limit
+    ids = torch.randint(3, VOCAB_SIZE, (1, limit))
+    assert adapter.text(encoder, ids, None, None).states.shape[1] == limit
+    longer = nn.functional.pad(ids, (0, 1), value=5)
+    with pytest.raises(ValueError, match=f"A question has {limit + 1} tokens, but the text encoder .* reads {limit}:"):
+        adapter.text(encoder, longer, None, None)
 
 
 @torch.no_grad()
@@ -196,6 +226,16 @@ def test_the_grid_lies_over_the_image_row_by_row(name):
         (gradient,) = torch.autograd.grad(cell.sum(), images, retain_graph=True)
         heard = nn.functional.adaptive_avg_pool2d(gradient.square().sum((0, 1))[None], 2).flatten()
         assert heard.argmax() == quarter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "YOLOS", "ResNet"])
+def test_the_mean_of_an_image_is_that_of_its_cells_without_special_tokens(name):
+    encoder, adapter = encoder_and_adapter(IMAGE_ENCODERS[name](), "vision", "mean")
+    for parameter in encoder.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    stream = adapter.vision(encoder, torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE))
+    torch.testing.assert_close(stream.pooled, stream.states[:, -math.prod(stream.grid) :].mean(1))
 
 
 @torch.no_grad()

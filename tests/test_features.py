@@ -1,6 +1,7 @@
 """The feature cache: bit for bit what the encoders say, safe against kills and mix-ups, and as good to train on."""
 
 import copy
+import hashlib
 import json
 import os
 import pickle
@@ -273,6 +274,19 @@ def test_a_picture_that_was_replaced_under_its_name_is_another_one(built, tmp_pa
     Image.new("RGB", (40, 36), "orange").save(path)
     with pytest.raises(ValueError, match=f"lacks 1 of 1 images, the first is '{path}'"):
         FeatureCache(tmp_path / "cache").locate([str(path)])
+
+
+def test_a_file_is_read_again_when_its_size_or_its_time_is_another(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"first")
+    os.utime(path, ns=(0, 5))
+    (stamp,) = features.file_stamps([str(path)], {}).values()
+    assert stamp == [5, 5, hashlib.sha256(b"first").hexdigest()]
+    for content, time_ns, known in ((b"other", 5, "first"), (b"other", 6, "other"), (b"longer", 6, "longer")):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, time_ns))
+        (stamp,) = features.file_stamps([str(path)], {str(path): stamp}).values()
+        assert stamp == [len(content), time_ns, hashlib.sha256(known.encode()).hexdigest()]
 
 
 @pytest.mark.parametrize("modality", features.MODALITIES)

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, GPT2Config
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, FusionHead, Stream, UMEForVisualQuestionAnswering
-from modeling_ume.fusion_ume import MembersFusion, build_fusion
+from modeling_ume.fusion_ume import EncoderInputs, MembersFusion, Projection, build_fusion, masked_mean, masked_softmax
 
 WIDTHS = [12, 20, 8]
 LENGTHS = [5, 9, 4]
@@ -208,6 +208,37 @@ def test_bfloat16_and_autocast_stay_close_to_float32(name):
         assert (other.float() - expected).abs().max() < 0.05 * scale + 0.02
 
 
+@pytest.mark.parametrize("name", ["ban", "late_mean", "ume"])
+def test_weights_are_computed_in_float32_whatever_the_model_computes_in(name):
+    head, streams = make_head(name).bfloat16(), make_streams()
+    for stream in streams:
+        stream.states, stream.pooled = stream.states.bfloat16(), stream.pooled.bfloat16()
+    for weight in head(streams).weights.values():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight.flatten(1).sum(1), torch.ones(BATCH), rtol=0, atol=1e-6)
+
+
+def test_a_row_without_anything_real_has_a_mean_and_a_softmax_of_zero():
+    states, mask = torch.randn(2, 3, 4), torch.tensor([[True, False, True], [False] * 3])
+    mean = masked_mean(states, mask)
+    torch.testing.assert_close(mean[0], (states[0, 0] + states[0, 2]) / 2)
+    assert (mean[1] == 0).all()
+    scores = torch.randn(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    softmax = masked_softmax(scores, mask)
+    torch.testing.assert_close(softmax[0, [0, 2]], scores[0, [0, 2]].float().softmax(-1))
+    assert (softmax[1] == 0).all()
+    softmax.sum().backward()
+    assert scores.grad.isfinite().all()
+
+
+def test_dropout_acts_on_what_the_norm_gives():
+    project, x = Projection(12, 64, 0.5), torch.randn(5, 12)
+    expected, dropped = project.eval()(x), project.train()(x)
+    zero = dropped == 0
+    assert 0.3 < zero.float().mean() < 0.7
+    torch.testing.assert_close(dropped, torch.where(zero, 0.0, 2 * expected))
+
+
 @every_head
 @two_or_three
 def test_weights_are_non_negative_and_sum_to_one_over_what_is_real(name, num_streams):
@@ -225,6 +256,31 @@ def test_ume_gives_no_weight_to_padding_or_an_absent_modality():
     assert (weights["pair_weights"][~real] == 0).all()
     assert (weights["modality_weights"][2, 1:] == 0).all()
     torch.testing.assert_close(weights["modality_weights"][2, 0], torch.tensor(1.0))
+
+
+def test_of_three_modalities_two_that_are_there_are_a_pair():
+    head, streams = make_head("ume", 3), make_streams(3)
+    streams[2].present[1] = False
+    streams[1].present[2] = streams[2].present[2] = False
+    weights = head(streams).weights
+    assert (weights["modality_weights"] > 0).tolist() == [
+        [True, True, True, True],
+        [True, True, False, True],
+        [True, False, False, False],
+        [True, True, True, True],
+    ]
+    assert weights["pair_weights_0_1"].flatten(1).any(1).tolist() == [True, True, False, True]
+    assert weights["pair_weights_1_2"].flatten(1).any(1).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["evc", "ume"])
+def test_what_is_inside_tanh_starts_with_a_variance_of_a_quarter_each(name):
+    head = FUSIONS[name](tiny_config(fusion=name, fusion_hidden_size=256), WIDTHS[:2])
+    head.combination.init_weights()
+    first, second = F.layer_norm(torch.randn(1, 50, 256), (256,)), F.layer_norm(torch.randn(1, 40, 256), (256,))
+    a, b, g = head.combination(first, second)
+    for summand in (a, b, g[:, :, None] * second[:, None]):
+        assert float(summand.detach().var()) == pytest.approx(0.25, rel=0.15)
 
 
 def literal_pairs(head, first, second):
@@ -577,6 +633,15 @@ def test_gated_cross_attention_starts_as_its_reader_and_stays_so_without_a_conte
     torch.testing.assert_close(swapped(first[::-1]).fused, swapped(second[::-1]).fused)  # the image comes first
 
 
+@torch.no_grad()
+def test_gated_cross_attention_reads_a_stand_in_only_where_there_is_nothing_else():
+    head, streams = make_head("gated_cross_attention", 3), make_streams(3)
+    streams[1].present[0] = False
+    before = head(streams).fused
+    head.project.absent[1] += 1.0
+    torch.testing.assert_close(head(streams).fused, before, rtol=0, atol=0)
+
+
 def test_ban_gives_no_weight_to_padding_or_an_absent_modality():
     head, streams = make_head("ban"), make_streams()
     streams[1].present[2] = False
@@ -731,6 +796,17 @@ def test_early_input_ignores_padding_on_either_side_and_what_is_absent(text_conf
     model.ume.text_model.register_forward_pre_hook(lambda _, __, given: seen.append(given), with_kwargs=True)
     assert model(**batch, text_present=no, image_present=no).logits.isfinite().all()
     assert seen[0]["attention_mask"].any(1).all()  # of nothing at all, some attentions make NaN
+
+
+def test_early_input_gives_the_encoder_zeros_where_a_token_is_not_real_or_absent():
+    inputs, streams = EncoderInputs(WIDTHS[:2], 6), make_streams()
+    inputs.init_weights()
+    streams[1].present[2] = False
+    for m, (stream, embedded) in enumerate(zip(streams, inputs(streams), strict=True)):
+        real = stream.mask & stream.present[:, None]
+        expected = linear(inputs.streams[m], stream.states) + inputs.stream_embeddings[m]
+        torch.testing.assert_close(embedded, torch.where(real[..., None], expected, 0.0))
+        assert not embedded[~real].any()
 
 
 def test_early_input_trains_both_encoders_and_its_projection():

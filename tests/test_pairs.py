@@ -135,6 +135,20 @@ def test_scores_of_any_size_stay_finite(tile):
     torch.testing.assert_close(alpha.sum((2, 3)), torch.ones(BATCH, HEADS))
 
 
+def test_the_gradient_of_the_scorer_keeps_its_precision_where_pairs_are_small(tile):
+    """Softmax takes no notice of what all its gradients have in common, nor may what rounding leaves of that."""
+    inputs, masks = make_inputs()
+    upstream = torch.randn(BATCH, HEADS, FIRST, SECOND, dtype=torch.float64) + 1000
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        tokens = [1e-2 * x.detach().to(dtype) for x in inputs[:4]]
+        scorer = inputs[4].detach().to(dtype).requires_grad_()
+        _, alpha = weighted_pair_sum(*tokens, scorer, *masks)
+        results.append(torch.autograd.grad((alpha * upstream.to(dtype)).sum(), scorer)[0].double())
+    error = (results[0] - results[1]).abs().max() / results[1].abs().max()
+    assert error < 1e-3
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_is_summed_in_float32(autocast):
     inputs, masks = make_inputs(torch.float32, first=30, second=200)
