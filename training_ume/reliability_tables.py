@@ -1,11 +1,12 @@
 """The tables of docs/reliability.md, from results/*.json: which releases work together, which faults and inputs were
-survived. Each function takes the contents of one results file."""
+survived, which of transformers' own tests pass. Each function takes the contents of one results file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
+from training_ume.common_tests import common_tests_table
 from training_ume.doc_tables import markdown
 from training_ume.releases import releases_table
 from training_ume.results import read_json
@@ -66,4 +67,5 @@ TABLES = {
     "releases": releases_table,
     "faults": faults_table,
     "inputs": inputs_table,
+    "common_tests": common_tests_table,
 }
