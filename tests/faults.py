@@ -24,9 +24,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+from training_ume.checkpoints import last_whole_checkpoint
 from training_ume.predictions import PREDICTIONS
 from training_ume.results import read_json
-from training_ume.trainer import last_whole_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")

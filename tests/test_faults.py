@@ -13,9 +13,10 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 import training_ume.features
 import training_ume.trainer
+from training_ume.checkpoints import last_whole_checkpoint
 from training_ume.commands import train
 from training_ume.results import WriteError, read_json, write_json
-from training_ume.trainer import LossError, UMETrainer, last_whole_checkpoint
+from training_ume.trainer import LossError, UMETrainer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

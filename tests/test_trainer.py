@@ -15,11 +15,12 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 import training_ume.run
 import training_ume.trainer
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from training_ume.checkpoints import last_whole_checkpoint
 from training_ume.evaluation import load_checkpoint
 from training_ume.recipes import parse_recipe
 from training_ume.results import align, comparison_rows, comparison_table, environment, read_json, write_json
 from training_ume.run import build_model, build_processor, load_data, train_and_evaluate, words_tokenizer
-from training_ume.trainer import UMETrainer, last_whole_checkpoint, predict
+from training_ume.trainer import UMETrainer, predict
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_a_half_written_checkpoint_is_passed_over(tiny, monkeypatch, capsys):
     folder = Path(tiny("cut").training.output_dir)
     first, second = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     (second / "trainer_state.json").write_text('{"global_step": ')  # killed while it was being written
+    (folder / f"_{second.name}.unfinished").touch()
     assert last_whole_checkpoint(folder) == (first, [second])
     capsys.readouterr()
     train_and_evaluate(tiny("cut", resume_from_checkpoint=True))

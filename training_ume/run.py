@@ -41,6 +41,7 @@ from modeling_ume.encoders_ume import load_config, load_encoder
 from modeling_ume.processing_ume import with_image_size
 from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer, load_trusted
 from training_ume.answers import AnswerVocabulary
+from training_ume.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
 from training_ume.collator import VQACollator
 from training_ume.console import print_table
 from training_ume.data import load_vqa, split_by_image
@@ -53,9 +54,7 @@ from training_ume.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.trainer import (
     UMETrainer,
     in_image_order,
-    last_whole_checkpoint,
     predict,
-    remove_broken,
     score_answers,
     ume_model,
 )
@@ -210,13 +209,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         return {key: value for key, value in results.items() if key != "comparison"}
     if training.should_save:
         write_json(run.folder / "arguments.json", arguments)
-    checkpoint, broken = last_whole_checkpoint(run.folder)
-    if broken and training.should_save:
-        names = ", ".join(path.name for path in broken)
-        say(training, f"{names} was being written when the run was cut short; it is deleted.")
-        remove_broken(broken)
-    if checkpoint is not None:
-        say(training, f"Going on from {checkpoint}.")
+    checkpoint = checkpoint_to_go_on_from(run.folder, training)
 
     set_seed(run.seed)
     model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
@@ -264,6 +257,26 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         write_predictions(run.folder / PREDICTIONS, prediction_rows(answers, data.scored))
         write_json(run.folder / "results.json", results)  # last: with it, the run is finished
     return results
+
+
+def checkpoint_to_go_on_from(folder: Path, training: UMETrainingArguments) -> Path | None:
+    """The newest whole checkpoint, after clearing away what the run was writing when it was cut short."""
+    for path in remove_unfinished(folder) if training.should_save else ():
+        say(training, f"{path.name} was being written when the run was cut short; it is deleted.")
+    checkpoint, _ = last_whole_checkpoint(folder)
+    others = passed_over(folder)
+    if others:
+        names = ", ".join(path.name for path in others)
+        say(training, f"Left alone, as no checkpoint of this run that was written to its end: {names}.")
+    if checkpoint is not None and holds_weights_only(checkpoint):
+        say(
+            training,
+            f"Going on from {checkpoint}, which holds weights only (save_only_model): the optimizer and the random "
+            "numbers begin anew, so that the run will not end as it would have without the interruption.",
+        )
+    elif checkpoint is not None:
+        say(training, f"Going on from {checkpoint}.")
+    return checkpoint
 
 
 def build_trainer(

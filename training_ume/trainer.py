@@ -1,16 +1,15 @@
 """UMETrainer: HF's Trainer with a learning rate per part, batches grouped by image, and the VQA metric;
 on request with an average of the weights, smoothed targets and a question-only branch that training works against.
 
-Also here: which of a run's checkpoints is whole, as the Trainer writes them in place and a run may be killed; and the
-end of a run whose loss is no number any more.
+Also here: the end of a run whose loss is no number any more.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import re
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,8 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Sampler
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
@@ -30,9 +30,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
 from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.averaging import WeightAverage
+from training_ume.checkpoints import delete, holds_weights_only, keep_newest, unfinished
 from training_ume.question_only import NAME, QuestionOnly
 from training_ume.recipes import UMETrainingArguments
 from training_ume.results import WriteError, writing
+from training_ume.rows import Scorer, as_rows, check_rows, is_named_sets
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.streaming import BatchStream, StreamedQuestions
 
@@ -40,6 +42,10 @@ from training_ume.streaming import BatchStream, StreamedQuestions
 TRAINED_WEIGHTS = "trained_weights.safetensors"
 # In a training batch: whose questions it holds, for the model does not need to know.
 QUESTION_IDS = "question_ids"
+# How torch says that a batch's mean and variance would be those of a single value.
+LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
+# Scores that all rows with answers get, and the loss; others depend on the rows.
+ALWAYS_SCORED = ("loss", "vqa_accuracy", "exact_match")
 # Losses that wait to be looked at: on a GPU each look makes the next step wait.
 MOST_UNCHECKED = 100
 
@@ -57,11 +63,21 @@ class UMETrainer(Trainer):
         args (`UMETrainingArguments`): HF's arguments and the learning-rate multipliers of the parts.
         data_collator (`VQACollator`): makes batches, for training and evaluation.
         train_dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`.
-        eval_dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa` with answers; in image order, each image is
-            encoded once.
+        eval_dataset (`Dataset` or `StreamedQuestions`, or a `dict` of them by name): rows of `load_vqa` with answers;
+            in image order, each image is encoded once.
         processing_class (`UMEProcessor`): saved into every checkpoint.
         group_by_image (`bool`, defaults to `True`): questions about one image share a training batch.
         bucket_by_length (`bool`, defaults to `False`): so do images whose questions are of similar length.
+        compute_metrics, preprocess_logits_for_metrics (callables, *optional*): HF's, in place of the VQA metric; the
+            predictions are then the logits and the labels those of the batches.
+        callbacks, optimizers, optimizer_cls_and_kwargs (*optional*): HF's.
+
+    `evaluate` and `predict` take any rows with questions and images, at any time: a `Dataset`, a part of one (also
+    `dataset[:10]`), a list of dicts, a dict of these by name. What is scored is the rows that were given. Without
+    answers there is no score, and no loss.
+
+    Raises:
+        ValueError: for arguments that cannot work together, see [`UMETrainingArguments`].
     """
 
     def __init__(
@@ -70,26 +86,29 @@ class UMETrainer(Trainer):
         args: UMETrainingArguments,
         *,
         data_collator: Callable,
-        train_dataset: Dataset | StreamedQuestions,
-        eval_dataset: Dataset | StreamedQuestions,
+        train_dataset: Dataset | StreamedQuestions | None = None,
+        eval_dataset: Dataset | StreamedQuestions | dict | None = None,
         processing_class=None,
         group_by_image: bool = True,
         bucket_by_length: bool = False,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **optimizers,
     ):
         self.group_by_image = group_by_image
         self.bucket_by_length = bucket_by_length
         self.average: WeightAverage | None = None
         self._unchecked: list[tuple[int, list[int], Tensor]] = []  # step, questions, loss
-        self._eval_loader: tuple[int, DataLoader] | None = None  # batch size, loader of `eval_dataset`
+        self._most_checkpoints: int | None = None  # of those to keep, while `train` runs
+        self._questions_in_update: float | None = None  # of all its batches and processes, while it is made
+        self._eval_loaders: dict[str | None, DataLoader] = {}  # with workers that stay, by the set's name
+        self._scorer: Scorer | None = None  # of the rows that are being evaluated
         self.question_only = QuestionOnly(ume_model(model), args.rubi_weight) if args.rubi_weight else None
-        id2label = model.config.id2label
-
-        def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-            ids = prediction.predictions
-            if isinstance(eval_dataset, StreamedQuestions):
-                ids = in_table_order(ids, self.get_eval_dataloader().batch_sampler, args.eval_batch_size)
-            return flat_scores(score_answers([id2label[int(i)] for i in ids], eval_dataset))
-
+        self._scores_answers = compute_metrics is None
+        if self._scores_answers:
+            # ids, not [N, C] logits
+            compute_metrics, preprocess_logits_for_metrics = self._score, lambda logits, labels: logits.argmax(-1)
         super().__init__(
             model=model,
             args=args,
@@ -98,9 +117,16 @@ class UMETrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # ids, not [N, C] logits
-            callbacks=[Stopwatch(), SaveAfterEvaluation()],
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            callbacks=[Stopwatch(), SaveAfterEvaluation(), *(callbacks or [])],
+            **optimizers,
         )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"One process has {self.args.n_gpu} GPUs, and would cut each batch's questions from their images: "
+                "start a process for each GPU with torchrun or accelerate launch, or show it one with "
+                "CUDA_VISIBLE_DEVICES=0."
+            )
         # The Trainer's own takes the place of the model's loss, and knows neither soft targets nor heads with views.
         self.label_smoother = None
         for name in ("ema_decay", "rubi_weight"):
@@ -131,12 +157,25 @@ class UMETrainer(Trainer):
             LossError: as soon as the loss is no number: in one process on a CPU before its gradient is used, otherwise
                 when losses are logged, and always before the model is evaluated or saved.
             WriteError: when a checkpoint cannot be written; what there was of it is deleted.
+            ValueError: before anything, when `metric_for_best_model` is none of what evaluations will give.
         """
+        self._check_metric()
+        for done in [c for c in self.callback_handler.callbacks if isinstance(c, SetEpoch)]:
+            self.remove_callback(done)
+        if self.average is not None:  # of a training that was cut short
+            self.remove_callback(self.average)
         if self.args.ema_decay:
             averaged = (p for name, p in self._trained().items() if NAME not in name.split("."))
             self.average = WeightAverage(averaged, self.args.ema_decay)
             self.add_callback(self.average)
-        result = super().train(*args, **kwargs)
+        # The Trainer's own rotation deletes every folder whose name begins like a checkpoint's.
+        self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            result = super().train(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = self._most_checkpoints
+        if self.args.should_save and self._most_checkpoints == 1 and self.state.best_model_checkpoint is not None:
+            keep_newest(self.args.output_dir, 1, [self.state.best_model_checkpoint])
         self._check_losses()
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):  # which is an average
@@ -148,14 +187,121 @@ class UMETrainer(Trainer):
             self.question_only = None
         return result
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        with self._weights_to_keep():
-            return super().evaluate(*args, **kwargs)
+    def _inner_training_loop(self, *args, **kwargs):
+        # With auto_find_batch_size once for each size that is tried: nothing of the try before stays.
+        self._unchecked, self._questions_in_update = [], None
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._questions_in_update = None
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """
+        As HF's, at any time and for any rows.
+
+        Args:
+            eval_dataset (*optional*): rows, a dict of rows by name, or a name of the trainer's own `eval_dataset`.
+
+        Raises:
+            ValueError: for rows that are none, lack questions or images, or of which only some have answers.
+        """
+        if isinstance(eval_dataset, str):
+            self._own_rows(eval_dataset)
+        elif eval_dataset is not None and not is_named_sets(eval_dataset):
+            eval_dataset = as_rows(eval_dataset)  # of a slice, which is a dict, the Trainer would evaluate each column
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs):
+        prepared = list(self.accelerator._dataloaders)
+        self._scorer = Scorer(dataloader, self.model.config.id2label, self.args.eval_batch_size, score_rows)
+        try:
+            with self._weights_to_keep():
+                return super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:
+            self._scorer = None
+            if not self.args.dataloader_persistent_workers:
+                # accelerate holds on to every loader that it prepares: one an evaluation would pile up.
+                self.accelerator._dataloaders = [loader for loader in prepared if loader is not dataloader]
+
+    def _score(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """HF's `compute_metrics`: the VQA metric of the rows that are being evaluated."""
+        return self._scorer(prediction.predictions, compute_result)
+
+    def _own_rows(self, name: str | None) -> Dataset | StreamedQuestions | dict:
+        """The trainer's `eval_dataset`, or the one of this name in it."""
+        if self.eval_dataset is None:
+            raise ValueError("The trainer has no eval_dataset: give it one, or give evaluate the rows.")
+        if name is None:
+            return self.eval_dataset
+        named = self.eval_dataset if is_named_sets(self.eval_dataset) else {}
+        if name not in named:
+            there = (
+                f"choose from {', '.join(named)}" if named else "the trainer has a single one, so leave the name out"
+            )
+            raise ValueError(f"eval_dataset={name!r} is no name of an evaluation set: {there}.")
+        return named[name]
+
+    def metric_names(self) -> list[str] | None:
+        """What evaluations in training will give, as `eval_vqa_accuracy`; None: only the caller's metric knows."""
+        rows = self._own_rows(None)
+        sets = {f"eval_{name}": part for name, part in rows.items()} if is_named_sets(rows) else {"eval": rows}
+        if not self._scores_answers and not self.args.prediction_loss_only:
+            return None
+        names = [f"{prefix}_loss" for prefix in sets]
+        if not self.args.prediction_loss_only:
+            names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in score_names(as_rows(part))]
+        return names
+
+    def _check_metric(self) -> None:
+        wanted = self.args.metric_for_best_model
+        if wanted is None or self.args.eval_strategy == "no" or not self._needs_metric():
+            return
+        alone = not (self.args.prediction_loss_only or is_named_sets(self.eval_dataset))
+        if alone and wanted.removeprefix("eval_") in ALWAYS_SCORED:
+            return
+        names = self.metric_names()
+        if names is not None and wanted not in names and f"eval_{wanted}" not in names:
+            raise ValueError(
+                f"metric_for_best_model={wanted!r} is not among what evaluations give: choose from {', '.join(names)}."
+            )
+
+    def _needs_metric(self) -> bool:
+        args = self.args
+        by_metric = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        return args.load_best_model_at_end or args.save_strategy == "best" or by_metric
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        if not self._needs_metric():
+            return False  # HF's asks for the metric even where nothing depends on it
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            raise ValueError(
+                f"metric_for_best_model={self.args.metric_for_best_model!r} is not among what the evaluation gave: "
+                f"choose from {', '.join(metrics)}."
+            ) from error
 
     def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> Tensor:
         inputs = dict(inputs)
-        questions = inputs.pop(QUESTION_IDS)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        questions = inputs.pop(QUESTION_IDS, [])
+        if "labels" not in inputs:
+            raise ValueError(
+                f"The training questions {', '.join(map(str, questions)) or 'of a batch'} have no answers to learn: "
+                "give their annotations, and the collator a vocabulary."
+            )
+        if not hasattr(self, "current_gradient_accumulation_steps"):  # a step by itself, outside of `train`
+            self.current_gradient_accumulation_steps = 1
+        try:
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        except ValueError as error:
+            if not LONE_VALUE.search(str(error)):
+                raise
+            raise ValueError(
+                f"A norm over the batch has a single value a channel in step {self.state.global_step + 1}: its batch "
+                f"holds one image of one cell, or one question (question_ids {', '.join(map(str, questions))}), and a "
+                "mean and a variance need more. Leave the last, smaller batch out with dataloader_drop_last, choose "
+                "another per_device_train_batch_size, or freeze that encoder (freeze_vision, freeze_text)."
+            ) from error
         self._unchecked.append((self.state.global_step + 1, questions, loss))
         # Where nothing waits for the look. Processes look together, after the same steps.
         at_once = self.args.device.type == "cpu" and self.args.world_size == 1
@@ -195,11 +341,14 @@ class UMETrainer(Trainer):
     def _save_checkpoint(self, *args, **kwargs) -> None:
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
-            with writing(folder):
+            with writing(folder), unfinished(folder) if self.args.should_save else nullcontext():
                 super()._save_checkpoint(*args, **kwargs)
         except WriteError:
-            shutil.rmtree(folder, ignore_errors=True)  # which also makes room
+            if self.args.should_save:
+                delete(folder)  # which also makes room
             raise
+        if self.args.should_save:
+            keep_newest(self.args.output_dir, self._most_checkpoints, [folder, self.state.best_model_checkpoint])
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -225,15 +374,27 @@ class UMETrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and holds_weights_only(Path(checkpoint)):
+            self._catch_up()
         apart = self._kept_apart()
         if checkpoint is None or not apart:
             return
         if self.average is not None:
             self.average.restart()  # from the model's file, which holds the average
+        if not (Path(checkpoint) / TRAINED_WEIGHTS).is_file():  # one with weights to evaluate only
+            return
         stored = load_file(Path(checkpoint) / TRAINED_WEIGHTS)
         with torch.no_grad():
             for name, parameter in apart.items():
                 parameter.copy_(stored[name])
+
+    def _catch_up(self) -> None:
+        """Lets the learning rate go on from the step that a checkpoint without its scheduler was made at."""
+        if isinstance(self.lr_scheduler, LambdaLR):
+            self.lr_scheduler.last_epoch = self.state.global_step - 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch expects a step of the optimizer before
+                self.lr_scheduler.step()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -250,75 +411,119 @@ class UMETrainer(Trainer):
         # A list, because the Trainer adds one to it; a config may hold a tuple.
         ignore_keys = list(ignore_keys or self.model.config.keys_to_ignore_at_inference)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if isinstance(self.eval_dataset, StreamedQuestions):
+        if self._scorer is not None and self._scorer.streamed:
             # Batches of a stream are not all of one size, which those gathered from several processes must be.
             logits, labels = (
-                functional.pad(t, [0, 0] * (t.ndim - 1) + [0, self.args.eval_batch_size - len(t)])
+                t if t is None else functional.pad(t, [0, 0] * (t.ndim - 1) + [0, self.args.eval_batch_size - len(t)])
                 for t in (logits, labels)
             )
-        # The metric reads the answers from the dataset; soft labels of all questions would be [N, C] in memory.
-        return loss, logits, labels.argmax(-1) if labels is not None and labels.ndim == 2 else labels
+        if self._scores_answers and labels is not None and labels.ndim == 2:
+            # The metric reads the answers from the rows; soft labels of all questions would be [N, C] in memory.
+            labels = labels.argmax(-1)
+        return loss, logits, labels
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process. `accelerate` would repeat questions where they do not divide by the processes."""
-        args, dataset = self.args, self.train_dataset
+        args, dataset, size = self.args, self.train_dataset, self._train_batch_size  # auto_find_batch_size lowers it
+        if dataset is None:
+            raise ValueError("The trainer has no train_dataset: give it one to train.")
         seed = args.seed if args.data_seed is None else args.data_seed
+        sequential = getattr(args, "train_sampling_strategy", "random") == "sequential"
         if isinstance(dataset, StreamedQuestions):
-            batches = dataset.batches(args.train_batch_size, args.world_size, args.process_index, seed)
-            self.add_callback(SetEpoch(batches))
-            return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))
-        # Ungrouped, every question counts as an image of its own.
-        images = dataset["image"][:] if self.group_by_image else range(len(dataset))
-        lengths = words(dataset["question"][:]) if self.bucket_by_length else None
-        sampler = GroupedByImageSampler(images, args.train_batch_size * args.world_size, seed, lengths)
-        self.add_callback(SetEpoch(sampler))
-        batches = ProcessBatches(
-            sampler, args.train_batch_size, args.world_size, args.process_index, args.dataloader_drop_last
-        )
+            sampler = batches = dataset.batches(
+                size, args.world_size, args.process_index, None if sequential else seed
+            )
+        else:
+            if sequential:
+                sampler = SequentialSampler(dataset)
+            else:
+                # Ungrouped, every question counts as an image of its own.
+                images = dataset["image"][:] if self.group_by_image else range(len(dataset))
+                lengths = words(dataset["question"][:]) if self.bucket_by_length else None
+                sampler = GroupedByImageSampler(images, size * args.world_size, seed, lengths)
+            batches = ProcessBatches(sampler, size, args.world_size, args.process_index, args.dataloader_drop_last)
+        if not isinstance(sampler, SequentialSampler):
+            self.add_callback(SetEpoch(sampler))
         return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        """Batches of any rows, see `evaluate`; a name or None for the trainer's own."""
+        own = eval_dataset is None or isinstance(eval_dataset, str)
+        kept = own and self.args.dataloader_persistent_workers
+        if kept and eval_dataset in self._eval_loaders:
+            return self._eval_loaders[eval_dataset]
+        rows = as_rows(self._own_rows(eval_dataset) if own else eval_dataset)
+        check_rows(rows, getattr(self.data_collator, "inputs", "both"))
         args = self.args
-        if not isinstance(dataset, StreamedQuestions):
-            if dataset is not self.eval_dataset:
-                return super().get_eval_dataloader(eval_dataset)
-            # accelerate holds on to every loader that it prepares: one an evaluation would pile up over the epochs.
-            if self._eval_loader is None or self._eval_loader[0] != args.eval_batch_size:
-                self._eval_loader = (args.eval_batch_size, super().get_eval_dataloader())
-            return self._eval_loader[1]
-        batches = dataset.batches(args.eval_batch_size, args.world_size, args.process_index)
-        return self.loader(dataset, batches, self.data_collator)
+        if isinstance(rows, StreamedQuestions):
+            batches = rows.batches(args.eval_batch_size, args.world_size, args.process_index)
+        else:
+            # Every row, in the order of the rows, whatever the arguments say of training.
+            batches = BatchSampler(SequentialSampler(rows), args.eval_batch_size, drop_last=False)
+        loader = self.loader(rows, batches, self.data_collator)
+        if not isinstance(rows, StreamedQuestions):
+            loader = self.accelerator.prepare(loader)
+        if kept:
+            self._eval_loaders[eval_dataset] = loader
+        return loader
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
 
     def loader(self, dataset: Dataset | StreamedQuestions, batches: Sampler, collate: Callable) -> DataLoader:
         """Batches of this process as the arguments say that they be made."""
         args = self.args
+        newer = {name: getattr(args, f"dataloader_{name}", None) for name in ("multiprocessing_context", "in_order")}
         return DataLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
+            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+            **{name: value for name, value in newer.items() if value not in (None, True)},
         )
 
+    def get_batch_samples(self, *args, **kwargs):
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        problem_type = self.model.config.problem_type
+        counts = [questions_with_loss(batch["labels"], problem_type) for batch in batches if "labels" in batch]
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(sum(counts, torch.zeros(())).to(self.args.device), reduction="sum")
+            self._questions_in_update = max(float(total), 1.0)
+        else:
+            self._questions_in_update = max(float(sum(counts)), 1.0) if len(counts) > 1 else None
+        return batches, items
+
     def compute_loss(self, model, inputs, *args, **kwargs):
-        count = torch.tensor(float(len(inputs["labels"])), device=self.args.device)
-        if model.training and self.args.label_smoothing_factor:
+        """
+        The model's loss, its mean over the questions of a whole update while `train` runs: the batches that are
+        accumulated for it, of all processes, may have different numbers of them.
+        """
+        training = model.training and "labels" in inputs
+        if training and self._questions_in_update is not None:
+            own = questions_with_loss(inputs["labels"], self.model.config.problem_type).to(self.args.device)
+            # The Trainer takes the mean over the batches, DDP the one over the processes.
+            batches = self.current_gradient_accumulation_steps * self.args.world_size
+            weight = own * batches / self._questions_in_update
+        else:
+            weight = None
+        if training and self.args.label_smoothing_factor:
             smoothed = smooth_targets(inputs["labels"], self.model.config.num_labels, self.args.label_smoothing_factor)
             inputs = {**inputs, "labels": smoothed}
         result = super().compute_loss(model, inputs, *args, **kwargs)
-        if not model.training or self.args.world_size == 1:
+        if weight is None:
             return result
-        # The mean over the processes, which DDP takes, is the mean over the questions only if all have equally many.
-        return result * (count / self.accelerator.reduce(count, reduction="mean"))
+        return (result[0] * weight, *result[1:]) if isinstance(result, tuple) else result * weight
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             model = self.model if model is None else model
-            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, model
+            )
             own_groups = {"params", "model", "optimizer_dict"} & kwargs.keys()
             if own_groups:
                 raise ValueError(
@@ -364,6 +569,13 @@ class UMETrainer(Trainer):
 def with_question_ids(collator: Callable, rows: list[dict]) -> dict:
     """A batch of the collator, and whose questions are in it."""
     return {**collator(rows), QUESTION_IDS: [row["question_id"] for row in rows]}
+
+
+def questions_with_loss(labels: Tensor, problem_type: str) -> Tensor:
+    """How many questions the model's loss is the mean of: with a softmax, those whose answer is known."""
+    if problem_type != "single_label_classification":
+        return torch.tensor(float(len(labels)))
+    return (labels != -100 if labels.ndim == 1 else labels.sum(1) > 0).sum().float()
 
 
 def smooth_targets(labels: Tensor, num_labels: int, epsilon: float) -> Tensor:
@@ -413,17 +625,22 @@ class SaveAfterEvaluation(TrainerCallback):
 
 
 class Stopwatch(TrainerCallback):
-    """Writes `seconds` and `cpu_seconds` into every entry of the log: time spent training and evaluating, earlier
-    sessions included. The second counts this process on all its cores, and nothing else that the machine does."""
+    """Writes `seconds` and `cpu_seconds` into every entry of the log while training runs: time spent training and
+    evaluating, earlier sessions included. The second counts this process on all its cores, and nothing else that the
+    machine does. Evaluations before and after it have no place on that clock."""
 
     clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}  # noqa: RUF012
+    started: dict[str, float] | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         before = next((entry for entry in reversed(state.log_history) if "seconds" in entry), {})
         self.started = {name: clock() - before.get(name, 0.0) for name, clock in self.clocks.items()}
 
+    def on_train_end(self, args, state, control, **kwargs):
+        self.started = None
+
     def on_log(self, args, state, control, **kwargs):
-        for name, clock in self.clocks.items():
+        for name, clock in self.clocks.items() if self.started is not None else ():
             state.log_history[-1][name] = clock() - self.started[name]
 
 
@@ -446,17 +663,6 @@ def layers_to_shard(model: nn.Module) -> list[str]:
     tokens = ume_model(model).get_input_embeddings()
     found = [m for m in model.modules() if type(m).__name__ in named]
     return sorted({type(m).__name__ for m in found} - {type(m).__name__ for m in found if tokens in m.modules()})
-
-
-def in_table_order(gathered: Sequence, batches: BatchStream, width: int) -> list:
-    """What the processes gathered step by step, each batch padded to `width`, in the order of the part's table."""
-    ordered = [None] * len(batches.part)
-    joined = iter(gathered[start : start + width] for start in range(0, len(gathered), width))
-    for step in batches.positions():
-        for positions in step:
-            for position, value in zip(positions, next(joined), strict=False):  # without the padding
-                ordered[position] = value
-    return ordered
 
 
 def words(questions: list[str]) -> list[int]:
@@ -542,44 +748,20 @@ def flat_scores(scores: dict) -> dict[str, float]:
     }
 
 
+def score_rows(answers: list[str], rows: Dataset | StreamedQuestions) -> dict[str, float]:
+    return flat_scores(score_answers(answers, rows))
+
+
+def score_names(rows: Dataset | StreamedQuestions) -> list[str]:
+    """The names of the scores that answers to these rows get."""
+    table = rows.table if isinstance(rows, StreamedQuestions) else rows
+    if not any(table["answers"][:]):
+        return []
+    kinds = table["answer_type"][:]
+    some = table.select(sorted({kind: i for i, kind in reversed(list(enumerate(kinds)))}.values()))
+    return list(score_rows([""] * len(some), some))
+
+
 def _metric() -> evaluate.Metric:
     # Loaded by the path of the installed module, so that it works from any working directory.
     return evaluate.load(str(Path(vqa_accuracy.__file__).parent))
-
-
-def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
-    """
-    Finds where a run can go on.
-
-    Returns:
-        `(checkpoint, broken)`: the newest checkpoint folder that was written to its end (None: there is none), and the
-        folders that were not, because the run was killed while it wrote or deleted them.
-    """
-    folders = [
-        path
-        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.is_dir() and path.name.split("-")[-1].isdigit()
-    ]
-    folders.sort(key=lambda path: int(path.name.split("-")[-1]))
-    whole = [path for path in folders if _is_whole(path)]
-    return (whole[-1] if whole else None), [path for path in folders if path not in whole]
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """The Trainer writes trainer_state.json last; a deletion that was cut short may have left it behind alone."""
-    try:
-        step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    except (OSError, ValueError, KeyError):
-        return False
-    weights = [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]
-    # The optimizer's states: the Trainer's own file, FSDP's, or the one that names DeepSpeed's folder.
-    optimizer = [name for name in ("optimizer.pt", "optimizer.bin", "latest") if (checkpoint / name).is_file()]
-    randomness = list(checkpoint.glob("rng_state*.pth"))
-    scheduler = (checkpoint / "scheduler.pt").is_file()
-    return f"-{step}" in checkpoint.name and bool(weights and randomness and optimizer and scheduler)
-
-
-def remove_broken(broken: list[Path]) -> None:
-    """Deletes half-written checkpoints, so that nothing takes them for whole."""
-    for path in broken:
-        shutil.rmtree(path)
