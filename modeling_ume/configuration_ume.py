@@ -3,7 +3,10 @@
 `UMEConfig` travels with every checkpoint, so this file imports nothing but transformers and its siblings.
 """
 
+import copy
+
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
+from transformers.utils import logging
 
 from .fusion_ume import FUSIONS, MembersFusion
 
@@ -11,7 +14,10 @@ from .fusion_ume import FUSIONS, MembersFusion
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
+from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .trust_ume import check_fields
+
+logger = logging.get_logger(__name__)
 
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -62,9 +68,12 @@ class UMEConfig(PretrainedConfig):
             soft answer scores).
         id2label (`dict[int, str]`, *optional*): The answers. `num_labels=n` gives n unnamed ones.
 
+    What `PretrainedConfig` defines is accepted, too. No secret, path of this machine or argument of loading is ever
+    stored; a field that is none of these and stands in a file of another release is left out with a warning.
+
     Raises:
-        ValueError: for an unknown name, an impossible size or fields that contradict each other; the message names the
-            field, the value and what is allowed.
+        ValueError: for a field or name that nobody defined, an impossible size or fields that contradict each other;
+            the message names the field, the value and what is allowed.
 
     Example:
 
@@ -100,6 +109,7 @@ class UMEConfig(PretrainedConfig):
         fusion_num_members=1,
         **kwargs,
     ):
+        refuse_unknown(type(self), kwargs)
         self.text_config = _encoder_config("text_config", text_config, default="bert")
         self.vision_config = _encoder_config("vision_config", vision_config, default="vit")
         self.fusion = fusion
@@ -150,6 +160,38 @@ class UMEConfig(PretrainedConfig):
         fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_fields(fields, f"The config.json of {str(pretrained_model_name_or_path)!r}")
         return fields, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in transformers; fields that this release does not know are left out, with a warning that names them."""
+        known = known_fields(cls)
+        unknown = [name for name in config_dict if name not in known]
+        if unknown:
+            logger.warning(
+                f"The config has fields that {cls.__name__} does not know, which are left out: {', '.join(unknown)}."
+            )
+        return super().from_dict({name: value for name, value in config_dict.items() if name in known}, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file):
+        """As in transformers; see `from_dict`."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
+
+    def to_dict(self):
+        """As in transformers, without what is private, and of fields only those that are defined."""
+        known = known_fields(type(self))
+        return storable({name: value for name, value in super().to_dict().items() if name in known})
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; what was set afterwards and is no field, or private, is left out, with a warning."""
+        known = known_fields(type(self)) | {name for name in vars(PretrainedConfig()) if name.startswith("_")}
+        for name, value in vars(self).items():
+            if name not in known or (is_private(name, value) and not name.startswith("_")):
+                logger.warning(
+                    f"config.{name} is not stored: it is no field of {type(self).__name__}, or private."
+                    f"{nearest(name, own_fields(type(self)))}"
+                )
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @staticmethod
     def _check_labels(kwargs):
@@ -223,7 +265,7 @@ def _encoder_config(field, value, default):
     if value is None:
         return AutoConfig.for_model(default)
     if isinstance(value, dict):
-        value = dict(value)
+        value = storable(value)
         model_type = value.pop("model_type", None)
         if model_type is None:
             raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
@@ -237,6 +279,11 @@ def _encoder_config(field, value, default):
             ) from error
     elif not isinstance(value, PretrainedConfig):
         raise ValueError(f"{field} is a {type(value).__name__}: give a transformers config or its dict.")
+    else:
+        private = [name for name, held in vars(value).items() if is_private(name, held) and not name.startswith("_")]
+        value = copy.copy(value) if private else value
+        for name in private:
+            delattr(value, name)
     # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.
     value = getattr(value, field, value)
     is_text = hasattr(value, "vocab_size")

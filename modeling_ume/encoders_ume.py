@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 
 from .fusion_ume import Stream
 from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
+from .stored_ume import LOAD_ARGUMENTS, PLACE_ARGUMENTS, nearest
 from .trust_ume import check_fields, load_trusted
 
 
@@ -118,6 +119,25 @@ def load_config(name: str, **hub) -> PretrainedConfig:
     return load_trusted(AutoConfig.from_pretrained, name, **hub)
 
 
+def with_fields(config: PretrainedConfig, fields: dict, prefix: str = "") -> PretrainedConfig:
+    """The config with other values in some of its fields.
+
+    Raises:
+        ValueError: for a name that is no field of it; `prefix` is what the caller wrote before the name.
+    """
+    if not fields:
+        return config
+    known = config.to_dict().keys() | config.attribute_map.keys()
+    for name in fields:
+        if name not in known:
+            raise ValueError(
+                f"{prefix}{name} is neither an argument of from_pretrained nor a field of the encoder's config "
+                f"({type(config).__name__}).{nearest(name, [*known, *LOAD_ARGUMENTS], prefix)}"
+            )
+    fields = {config.attribute_map.get(name, name): value for name, value in fields.items()}
+    return type(config).from_dict({**config.to_dict(), **fields})
+
+
 def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrainedModel:
     """A pretrained encoder by Hub name or folder; of a dual checkpoint such as CLIP's, the half for `modality`.
 
@@ -126,18 +146,21 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrained
 
     Args:
         modality: `"text"` or `"vision"`.
-        kwargs: passed to `from_pretrained` (`revision`, `dtype`, `attn_implementation`, `config`, …).
+        kwargs: passed to `from_pretrained` (`revision`, `dtype`, `attn_implementation`, `config`, …); other names are
+            fields of the encoder's config, which are set.
 
     Raises:
-        ValueError: for a folder whose weights are pickled.
+        ValueError: for a folder whose weights are pickled, or a name that is neither.
     """
     config = kwargs.pop("config", None)
     if config is None:
-        hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "subfolder") if key in kwargs}
-        config = load_config(name, **hub)
-    config = as_encoder(getattr(config, f"{modality}_config", config))
+        config = load_config(name, **{key: kwargs[key] for key in PLACE_ARGUMENTS if key in kwargs})
+    config = getattr(config, f"{modality}_config", config)
+    fields = {key: kwargs.pop(key) for key in list(kwargs) if key not in LOAD_ARGUMENTS}
+    config = as_encoder(with_fields(config, fields, prefix=f"{modality}_"))
     kwargs.setdefault("use_safetensors", True)
-    files = os.listdir(name) if kwargs["use_safetensors"] and os.path.isdir(name) else []
+    folder = os.path.join(name, kwargs.get("subfolder") or "")
+    files = os.listdir(folder) if kwargs["use_safetensors"] and os.path.isdir(folder) else []
     pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     if pickled and not any(file.endswith(".safetensors") for file in files):
         raise ValueError(

@@ -3,6 +3,7 @@
 For retrieval the same two encoders stand side by side, each with a projection into one common space.
 """
 
+import functools
 import importlib
 import math
 import os
@@ -29,6 +30,7 @@ from .fusion_ume import (
     reorder,
     take,
 )
+from .loading_ume import split_arguments
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
 # the entry file itself imports.
@@ -37,6 +39,7 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .processing_ume import decode_logits  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
+from .stored_ume import storable  # noqa: F401
 from .trust_ume import HUB_ARGUMENTS, load_trusted
 
 MODALITIES = ("text", "vision")
@@ -214,34 +217,36 @@ class UMEPreTrainedModel(PreTrainedModel):
         Args:
             text_name, vision_name (`str`): Hub names or folders of the encoders; of a dual checkpoint (CLIP, SigLIP)
                 the half that fits is taken.
-            kwargs: `text_*` and `vision_*` go to the `from_pretrained` of that encoder without the prefix
-                (`text_revision="…"`, `vision_dtype=torch.bfloat16`), `dtype` to both; `text_pooling`,
-                `vision_pooling` and everything else go to [`UMEConfig`].
+            kwargs: what `from_pretrained` takes (`token`, `revision`, `cache_dir`, `dtype`, `attn_implementation`,
+                `use_safetensors`, …) goes to the loading of both encoders, with `text_` or `vision_` before it to that
+                of one (`text_revision="…"`), and is not stored. With such a prefix a field of that encoder's config
+                is set, too (`text_hidden_dropout_prob=0.0`). `text_pooling`, `vision_pooling` and everything else are
+                fields of [`UMEConfig`].
+
+        The model has the wider of its encoders' types, which `dtype` sets for both; without it or with `"auto"` each
+        is loaded in the type of its checkpoint. A dict as `attn_implementation` names one for `"text"` and `"vision"`.
 
         Returns:
             A model in eval mode, as from `from_pretrained`.
+
+        Raises:
+            ValueError: for an argument that is none of these.
         """
-        routed = {modality: {} for modality in MODALITIES}
-        for name in list(kwargs):
-            modality, _, rest = name.partition("_")
-            if modality in routed and rest != "pooling":
-                routed[modality][rest] = kwargs.pop(name)
-        dtype = kwargs.pop("dtype", None)
+        loading, fields, attention = split_arguments(kwargs)
         encoders = {}
         for modality, name in zip(MODALITIES, (text_name, vision_name), strict=True):
-            if dtype is not None:
-                routed[modality].setdefault("dtype", dtype)
-            pooling = kwargs.get(f"{modality}_pooling", "auto")
-            encoders[modality] = load_encoder(name, modality, pooling, **routed[modality])
-        config = UMEConfig.from_encoder_configs(encoders["text"].config, encoders["vision"].config, **kwargs)
-        model = cls(config)
-        if dtype is not None:
-            model.to(dtype)
+            pooling = fields.get(f"{modality}_pooling", "auto")
+            encoders[modality] = load_encoder(name, modality, pooling, **loading[modality])
+        config = UMEConfig.from_encoder_configs(encoders["text"].config, encoders["vision"].config, **fields)
+        chosen = {f"{modality}_config": encoder.config._attn_implementation for modality, encoder in encoders.items()}
+        config._attn_implementation = {"": attention, **chosen}
+        dtype = functools.reduce(torch.promote_types, [encoder.dtype for encoder in encoders.values()])
+        model = cls._from_config(config, dtype=dtype)
         for modality in MODALITIES:
-            encoder = encoders[modality]
+            encoder = encoders[modality].to(dtype)
             # One config object for the model and its encoder, as when the model is built from its config.
-            shared = getattr(config, f"{modality}_config")
-            shared._attn_implementation = encoder.config._attn_implementation
+            shared = getattr(model.config, f"{modality}_config")
+            shared._attn_implementation, shared.dtype = encoder.config._attn_implementation, dtype
             encoder.config = shared
             setattr(model.base_model, f"{modality}_model", encoder)
         return model.eval()

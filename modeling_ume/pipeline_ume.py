@@ -18,6 +18,7 @@ from transformers import Pipeline
 from .processing_ume import decode_logits, read_image
 
 # transformers 5.0 copies only what an entry file itself imports.
+from .stored_ume import storable  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32

@@ -3,6 +3,7 @@
 `UMEProcessor` pairs any tokenizer with any image processor and keeps the answers, so a saved folder is complete.
 """
 
+import inspect
 import io
 import os
 import urllib.request
@@ -16,6 +17,7 @@ from transformers.image_utils import is_valid_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -245,6 +247,23 @@ class UMEProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.eos_token
         self.id2label = id2label
         self.problem_type = problem_type
+        self._forget_private()
+
+    def _forget_private(self) -> None:
+        for name in self.get_attributes():
+            forget_private(getattr(self, name))
+        for name in ("id2label", "problem_type"):
+            # Releases hand everything that `from_pretrained` is given to the tokenizer, too.
+            self.tokenizer.init_kwargs.pop(name, None)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, without what was given to load it: no token and no path gets into the files."""
+        self._forget_private()
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to_dict(self, *args, **kwargs):
+        """As in transformers, without what is private."""
+        return storable(super().to_dict(*args, **kwargs))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -266,7 +285,7 @@ class UMEProcessor(ProcessorMixin):
         id2label: dict[int, str] | None = None,
         problem_type: str | None = None,
         image_size: int | None = None,
-        trust_remote_code: bool = False,
+        **kwargs,
     ) -> "UMEProcessor":
         r"""
         The processor that fits two pretrained encoders.
@@ -277,17 +296,27 @@ class UMEProcessor(ProcessorMixin):
             id2label, problem_type: as in [`UMEProcessor`].
             image_size (`int`, *optional*):
                 Height and width in pixels of the images that the model gets, instead of what the image processor says.
-            trust_remote_code (`bool`, *optional*, defaults to `False`):
-                Run code that comes with the tokenizer or the image processor; read it first.
+            kwargs: where the files lie (`token`, `revision`, `cache_dir`, `subfolder`, `local_files_only`, …), for
+                both, or with `text_` or `vision_` before it for one; it is not stored.
 
         Raises:
-            ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing.
+            ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing. Or
+                for an argument that is none of these.
         """
-        tokenizer = _load_tokenizer(str(text_name), trust_remote_code)
+        places = {"text": {}, "vision": {}}
+        known = [*PLACE_ARGUMENTS, *(f"{modality}_{name}" for modality in places for name in PLACE_ARGUMENTS)]
+        for name in kwargs:
+            if name not in known:
+                own = [*inspect.signature(cls.from_encoders_pretrained).parameters, *known]
+                raise ValueError(f"{name} is no argument of from_encoders_pretrained.{nearest(name, own)}")
+        for modality, place in places.items():
+            for name in PLACE_ARGUMENTS:
+                for given in (name, f"{modality}_{name}"):
+                    if given in kwargs:
+                        place[name] = kwargs[given]
+        tokenizer = _load_tokenizer(str(text_name), **places["text"])
         try:
-            image_processor = load_trusted(
-                AutoImageProcessor.from_pretrained, vision_name, trust_remote_code=trust_remote_code
-            )
+            image_processor = load_trusted(AutoImageProcessor.from_pretrained, vision_name, **places["vision"])
         except ForeignCodeError:
             raise
         except (OSError, ValueError, ImportError) as error:
@@ -389,9 +418,10 @@ class UMEProcessor(ProcessorMixin):
         return decode_logits(logits, self.id2label, self.problem_type, top_k)
 
 
-def _load_tokenizer(name, trust_remote_code=False):
-    if os.path.isdir(name):
-        files = os.listdir(name)
+def _load_tokenizer(name, **hub):
+    folder = os.path.join(name, hub.get("subfolder") or "")
+    if os.path.isdir(folder):
+        files = os.listdir(folder)
         if not any(file in TOKENIZER_FILES for file in files):
             raise ValueError(
                 f"The folder {name!r} has no tokenizer: it holds none of {', '.join(TOKENIZER_FILES)}. Save the "
@@ -405,7 +435,7 @@ def _load_tokenizer(name, trust_remote_code=False):
                 "`pip install sentencepiece protobuf` and try again. Saved again, it loads without them."
             )
     try:
-        return load_tokenizer(name, trust_remote_code=trust_remote_code)
+        return load_tokenizer(name, **hub)
     except ForeignCodeError:
         raise
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
