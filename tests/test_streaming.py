@@ -19,7 +19,7 @@ from training_ume.data import VQADataError, open_image
 from training_ume.evaluation import load_checkpoint
 from training_ume.recipes import parse_recipe
 from training_ume.run import load_data, shard_data, train_and_evaluate
-from training_ume.streaming import StreamedQuestions, open_shards, shuffled
+from training_ume.streaming import FORMAT, INDEX, StreamedQuestions, open_shards, shuffled
 from training_ume.trainer import predict
 
 SHARDS = 4
@@ -207,3 +207,11 @@ def test_a_broken_image_stops_the_writing_not_the_training(recipe, files, tmp_pa
     with pytest.raises(VQADataError, match=r"image3\.jpg cannot be read"):
         shard_data(recipe().data, tmp_path / "shards", SHARDS)
     assert not (tmp_path / "shards" / "index.json").exists()
+
+
+@pytest.mark.parametrize("count", [10**12, -1, "9", 2.5, None])
+def test_an_index_that_promises_anything_is_refused_before_it_is_planned(count, tmp_path):
+    index = {"format": FORMAT, "facts": {}, "parts": {"train": {"shards": [{"file": "f", "questions": [1, count]}]}}}
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(VQADataError, match=r"index\.json (is damaged|holds more than)"):
+        open_shards(tmp_path)

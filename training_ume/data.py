@@ -6,30 +6,31 @@ Images stay paths until the collator opens them with `open_image`; `split_by_ima
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import json
 import logging
 import os
 import re
 import string
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from glob import escape as glob_escape
+from glob import glob
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as parquet
 from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_ume.processing_ume import to_rgb
+from training_ume.json_entries import JSONEntries, VQADataError, check_count, unique_keys
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +46,10 @@ FEATURES = datasets.Features(
     }
 )
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-# Bytes that one file of an archive may unpack to. VQA v2's largest has 0.4 GB; a bomb of a few MB has any number.
-MAX_UNPACKED = 4 * 2**30
+MAX_ANSWERS = 1000  # to one question; VQA v2 has ten
+KEPT_PROBLEMS = 100_000  # of which the rest is counted
 # The shape of a numbered image's name: what stands before the last digits, the digits, the suffix.
 NUMBERED_NAME = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.ASCII)
-
-
-class VQADataError(ValueError):
-    """Data that cannot be used as it is; the message names the file, the id, and what to do."""
 
 
 class _BadEntry(Exception):
@@ -134,7 +131,7 @@ def load_vqa(
     if check_images is None:
         check_images = on_error == "skip"
 
-    problems = _Problems()
+    problems = _Problems(stops=on_error == "raise")
     if source == "vqa_v2":
         if questions is None:
             raise ValueError("source='vqa_v2' needs questions, the path of the questions JSON (or .json.gz, .zip).")
@@ -170,31 +167,42 @@ def _refuse_foreign_arguments(source: str, **given: Any) -> None:
 
 
 class _Problems:
-    """Everything found wrong: (kind, file, id, reason), told in one error or written to one log."""
+    """Everything found wrong: (kind, file, id, reason), told in one error or written to one log.
 
-    def __init__(self) -> None:
+    Of very many, the first `KEPT_PROBLEMS` are kept and the others counted; with `stops`, one more is an error.
+    """
+
+    def __init__(self, stops: bool = False) -> None:
         self.entries: list[tuple[str, str, str, str]] = []
+        self.kinds: Counter[str] = Counter()
+        self.stops = stops
 
     def add(self, kind: str, file: str | os.PathLike, entry_id: str, reason: str) -> None:
-        self.entries.append((kind, os.fspath(file), entry_id, reason))
+        self.kinds[kind] += 1
+        if len(self.entries) < KEPT_PROBLEMS:
+            self.entries.append((kind, os.fspath(file), entry_id, reason))
+        elif self.stops:
+            self.raise_if_any(", and was read no further")
+
+    def count(self) -> int:
+        return self.kinds.total()
 
     def counts(self) -> str:
-        kinds = Counter(kind for kind, *_ in self.entries)
-        return ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
+        return ", ".join(f"{count} × {kind}" for kind, count in self.kinds.most_common())
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, addition: str = "") -> None:
         if not self.entries:
             return
         shown = "\n".join(f"  {file}: {entry_id}: {reason}" for _, file, entry_id, reason in self.entries[:3])
-        more = f"\n  and {len(self.entries) - 3} more" if len(self.entries) > 3 else ""
+        more = f"\n  and {self.count() - 3} more" if self.count() > 3 else ""
         raise VQADataError(
-            f"The data has {len(self.entries)} problem(s): {self.counts()}.\n{shown}{more}\n"
+            f"The data has {self.count()} problem(s){addition}: {self.counts()}.\n{shown}{more}\n"
             "Mend the files, or leave these entries out with on_error='skip' and skipped_log=<a file>."
         )
 
     def write(self, path: str | os.PathLike, kept: int) -> None:
         """Writes the log (also when it is empty, so that no older one misleads) and logs its first line."""
-        summary = f"{kept} questions kept, {len(self.entries)} entries skipped"
+        summary = f"{kept} questions kept, {self.count()} entries skipped"
         if self.entries:
             summary += f": {self.counts()}"
         parent = os.path.dirname(os.path.abspath(path))
@@ -203,6 +211,8 @@ class _Problems:
             log.write(f"# {summary}\n# kind\tfile\tid\treason\n")
             for entry in self.entries:
                 log.write("\t".join(" ".join(field.split()) for field in entry) + "\n")
+            if self.count() > len(self.entries):
+                log.write(f"# and {self.count() - len(self.entries)} more, which are not listed\n")
         logger.log(logging.WARNING if self.entries else logging.INFO, "%s (listed in %s)", summary, path)
 
 
@@ -264,6 +274,8 @@ def _answers(value: Any) -> list[str]:
         value = value["answer"]
     if not isinstance(value, list):
         raise _BadEntry("malformed_entry", f"answers must be a list, not {_short(value)}")
+    if len(value) > MAX_ANSWERS:
+        raise _BadEntry("malformed_entry", f"there are {len(value)} answers, and {MAX_ANSWERS} are the most")
     answers = [answer.get("answer") if isinstance(answer, dict) else answer for answer in value]
     for answer in answers:
         if not _is_text(answer):
@@ -304,19 +316,26 @@ def _add_row(rows: dict[str, list], *values: Any) -> None:
 
 
 def _official_rows(questions, annotations, images, image_pattern, problems: _Problems) -> dict[str, list]:
-    question_list, question_file = _read_entries(questions, "questions")
-    annotated = None
-    if annotations is not None:
-        annotated, rejected, annotation_file = _read_annotations(annotations, problems)
-
-    parsed, seen = [], set()
+    question_list = JSONEntries(questions, "questions")
+    question_file = question_list.name
+    asked, seen = [], set()
     for position, entry in enumerate(question_list):
         try:
             question_id = _question_id(entry)
             if question_id in seen:
                 raise _BadEntry("duplicate_question_id", "this id came before; the first entry counts")
             seen.add(question_id)
-            row = (question_id, _image_id(entry), _question_text(entry))
+            asked.append((question_id, _image_id(entry), _question_text(entry)))
+        except _BadEntry as bad:
+            problems.add(bad.kind, question_file, _label(entry, position), bad.reason)
+    annotated = None
+    if annotations is not None:
+        annotated, rejected, annotation_file = _read_annotations(annotations, problems)
+
+    parsed = []
+    for row in asked:
+        question_id = row[0]
+        try:
             if annotated is None:
                 row += ([], "", "")
             elif question_id in annotated:
@@ -331,8 +350,8 @@ def _official_rows(questions, annotations, images, image_pattern, problems: _Pro
                 raise _BadEntry("question_without_annotation", f"{annotation_file} has no annotation with this id")
             parsed.append(row)
         except _BadEntry as bad:
-            problems.add(bad.kind, question_file, _label(entry, position), bad.reason)
-    del question_list
+            problems.add(bad.kind, question_file, f"question_id {question_id}", bad.reason)
+    del asked
     if annotated is not None:
         for question_id in annotated.keys() - seen:
             reason = f"{question_file} has no question with this id"
@@ -354,7 +373,8 @@ def _official_rows(questions, annotations, images, image_pattern, problems: _Pro
 
 def _read_annotations(path, problems: _Problems) -> tuple[dict[int, tuple], set[int], str]:
     """{question_id: (image_id or None, answers, question_type, answer_type)}, the ids of malformed ones, the file."""
-    entries, file = _read_entries(path, "annotations", shrink=_shrink_answer)
+    entries = JSONEntries(path, "annotations", hook=_shrink_answer)
+    file = entries.name
     annotated: dict[int, tuple] = {}
     rejected: set[int] = set()
     for position, entry in enumerate(entries):
@@ -376,86 +396,12 @@ def _read_annotations(path, problems: _Problems) -> tuple[dict[int, tuple], set[
     return annotated, rejected, file
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object; of a key that is there twice, Python would keep the last and drop the others in silence."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        [(key, _), *_] = Counter(key for key, _ in pairs).most_common(1)
-        raise _BadEntry("malformed_entry", f"an object has the key {key!r} more than once")
-    return value
-
-
 def _shrink_answer(pairs: list[tuple[str, Any]]) -> Any:
     """Turns {"answer": "cup", …} into "cup" while the file is parsed: VQA v2 has 4.4 million of them."""
-    value = _object(pairs)
+    value = unique_keys(pairs)
     if "answer" in value and "question_id" not in value and type(value["answer"]) is str:
         return sys.intern(value["answer"])
     return value
-
-
-def _read_entries(path: str | os.PathLike, key: str, shrink=_object) -> tuple[list, str]:
-    """The list under `key` of an official file, and the name to call that file by. Archives are read in memory."""
-    path, _, member = os.fspath(path).partition("::")
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic[:2] == b"\x1f\x8b":
-                with gzip.open(file) as unpacked:
-                    documents = {path: _parse(unpacked.read(MAX_UNPACKED + 1), path, shrink)}
-            elif magic == b"PK\x03\x04":
-                documents = _read_archive(path, member, shrink)
-            else:
-                documents = {path: _parse(file.read(), path, shrink, packed=False)}
-    # RuntimeError and NotImplementedError: an archive with a password, or a compression that is not known.
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise VQADataError(f"The {key} file {path} does not exist. Check the path.") from error
-        raise VQADataError(f"The {key} file {path} cannot be read ({error}). Download it again.") from error
-
-    fitting = {
-        name: document
-        for name, document in documents.items()
-        if isinstance(document, dict) and isinstance(document.get(key), list)
-    }
-    if not fitting:
-        raise VQADataError(
-            f"{', '.join(documents)} has no list under the key {key!r}, so it is no {key} file in VQA v2's layout. "
-            f"Give the file that starts with {{..., {key!r}: [...]}}."
-        )
-    if len(fitting) > 1:
-        raise VQADataError(f"{path} holds several {key} files. Name one of them: {', '.join(fitting)}.")
-    [(name, document)] = fitting.items()
-    return document[key], name
-
-
-def _read_archive(path: str, member: str, shrink) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        # macOS adds a shadow of every file under __MACOSX.
-        names = [n for n in archive.namelist() if n.lower().endswith(".json") and not n.startswith("__MACOSX")]
-        if member and member not in names:
-            raise VQADataError(f"{path} has no member {member!r}. Its JSON files are: {', '.join(names)}.")
-        if not names:
-            raise VQADataError(f"{path} holds no JSON file. Its members are: {', '.join(archive.namelist()[:10])}.")
-        documents = {}
-        for name in [member] if member else names:
-            with archive.open(name) as file:
-                documents[f"{path}::{name}"] = _parse(file.read(MAX_UNPACKED + 1), f"{path}::{name}", shrink)
-        return documents
-
-
-def _parse(content: bytes, name: str, shrink, packed: bool = True) -> Any:
-    if packed and len(content) > MAX_UNPACKED:
-        raise VQADataError(
-            f"{name} holds more than {MAX_UNPACKED / 2**30:.0f} GB, which may be meant to fill the memory. Unpack it "
-            "yourself if you trust it, and give the JSON file."
-        )
-    try:
-        return json.loads(content, object_pairs_hook=shrink)
-    except _BadEntry as bad:
-        raise VQADataError(f"{name} is ambiguous JSON: {bad.reason}. Leave one of them.") from bad
-    except (ValueError, RecursionError) as error:
-        raise VQADataError(f"{name} is not valid JSON ({error}): it may be cut off. Download it again.") from error
 
 
 # ------------------------------------------------------------------------------------------------------- image paths
@@ -625,24 +571,22 @@ def _named_rows(source: str, name, split: str, images, cache_dir, problems: _Pro
             "%s has no column 'answers': its rows can be answered, but neither trained on nor scored.", source
         )
     columns = ["question_id", "question"] + [column for column in optional if column in table.column_names]
-    entries = table.select_columns(columns).with_format("arrow")[:].to_pylist()
-
+    check_count(len(table), source)
     if isinstance(table.features["image"], datasets.Image):
         table = table.cast_column("image", datasets.Image(decode=False))
     image_store = _ImageStore(source, images, cache_dir)
-    batches = table.select_columns(["image"]).with_format("arrow").iter(batch_size=128)
-    progress = tqdm(total=len(entries), desc="images", unit="row", disable=None, leave=False)
+    batches = table.select_columns([*columns, "image"]).with_format("arrow").iter(batch_size=128)
+    progress = tqdm(total=len(table), desc="images", unit="row", disable=None, leave=False)
     rows, seen, annotated, position = _empty_rows(), set(), [], 0
     for batch in batches:
-        for image in batch.column("image").to_pylist():
-            entry = entries[position]
+        for entry in batch.to_pylist():
             try:
                 question_id = _question_id(entry)
                 if question_id in seen:
                     raise _BadEntry("duplicate_question_id", "this id came before; the first entry counts")
                 seen.add(question_id)
                 question = _question_text(entry)
-                path, origin = image_store.path(image)
+                path, origin = image_store.path(entry["image"])
                 image_id = origin if entry.get("image_id") is None else _image_id(entry)
                 answers = [] if entry.get("answers") is None else _answers(entry["answers"])
                 types = (_type_name(entry, "question_type"), _type_name(entry, "answer_type"))
@@ -672,6 +616,11 @@ def _open_named(source: str, name: str | None, split: str, cache_dir) -> dataset
         return parts[split]
     if os.path.isfile(os.path.join(source, "state.json")):
         return datasets.load_from_disk(source)
+    if os.path.isdir(source):
+        # Of these, files of a few kB hold any number of equal rows, which `datasets` first writes out in full.
+        with suppress(OSError, pa.ArrowInvalid):
+            files = glob(os.path.join(glob_escape(source), "**", "*.parquet"), recursive=True)
+            check_count(sum(parquet.read_metadata(file).num_rows for file in files), source)
     try:
         return datasets.load_dataset(source, name, split=split, cache_dir=cache_dir and os.fspath(cache_dir))
     # RuntimeError: a script lies there, which `datasets` no longer runs.

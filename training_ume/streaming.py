@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import accumulate, groupby, islice, pairwise
+from itertools import accumulate, chain, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from training_ume.data import FEATURES, VQADataError, open_image
+from training_ume.json_entries import check_count
 from training_ume.results import read_json, write_json, writing
 from training_ume.sampler import fill
 
@@ -220,6 +221,17 @@ def open_shards(name: str | Path) -> tuple[dict[str, Any], dict[str, StreamedQue
     if index.get("format") != FORMAT:
         raise VQADataError(
             f"{root}/{INDEX} has format {index.get('format')!r}, this version reads {FORMAT}: write the shards again."
+        )
+    try:
+        counts = [shard["questions"] for part in index["parts"].values() for shard in part["shards"]]
+        whole = all(type(count) is int and count > 0 for count in chain.from_iterable(counts))
+        check_count(sum(chain.from_iterable(counts)) if whole else 0, f"{root}/{INDEX}")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise VQADataError(f"{root}/{INDEX} is damaged ({error!r}): fetch it, or write the shards, again.") from error
+    if not whole:
+        raise VQADataError(
+            f"{root}/{INDEX} is damaged (a number of questions is no positive whole number): fetch it, or write the "
+            "shards, again."
         )
     return index["facts"], {
         part: StreamedQuestions(root, part, content["shards"]) for part, content in index["parts"].items()
