@@ -20,6 +20,7 @@ from .trust_ume import check_fields
 logger = logging.get_logger(__name__)
 
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
+ANSWERS = ("id2label", "label2id", "num_labels")  # three names of one fact
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
@@ -66,7 +67,8 @@ class UMEConfig(PretrainedConfig):
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
             `"single_label_classification"` (cross-entropy) or `"multi_label_classification"` (binary cross-entropy on
             soft answer scores).
-        id2label (`dict[int, str]`, *optional*): The answers. `num_labels=n` gives n unnamed ones.
+        id2label (`dict[int, str]`, *optional*):
+            The answers. `num_labels=n` gives n unnamed ones; it and `label2id` always follow from this field.
 
     What `PretrainedConfig` defines is accepted, too. No secret, path of this machine or argument of loading is ever
     stored; a field that is none of these and stands in a file of another release is left out with a warning.
@@ -124,8 +126,7 @@ class UMEConfig(PretrainedConfig):
         self.text_pooling = text_pooling
         self.vision_pooling = vision_pooling
         self.feature_grid = feature_grid
-        self._check_labels(kwargs)
-        super().__init__(problem_type=problem_type, **kwargs)
+        super().__init__(problem_type=problem_type, **_settle_answers(kwargs))
         # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.
         self.auto_map = {
             "AutoConfig": "configuration_ume.UMEConfig",
@@ -163,14 +164,24 @@ class UMEConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As in transformers; fields that this release does not know are left out, with a warning that names them."""
+        """As in transformers; fields that this release does not know are left out, with a warning that names them.
+
+        Other answers than those of the dict, by any of `id2label`, `label2id` and `num_labels`, take their place.
+        """
         known = known_fields(cls)
         unknown = [name for name in config_dict if name not in known]
         if unknown:
             logger.warning(
                 f"The config has fields that {cls.__name__} does not know, which are left out: {', '.join(unknown)}."
             )
-        return super().from_dict({name: value for name, value in config_dict.items() if name in known}, **kwargs)
+        fields = {name: value for name, value in config_dict.items() if name in known}
+        if fields.get("id2label") is not None:
+            fields.pop("label2id", None)  # it only says the same once more
+        given = {name: kwargs.pop(name) for name in ANSWERS if name in kwargs}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given and given != {"num_labels": len(fields.get("id2label") or ())}:
+            fields = {name: value for name, value in fields.items() if name not in ANSWERS} | given
+        return super().from_dict(fields, **kwargs)
 
     @classmethod
     def from_json_file(cls, json_file):
@@ -180,10 +191,12 @@ class UMEConfig(PretrainedConfig):
     def to_dict(self):
         """As in transformers, without what is private, and of fields only those that are defined."""
         known = known_fields(type(self))
-        return storable({name: value for name, value in super().to_dict().items() if name in known})
+        fields = {name: value for name, value in super().to_dict().items() if name in known}
+        return storable({**fields, "label2id": self.label2id})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; what was set afterwards and is no field, or private, is left out, with a warning."""
+        self._check()  # what was set afterwards shall fail here, not when somebody loads it
         known = known_fields(type(self)) | {name for name in vars(PretrainedConfig()) if name.startswith("_")}
         for name, value in vars(self).items():
             if name not in known or (is_private(name, value) and not name.startswith("_")):
@@ -193,37 +206,26 @@ class UMEConfig(PretrainedConfig):
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    @staticmethod
-    def _check_labels(kwargs):
-        id2label, label2id, num_labels = (kwargs.get(name) for name in ("id2label", "label2id", "num_labels"))
-        if id2label is None:
-            if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 2):
-                raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
-            return
-        if not isinstance(id2label, dict):
-            raise ValueError(
-                f"id2label is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}."
-            )
-        for key, label in id2label.items():
-            if not isinstance(label, str):
-                raise ValueError(f"id2label={{{key!r}: {label!r}}}: an answer must be a string.")
-        if sorted(map(_whole_number, id2label)) != list(range(len(id2label))):
-            raise ValueError(
-                f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
-                "from 0 without gaps."
-            )
-        if len(set(id2label.values())) != len(id2label):
-            raise ValueError("id2label gives the same answer to several ids: every answer must appear once.")
-        if len(id2label) < 2:
-            raise ValueError(f"id2label={id2label!r}: a model that chooses an answer needs two or more.")
-        if num_labels is not None and num_labels != len(id2label):
-            raise ValueError(f"num_labels={num_labels} contradicts id2label, which has {len(id2label)} answers.")
-        if label2id is None:
-            kwargs["label2id"] = {label: int(key) for key, label in id2label.items()}
-        elif not isinstance(label2id, dict) or {int(key): label for key, label in id2label.items()} != {
-            _whole_number(value): label for label, value in label2id.items()
-        }:
-            raise ValueError("label2id contradicts id2label: give one of them, the other follows.")
+    @property
+    def id2label(self) -> dict[int, str] | None:
+        """The answers, by their ids; the one field that holds them: `label2id` and `num_labels` follow from it."""
+        return vars(self).get("id2label")
+
+    @id2label.setter
+    def id2label(self, answers):
+        if answers is not None:
+            answers = _checked_answers(answers)
+        vars(self)["id2label"] = answers
+
+    @property
+    def label2id(self) -> dict[str, int] | None:
+        """The ids of the answers; set, it sets the answers."""
+        return None if self.id2label is None else {answer: key for key, answer in self.id2label.items()}
+
+    @label2id.setter
+    def label2id(self, ids):
+        if ids is not None:  # the base class says so while it has no answers yet
+            self.id2label = _inverted(ids)
 
     def _check(self):
         def one_of(field, allowed):
@@ -253,6 +255,60 @@ class UMEConfig(PretrainedConfig):
         FUSIONS[self.fusion].check_config(self)
         if self.fusion_num_members > 1:
             MembersFusion.check_config(self)
+
+
+def _settle_answers(fields: dict) -> dict:
+    """The fields with the answers in `id2label` alone, or as `num_labels` where they have no names.
+
+    Raises:
+        ValueError: where what is given of `id2label`, `label2id` and `num_labels` contradicts each other.
+    """
+    fields = dict(fields)
+    id2label, label2id, num_labels = (fields.pop(name, None) for name in ("id2label", "label2id", "num_labels"))
+    if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 2):
+        raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
+    if id2label is not None:
+        id2label = _checked_answers(id2label)
+    if label2id is not None and id2label is None:
+        id2label = _inverted(label2id)
+    elif label2id is not None and (
+        not isinstance(label2id, dict) or id2label != {_whole_number(key): label for label, key in label2id.items()}
+    ):
+        raise ValueError("label2id contradicts id2label: give one of them, the other follows.")
+    if id2label is None:
+        return fields if num_labels is None else {**fields, "num_labels": num_labels}
+    if num_labels not in (None, len(id2label)):
+        raise ValueError(f"num_labels={num_labels} contradicts id2label, which has {len(id2label)} answers.")
+    return {**fields, "id2label": id2label}
+
+
+def _checked_answers(id2label) -> dict[int, str]:
+    """The answers in the order of their ids. ValueError where they are no two or more different words from 0 on."""
+    if not isinstance(id2label, dict):
+        raise ValueError(f"id2label is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}.")
+    for key, label in id2label.items():
+        if not isinstance(label, str):
+            raise ValueError(f"id2label={{{key!r}: {label!r}}}: an answer must be a string.")
+    answers = {_whole_number(key): label for key, label in id2label.items()}
+    if sorted(answers) != list(range(len(id2label))):
+        raise ValueError(
+            f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
+            "from 0 without gaps."
+        )
+    if len(set(answers.values())) != len(answers):
+        raise ValueError("id2label gives the same answer to several ids: every answer must appear once.")
+    if len(answers) < 2:
+        raise ValueError(f"id2label={id2label!r}: a model that chooses an answer needs two or more.")
+    return dict(sorted(answers.items()))
+
+
+def _inverted(label2id) -> dict[int, str]:
+    """The answers by their ids. ValueError where they are none; see `_checked_answers`."""
+    if not isinstance(label2id, dict):
+        raise ValueError(f"label2id is a {type(label2id).__name__}: give a dict of answers and ids, {{'no': 0, …}}.")
+    if len(set(label2id.values())) < len(label2id):
+        raise ValueError("label2id gives the same id to several answers: every id must appear once.")
+    return _checked_answers({key: label for label, key in label2id.items()})
 
 
 def _whole_number(key):

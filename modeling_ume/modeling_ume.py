@@ -642,6 +642,22 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         """See [`UMEModel.freeze`]."""
         self.ume.freeze(modality)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers.
+
+        Raises:
+            ValueError: when the config was given other answers than the classifier has, as it could not be loaded.
+        """
+        views = self.classifier.views if isinstance(self.classifier, ViewClassifiers) else [self.classifier]
+        for linear in views:
+            if isinstance(linear, nn.Linear) and linear.out_features != self.config.num_labels:
+                raise ValueError(
+                    f"The config names {self.config.num_labels} answers, but the classifier has "
+                    f"{linear.out_features}: load the model with from_pretrained(…, id2label=…, "
+                    "ignore_mismatched_sizes=True), which gives it a new classifier, and train that."
+                )
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
         r"""
         Runs the image encoder alone, for questions that come later: `model(**questions, **encoded, image_index=…)`.

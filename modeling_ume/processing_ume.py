@@ -15,10 +15,12 @@ from transformers.image_utils import is_valid_image
 
 # Some releases up to 5.17 give it out at the top only where torchvision is installed, which it does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import is_protobuf_available, is_sentencepiece_available
+from transformers.utils import is_protobuf_available, is_sentencepiece_available, logging
 
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
-from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted
+from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted, read_quietly
+
+logger = logging.get_logger(__name__)
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 # Vocabulary files of SentencePiece, which transformers reads only when that package is installed.
@@ -268,14 +270,25 @@ class UMEProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As in transformers; but code that lies beside the files is run for `trust_remote_code=True` only, and nobody
-        is asked.
+        is asked. Where the model beside it has got other answers since, they count, unless `id2label` gives others.
 
         Raises:
             ForeignCodeError: for a tokenizer or an image processor with code of its own.
         """
         if not kwargs.get("trust_remote_code"):
             check_processor_files(pretrained_model_name_or_path, kwargs)
-        return load_trusted(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        processor = load_trusted(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        if processor.id2label is not None and "id2label" not in kwargs:
+            of_model = read_quietly(pretrained_model_name_or_path, "config.json", kwargs).get("id2label")
+            if isinstance(of_model, dict):
+                of_model = {int(key): answer for key, answer in of_model.items() if key.isdecimal()}
+            if of_model and of_model != processor.id2label:
+                logger.warning(
+                    f"The processor in {str(pretrained_model_name_or_path)!r} was saved with other answers than the "
+                    "model's config.json there holds, which are taken: save the processor again."
+                )
+                processor.id2label = of_model
+        return processor
 
     @classmethod
     def from_encoders_pretrained(
