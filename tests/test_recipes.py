@@ -180,3 +180,130 @@ def test_impossible_values_are_refused_before_anything_is_loaded(fields, sentenc
     with pytest.raises(ValueError, match=sentence) as raised:
         parse_recipe([recipe_file(**fields)])
     assert "hf_secret" not in str(raised.value)
+
+
+def written(tmp_path, text: str) -> str:
+    """A recipe of YAML as a user types it; `text` comes after fields that make it whole."""
+    whole = f"text_config: {{model_type: bert}}\ntokenizer: words\n{NEW_VISION}\nsource: easy_vqa\n"
+    names = {line.split(":")[0] for line in text.splitlines()}
+    kept = [line for line in whole.splitlines() if line.split(":")[0] not in names]
+    (tmp_path / "typed.yaml").write_text("\n".join([*kept, "use_cpu: true", text]))
+    return str(tmp_path / "typed.yaml")
+
+
+NEW_VISION = "vision_config: {model_type: vit}\nimage_size: 32"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("text_config: {model_type: bert, layer_norm_eps: 1e-12}", "text_config", 1e-12),
+        ("text_config: {model_type: bert, layer_norm_eps: '1e-12'}", "text_config", 1e-12),
+        ("text_config: {model_type: bert, hidden_size: 0x40}", "text_config", 64),
+        ("text_config: {model_type: bert, hidden_size: 1_200}", "text_config", 1200),
+        ("text_config: {model_type: ume_lstm, dropout: '1e-1'}", "text_config", 0.1),
+        ("vision_config: {model_type: resnet, downsample_in_first_stage: off}", "vision_config", False),
+        ("vision_config: {model_type: resnet, downsample_in_first_stage: 'off'}", "vision_config", False),
+        (
+            "vision_config: {model_type: resnet, hidden_sizes: [32, '64', 128, 256]}",
+            "vision_config",
+            [32, 64, 128, 256],
+        ),
+        ("lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", 1e-6),
+        ("lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: '1e-6'}", "lr_scheduler_kwargs", 1e-6),
+        ("learning_rate: 1e-5", "learning_rate", 1e-5),
+        ("image_cache_mb: 1_000", "image_cache_mb", 1000),
+        ("fusion_hidden_size: 0x20", "fusion_hidden_size", 32),
+        (
+            "text_config: null\ntext_model: some/name\ntokenizer: null\ntext_revision: 0123456",
+            "text_revision",
+            "0123456",
+        ),
+        (
+            "text_config: null\ntext_model: some/name\ntokenizer: null\ntext_revision: 12e4567",
+            "text_revision",
+            "12e4567",
+        ),
+        ("vision_config: null\nvision_model: a/b\nvision_revision: 2024-01-01", "vision_revision", "2024-01-01"),
+        ("report_to: [none]", "report_to", []),
+        ("include_num_input_tokens_seen: non_padding", "include_num_input_tokens_seen", "non_padding"),
+        ("include_num_input_tokens_seen: true", "include_num_input_tokens_seen", "all"),
+    ],
+)
+def test_a_value_has_the_type_of_its_place_also_inside_a_field(tmp_path, text, field, value):
+    recipe = parse_recipe([written(tmp_path, text)])
+    found = next(getattr(part, field) for part in recipe[1:] if hasattr(part, field))
+    if isinstance(found, dict):
+        found = list(found.values())[-1]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "text_config: {model_type: bert, hiden_size: 64}",
+            "text_config.hiden_size is no setting of BertConfig. Did you",
+        ),
+        (
+            "text_config: {model_type: ume_lstm, dropuot: 0}",
+            "text_config.dropuot is no setting of UMELSTMConfig. Did you",
+        ),
+        (
+            "text_config: {model_type: bert, hidden_size: wide}",
+            "text_config.hidden_size='wide' is impossible: a whole",
+        ),
+        ("text_config: {model_type: bert, hidden_size: 010}", "text_config.hidden_size=010 has a leading zero"),
+        ("text_config: {model_type: bert, hidden_size: 6.5}", "text_config cannot be used: .*hidden_size"),
+        ("text_config: {model_type: bert, hidden_size: .inf}", "text_config cannot be used: .*hidden_size"),
+        ("text_config: {model_type: bert, hidden_act: no}", "text_config.hidden_act reads as False.* quotes"),
+        ("text_config: {model_type: bert, hidden_size: yes}", "text_config.hidden_size reads as True, where a number"),
+        ("text_config: {model_type: bert, num_hidden_layers: [1]}", "text_config cannot be used: .*num_hidden_layers"),
+        ("text_config: {model_type: bert, 2: x, yes: y}", "text_config has a key that reads as True"),
+        ("text_config: {model_type: bert, hidden_act: !!binary aGk=}", "text_config.hidden_act is a bytes"),
+        ("text_config: &a {model_type: bert, hidden_act: *a}", "text_config.hidden_act holds itself"),
+        ("text_config: {model_type: brt}", "text_config.model_type='brt' is no encoder .* Did you mean bert"),
+        ("text_config: [model_type, bert]", "text_config is a list, where a mapping"),
+        ("text_config: bert", "text_config is not valid JSON"),
+        ("text_config: {model_type: bert, model_type: vit}", "not valid YAML .*found model_type twice"),
+        ("seed: 1\nseed: 2", "not valid YAML .*found seed twice"),
+        ("vision_config: {model_type: vit, patch_size: 1:30}", "vision_config.patch_size='1:30' is impossible"),
+        ("fusion_hidden_size: 010", "fusion_hidden_size: 010 has a leading zero"),
+        ("learning_rate: {a: 1}", "learning_rate is a mapping, where one value is expected"),
+        ("learning_rate: [1e-3, 1e-4]", "learning_rate is a list, where one value is expected"),
+        ("yes: 1", "True is not a field of a recipe"),
+        ("lr_scheduler_kwargs: {min_lr: low}", "lr_scheduler_kwargs={'min_lr': 'low'}"),
+        ("lr_scheduler_kwargs: {powr: 2}", "'linear' cannot be used with lr_scheduler_kwargs"),
+        (
+            "accelerator_config: {evn_batches: true}",
+            "accelerator_config.evn_batches is unknown: did you mean even_batches",
+        ),
+        ("optim_args: {eps: 1e-8}", "optim_args is a mapping, where one value is expected"),
+        ("seeds: [null, 1]", "null"),
+        ("\tseed: 1", "is not valid YAML"),
+        ("num_train_epochs: .nan", "num_train_epochs=nan is impossible"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_place(tmp_path, text, sentence):
+    with pytest.raises(ValueError, match=re.sub(r"([\[\]{}()])", r"\\\1", sentence)):
+        parse_recipe([written(tmp_path, text)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (
+            ["--vision_config", '{"model_type": "vit", "patch_size": "x"}'],
+            "vision_config.patch_size='x' is impossible",
+        ),
+        (
+            ["--vision_config", '{"model_type": "vit", "a": 1, "a": 2}'],
+            "vision_config is not valid JSON (a is there twice)",
+        ),
+        (["--lr_scheduler_kwargs", "{min_lr: 1}"], "lr_scheduler_kwargs is not valid JSON"),
+    ],
+)
+def test_json_on_the_command_line_is_held_to_the_same(argv, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        parse_recipe(["easy_vqa", *argv])

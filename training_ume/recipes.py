@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import math
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import UnionType
+from typing import Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
 
 from configuration_ume import RECIPES
 from modeling_ume.fusion_ume import FUSIONS
+from training_ume.requirements import check_arguments, check_before
+from training_ume.values import load_yaml, parse_json, plain, scalar_text, truth_or_text, typed_config
 
 
 @dataclass
@@ -143,7 +144,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         for part in ("text", "vision"):
             name, config = f"{part}_model", f"{part}_config"
-            setattr(self, config, _json_dict(config, getattr(self, config)))
+            if isinstance(getattr(self, config), str):
+                setattr(self, config, parse_json(config, getattr(self, config), '\'{"model_type": "bert", …}\''))
             if getattr(self, name) is not None and getattr(self, config) is not None:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} and {config} are both given: an encoder is either pretrained or "
@@ -155,6 +157,8 @@ class ModelArguments:
                 )
             if getattr(self, config) is not None and "model_type" not in getattr(self, config):
                 raise ValueError(f"{config} has no `model_type`: add the kind of encoder, for example bert or resnet.")
+            if getattr(self, config) is not None:
+                setattr(self, config, typed_config(config, getattr(self, config)))
             if getattr(self, f"{part}_revision") is not None and getattr(self, name) is None:
                 raise ValueError(f"{part}_revision is given without {name}: a new encoder has no revision.")
         if self.text_config is not None and self.tokenizer is None:
@@ -412,6 +416,7 @@ class UMETrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        check_before(self)
         super().__post_init__()
         if self.hub_token is not None:
             raise ValueError(
@@ -441,6 +446,7 @@ class UMETrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} names the same run twice: {' '.join(map(str, values))}.")
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to pin for, and torch warns at every epoch
+        check_arguments(self)
 
 
 class Recipe(NamedTuple):
@@ -489,6 +495,13 @@ class _RecipeParser(HfArgumentParser):
         )
         self.add_argument("recipe", help=f"A YAML file, or a shipped recipe: {', '.join(shipped_recipes())}.")
         self.options = {}
+        self.one_or_several = set()
+        self.kinds = {
+            field.name: _kinds(hints[field.name])
+            for group in self.dataclass_types
+            for hints in [get_type_hints(group)]
+            for field in fields(group)
+        }
         for action in self._actions:
             if not action.option_strings or action.dest == "help":
                 continue
@@ -496,6 +509,11 @@ class _RecipeParser(HfArgumentParser):
                 action.help = SUPPRESS
                 continue
             self.options[action.dest] = action
+            if self.takes(action.dest, list) and action.nargs is None and action.type is not None:
+                action.nargs = "+"  # of one or several; parse_known_args makes one of one again
+                self.one_or_several.add(action.dest)
+            if self.takes(action.dest, bool) and self.takes(action.dest, str):
+                action.type = truth_or_text
             if action.default is None and action.type is not None:
                 action.type = _or_null(action.type)
         shown = _SHOWN | set(ModelArguments.__dataclass_fields__) | set(DataArguments.__dataclass_fields__)
@@ -503,8 +521,16 @@ class _RecipeParser(HfArgumentParser):
             if name not in shown:
                 action.help = SUPPRESS
 
+    def takes(self, name: str, kind: type) -> bool:
+        """Whether a field takes values of a type, among others."""
+        return kind in self.kinds.get(name, ())
+
     def parse_known_args(self, args=None, namespace=None):
         namespace, rest = super().parse_known_args(args, namespace)
+        for name in self.one_or_several:
+            value = getattr(namespace, name)
+            if isinstance(value, list) and len(value) == 1:
+                setattr(namespace, name, value[0])
         for name, value in vars(namespace).items():
             if isinstance(value, list) and None in value:  # of a field with several values, argparse reads one by one
                 if len(value) > 1:
@@ -555,9 +581,13 @@ def parse_recipe(argv: list[str], description: str | None = None, prog: str | No
     # A file is written into one folder by default, so that `train.py RECIPE` alone is a complete command.
     if parser.get_default("output_dir") is None:
         parser.set_defaults(output_dir=f"runs/{path.stem}")
-    model, data, training, _, rest = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
+    try:
+        model, data, training, _, rest = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:  # of fields that have fields
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: its fields cannot be used together ({type(error).__name__}: {reason}).") from error
     if rest:
         name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
         raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name)}")
@@ -596,7 +626,7 @@ def _recipe_path(name: str) -> Path:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no date, too long a number
         raise ValueError(
             f"{path} is not valid YAML ({' '.join(str(error).split())}): mend it, or start from a shipped recipe."
@@ -607,27 +637,43 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _parse_yaml_values(parser: _RecipeParser, path: Path, values: dict) -> dict:
-    """YAML values as if they had been typed on the command line: `2e-5`, which YAML reads as a string, is a float."""
-    argv = [str(path)]
+    """YAML values as if they had been typed on the command line; mappings for fields that take them as they are."""
+    argv, mappings = [str(path)], {}
     for name, value in values.items():
         if name not in parser.options:
             raise ValueError(f"{path}: {name!r} is not a field of a recipe.{parser.nearest(str(name))}")
         action = parser.options[name]
-        if isinstance(value, bool) and getattr(action.type, "__wrapped__", action.type) is not string_to_bool:
+        if isinstance(value, bool) and not parser.takes(name, bool):
             raise ValueError(
                 f"{path}: {name} reads as {value}. YAML takes yes and no for truth values: put quotes around it."
             )
-        if isinstance(value, list):
-            argv += [f"--{name}", *map(str, value)]
-        elif isinstance(value, dict):
-            argv.append(f"--{name}={json.dumps(value)}")
+        for kind, called in ((dict, "a mapping"), (list, "a list")):
+            if isinstance(value, kind) and not parser.takes(name, kind):
+                wanted = "a mapping (`key: value` lines)" if parser.takes(name, dict) else "one value"
+                raise ValueError(f"{path}: {name} is {called}, where {wanted} is expected.")
+        try:
+            if isinstance(value, dict):
+                mappings[name] = plain(value, name)
+                continue
+            text = getattr(action.type, "__wrapped__", action.type) in (None, str)
+            given = [scalar_text(each, text) for each in (value if isinstance(value, list) else [value])]
+        except ValueError as error:
+            raise ValueError(f"{path}: {name}: {error}") from error
+        if isinstance(value, list) and (not given or len(given) > 1):
+            argv += [f"--{name}", *given]
         else:
-            argv.append(f"--{name}={'null' if value is None else value}")
+            argv.append(f"--{name}={given[0]}")
     try:
         parsed = vars(parser.parse_args(argv))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return {name: parsed[name] for name in values}
+    return {name: parsed[name] for name in values if name not in mappings} | mappings
+
+
+def _kinds(annotation) -> set:
+    """The types that an annotation is made of, without what lists and mappings hold."""
+    arguments = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    return {get_origin(argument) or argument for argument in arguments}
 
 
 def _or_null(convert):
@@ -637,17 +683,3 @@ def _or_null(convert):
 
     converted.__wrapped__ = convert
     return converted
-
-
-def _json_dict(name: str, value: dict | str | None) -> dict | None:
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'{name} is not valid JSON ({error}): write it as \'{{"model_type": "bert", …}}\'.'
-        ) from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f'{name} is JSON but no object: write it as \'{{"model_type": "bert", …}}\'.')
-    return parsed

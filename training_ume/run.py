@@ -9,10 +9,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
-import difflib
 import hashlib
 import platform
-import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
     AutoConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
@@ -47,8 +44,10 @@ from training_ume.console import print_table
 from training_ume.data import load_vqa, split_by_image
 from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
+from training_ume.outputs import clear, files_of_runs, not_of_runs
 from training_ume.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
+from training_ume.requirements import check_run
 from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json, writing
 from training_ume.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.trainer import (
@@ -59,8 +58,6 @@ from training_ume.trainer import (
     ume_model,
 )
 
-# What `overwrite_output` deletes: names that runs write, so that a folder's other contents are left alone.
-RUN_FILES = re.compile(r"checkpoint-\d+|seed\d+|beside|adapter|base|(results|arguments)\.json|predictions\.jsonl")
 # Numbers of glibc's mallopt, from its malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 # Arguments that decide which rows and answers shards hold.
@@ -129,13 +126,18 @@ def train_and_evaluate(recipe: Recipe) -> dict:
     writes = recipe.training.should_save
     if writes:
         check_output(recipe.training)
+        check_run(recipe)
+    before = files_of_runs(output_dir) if writes and recipe.training.overwrite_output else {}
     if recipe.training.device.type == "cpu":
         keep_freed_memory()
     data = load_data(recipe.data, log_dir=output_dir)
     say(recipe.training, describe_data(data))
     tokenizer = build_tokenizer(recipe.model, data.train)
-    if writes and recipe.training.overwrite_output:
-        clear_output(output_dir)  # not before the data is known to load
+    if before:  # not deleted before the data is known to load and the models to build
+        rehearse(runs, recipe, data, tokenizer)
+        clear(before)
+    if before and (left := not_of_runs(output_dir)):
+        say(recipe.training, f"Left in {output_dir}, as not written by a run: {', '.join(left)}.")
     finished = []
     for number, run in enumerate(runs, 1):
         say(recipe.training, f"\nRun {number} of {len(runs)}: {run.name}, seed {run.seed} → {run.folder}")
@@ -188,13 +190,37 @@ def check_output(training: UMETrainingArguments) -> None:
             f"The output folder {folder} is not empty. Add --resume_from_checkpoint to go on with what was begun "
             "there, --overwrite_output to start anew, or choose another --output_dir."
         )
+    if not training.resume_from_checkpoint:
+        return
+    # One seed's run lies in the folder itself, those of several in folders of their own: a model would stay beside
+    # results that are not its own.
+    several, found = len(training.seeds or []) > 1, read_json(folder / "results.json") or {}
+    if several and (folder / "arguments.json").is_file():
+        raise ValueError(
+            f"The output folder {folder} holds the run of a single seed, beside which there cannot be several: resume "
+            "it with its one seed, or choose another --output_dir."
+        )
+    if not several and "runs" in found:
+        raise ValueError(
+            f"The output folder {folder} holds the runs of several seeds, beside which there cannot be a single one: "
+            "resume them with --seeds, or choose another --output_dir."
+        )
 
 
-def clear_output(folder: Path) -> None:
-    """Deletes what earlier runs left in the folder, and nothing else."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if RUN_FILES.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
+    """Builds each model with its trainer once, before what earlier runs left is deleted: what cannot be built fails
+    while it is still there."""
+    for run in {run.name: run for run in runs}.values():
+        args = dataclasses.replace(recipe.model, fusion=run.fusion)
+        processor = build_processor(args, tokenizer, data.vocabulary)
+        model = build_model(args, processor)
+        if args.lora_r:
+            model = with_lora(model, args, run.folder.absolute() / "base")
+        training = copy.copy(recipe.training)
+        training.push_to_hub = False  # nothing is made there yet
+        build_trainer(
+            recipe._replace(model=args, training=training), model, processor, data.vocabulary, data.parts(), run.inputs
+        )
 
 
 def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
@@ -729,7 +755,15 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
         configs["vision"].image_size = args.image_size
     config = UMEConfig.from_encoder_configs(configs["text"], configs["vision"], **head)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
-    model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
+    try:
+        model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
+    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError) as error:
+        if len(pretrained) == 2:
+            raise
+        raise ValueError(
+            f"No encoder can be made of text_config or vision_config ({type(error).__name__}: {first_line(error)}): "
+            "give values that the encoder can have."
+        ) from error
     for modality, (name, revision) in pretrained.items():
         pooling = head[f"{modality}_pooling"]
         encoder = load_encoder(name, modality, pooling, revision=revision or "main", dtype=torch.float32)
@@ -783,14 +817,7 @@ def encoder_config(settings: dict | None, name: str | None, revision: str | None
         except (OSError, ValueError) as error:
             raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
     settings = dict(settings)
-    model_type = settings.pop("model_type")
-    if model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
-        raise ValueError(
-            f"model_type={model_type!r} is no encoder that transformers knows."
-            + (f" Did you mean {close[0]}?" if close else " Write for example bert, vit or resnet.")
-        )
-    return AutoConfig.for_model(model_type, **settings)
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
 def encoder_sources(args: ModelArguments) -> dict[str, dict]:

@@ -33,6 +33,7 @@ from training_ume.averaging import WeightAverage
 from training_ume.checkpoints import delete, holds_weights_only, keep_newest, unfinished
 from training_ume.question_only import NAME, QuestionOnly
 from training_ume.recipes import UMETrainingArguments
+from training_ume.requirements import ALWAYS_SCORED
 from training_ume.results import WriteError, writing
 from training_ume.rows import Scorer, as_rows, check_rows, is_named_sets
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
@@ -44,8 +45,6 @@ TRAINED_WEIGHTS = "trained_weights.safetensors"
 QUESTION_IDS = "question_ids"
 # How torch says that a batch's mean and variance would be those of a single value.
 LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
-# Scores that all rows with answers get, and the loss; others depend on the rows.
-ALWAYS_SCORED = ("loss", "vqa_accuracy", "exact_match")
 # Losses that wait to be looked at: on a GPU each look makes the next step wait.
 MOST_UNCHECKED = 100
 
