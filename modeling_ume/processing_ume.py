@@ -249,6 +249,8 @@ class UMEProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.eos_token
         self.id2label = id2label
         self.problem_type = problem_type
+        # Saving writes it and loading drops it: set here, a processor says the same of itself before and after.
+        self.auto_map = {"AutoProcessor": "processing_ume.UMEProcessor"}
         self._forget_private()
 
     def _forget_private(self) -> None:

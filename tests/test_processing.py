@@ -274,6 +274,14 @@ def test_a_saved_folder_names_the_processors_code_and_holds_it(processor, tmp_pa
     assert AutoTokenizer.from_pretrained(tmp_path)("red ?")["input_ids"] == processor.tokenizer("red ?")["input_ids"]
 
 
+def test_a_processor_says_the_same_of_itself_before_and_after_saving(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = UMEProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    loaded.save_pretrained(tmp_path)
+    assert loaded.to_dict() == UMEProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+
+
 def test_saving_over_the_folder_it_was_loaded_from_changes_nothing(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     names = [file.name for file in tmp_path.iterdir() if file.name != "tokenizer_config.json"]  # notes where it was
