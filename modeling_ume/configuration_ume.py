@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version
 from transformers.utils import logging
 
 from .fusion_ume import FUSIONS, MembersFusion
+from .outputs_ume import RECORDED
 
 # transformers 5.0 copies only what an entry file itself imports.
 from .pairs_triton_ume import fits_kernels  # noqa: F401
@@ -90,7 +91,13 @@ class UMEConfig(PretrainedConfig):
     model_type = "ume"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (read by transformers)
     # In evaluation the Trainer gathers every output that is not listed here: only the logits are wanted.
-    keys_to_ignore_at_inference = ["fused", "fusion_weights"]  # noqa: RUF012 (the Trainer adds a list to it)
+    keys_to_ignore_at_inference = [  # noqa: RUF012 (the Trainer adds a list to it)
+        "fused",
+        "fusion_weights",
+        *RECORDED,
+        "text_model_output",
+        "vision_model_output",
+    ]
 
     def __init__(
         self,
@@ -127,6 +134,8 @@ class UMEConfig(PretrainedConfig):
         self.vision_pooling = vision_pooling
         self.feature_grid = feature_grid
         super().__init__(problem_type=problem_type, **_settle_answers(kwargs))
+        if self.output_attentions and self._attn_implementation is None:
+            self._attn_implementation = "eager"  # as setting the field later does: the others keep no attentions
         # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.
         self.auto_map = {
             "AutoConfig": "configuration_ume.UMEConfig",

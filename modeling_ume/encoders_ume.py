@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
 )
+from transformers.utils import ModelOutput
 
 from .fusion_ume import Stream
 from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
@@ -202,7 +203,9 @@ class EncoderAdapter:
     def __init__(self, encoder: PreTrainedModel, modality: str, pooling: str, feature_grid: int | None = None):
         self.modality = modality
         self.feature_grid = feature_grid
-        self.arguments = set(inspect.signature(encoder.forward).parameters)
+        parameters = inspect.signature(encoder.forward).parameters
+        self.arguments = set(parameters)
+        self.takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         shape = _shape(encoder, modality)
         self.width = shape.width
         self.pooling = self._choose_pooling(encoder, pooling, shape)
@@ -248,15 +251,31 @@ class EncoderAdapter:
 
     def text(self, encoder, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Stream:
         """input_ids [B, L] (and masks alike) → Stream of B rows; tokens with mask 0 are not real."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.read_text(encoder, input_ids, attention_mask, token_type_ids)[0]
+
+    def read_text(
+        self,
+        encoder,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        record: dict[str, bool] | None = None,
+    ) -> tuple[Stream, ModelOutput]:
+        """As `text`, of ids or in their place of embeddings [B, L, E], and what the encoder returned; see `run`."""
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        mask = attention_mask
+        if mask is None:
+            mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         padding = getattr(encoder.config, "pad_token_id", None)
-        if padding is not None and padding >= 0:
+        if input_ids is not None and padding is not None and padding >= 0:
             # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
             input_ids = input_ids.masked_fill(mask == 0, padding)
         try:
-            outputs = encoder(**_text_inputs(self.arguments, input_ids, mask, token_type_ids))
+            inputs = _text_inputs(self.arguments, input_ids, mask, token_type_ids, inputs_embeds)
+            outputs = self.run(encoder, inputs, record)
         except (RuntimeError, IndexError) as error:
-            limit, length = position_limit(encoder), input_ids.shape[1]
+            limit, length = position_limit(encoder), given.shape[1]
             if limit is None or length <= limit:
                 raise
             raise ValueError(
@@ -264,11 +283,17 @@ class EncoderAdapter:
                 f"cut it with the processor's max_length={limit}, or set the tokenizer's model_max_length."
             ) from error
         states, mask = outputs.last_hidden_state, mask.bool()  # [B, L, D], [B, L]
-        return Stream(states, mask, self._pool(outputs, states, mask, content=mask), mask.any(1))
+        return Stream(states, mask, self._pool(outputs, states, mask, content=mask), mask.any(1)), outputs
 
     def vision(self, encoder, pixel_values: Tensor) -> Stream:
         """pixel_values [U, 3, H, W] → Stream of U rows whose last H·W tokens are the grid, where there is one."""
-        outputs = self._look(encoder, pixel_values)
+        return self.read_image(encoder, pixel_values)[0]
+
+    def read_image(
+        self, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None
+    ) -> tuple[Stream, ModelOutput]:
+        """As `vision`, and what the encoder returned; see `run`."""
+        outputs = self._look(encoder, pixel_values, record)
         states, num_special, grid = _image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         content = mask.clone()
@@ -278,16 +303,16 @@ class EncoderAdapter:
             states, grid = average_grid(states, grid, self.feature_grid)
             mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         present = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
-        return Stream(states, mask, pooled, present, grid)
+        return Stream(states, mask, pooled, present, grid), outputs
 
-    def _look(self, encoder, pixel_values: Tensor):
+    def _look(self, encoder, pixel_values: Tensor, record: dict[str, bool] | None):
         """Runs the image encoder; one that cannot take images of this size says so."""
         inputs = _image_inputs(encoder, self.arguments, pixel_values)
         made_for, size = _image_size(encoder.config), tuple(pixel_values.shape[-2:])
         if made_for in (None, size):
-            return encoder(**inputs)
+            return self.run(encoder, inputs, record)
         try:
-            return encoder(**inputs)
+            return self.run(encoder, inputs, record)
         except (RuntimeError, ValueError, AssertionError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
@@ -296,6 +321,35 @@ class EncoderAdapter:
                 f"pixels and cannot read {size[0]}×{size[1]} ({error}): let the image processor resize and crop to "
                 f"{made_for[0]}×{made_for[1]}."
             ) from error
+
+    def run(self, encoder, inputs: dict, record: dict[str, bool] | None = None) -> ModelOutput:
+        """Runs the encoder.
+
+        Args:
+            record: `output_attentions` and `output_hidden_states`, as far as anyone has said; an encoder that knows
+                no such thing is not asked. Attentions come from the eager implementation, for this one call, where
+                the encoder uses another, which never has them in memory.
+
+        Raises:
+            ValueError: when attentions are asked for that the encoder's implementation cannot give.
+        """
+        asked = dict(record or {})
+        if encoder.config.output_attentions:
+            asked.setdefault("output_attentions", True)
+        if encoder.config.return_dict is False:
+            asked["return_dict"] = True  # what is read here has names
+        asked = {name: flag for name, flag in asked.items() if self.takes_any or name in self.arguments}
+        if not asked.get("output_attentions"):
+            return encoder(**inputs, **asked)
+        with _eager(encoder):
+            outputs = encoder(**inputs, **asked)
+        if not outputs.get("attentions") and encoder.config._attn_implementation not in (None, "eager"):
+            raise ValueError(
+                f"The {self.modality} encoder {encoder.config.model_type!r} gives no attentions with "
+                f"attn_implementation={encoder.config._attn_implementation!r}: load the model with "
+                "attn_implementation='eager'."
+            )
+        return outputs
 
     def _pool(self, outputs, states: Tensor, mask: Tensor, content: Tensor) -> Tensor:
         if self.pooling == "pooler":
@@ -310,6 +364,23 @@ class EncoderAdapter:
         return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
 
 
+@contextmanager
+def _eager(encoder: PreTrainedModel):
+    """The encoder computes attention step by step; where it decides that once and for all, it stays as it is."""
+    configs = {id(m.config): m.config for m in encoder.modules() if isinstance(m, PreTrainedModel)}.values()
+    kept = [(config, config._attn_implementation) for config in configs]
+    # What is computed again in backward must be computed the same way then.
+    again = encoder.training and any(getattr(m, "gradient_checkpointing", False) for m in encoder.modules())
+    try:
+        for config, implementation in kept:
+            if implementation is not None and not again:
+                config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in kept:
+            config._attn_implementation = implementation
+
+
 def position_limit(encoder: PreTrainedModel) -> int | None:
     """How many tokens an encoder can read that has a table of positions; None: it has no such table."""
     for name, module in encoder.named_modules():
@@ -320,8 +391,15 @@ def position_limit(encoder: PreTrainedModel) -> int | None:
     return None
 
 
-def _text_inputs(arguments: set[str], input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None = None) -> dict:
-    inputs = {"input_ids": input_ids, "attention_mask": mask}
+def _text_inputs(
+    arguments: set[str],
+    input_ids: Tensor | None,
+    mask: Tensor,
+    token_type_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+) -> dict:
+    inputs = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    inputs["attention_mask"] = mask
     if token_type_ids is not None and "token_type_ids" in arguments:
         inputs["token_type_ids"] = token_type_ids
     if "use_cache" in arguments:
@@ -490,6 +568,7 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     # The fused attentions may need real memory; what comes out has the same shape.
     config._attn_implementation = "eager"
     config._experts_implementation = "batched_mm"
+    config.return_dict = True
     with torch.device("meta"), torch.no_grad():
         twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
     with torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():

@@ -7,7 +7,7 @@ import functools
 import importlib
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,17 @@ from .fusion_ume import (
     take,
 )
 from .loading_ume import split_arguments
+from .outputs_ume import (
+    MODALITIES,
+    RECORDED,
+    RECORDS,
+    UMEFeaturesOutput,
+    UMEModelOutput,
+    UMERetrievalOutput,
+    UMEVQAOutput,
+    records,
+    refuse_unknown,
+)
 
 # Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
 # the entry file itself imports.
@@ -42,61 +53,7 @@ from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 from .stored_ume import storable  # noqa: F401
 from .trust_ume import HUB_ARGUMENTS, load_trusted
 
-MODALITIES = ("text", "vision")
 MAX_LOGIT_SCALE = math.log(100)
-
-
-@dataclass
-class UMEModelOutput(ModelOutput):
-    """What [`UMEModel`] returns.
-
-    Args:
-        fused (`torch.Tensor` of shape `(batch, K, fusion_hidden_size)`): the fused vector (K = 1), or one view a
-            modality for the heads that combine late.
-        fusion_weights (`dict[str, torch.Tensor]`): what the head attended to, by name; may be empty.
-        view_present (`torch.BoolTensor` of shape `(batch, K)`, of the heads that combine late): which views count.
-        view_log_shares (`torch.Tensor` of shape `(batch, K)`, of the heads that average views): ln of how much each
-            counts.
-    """
-
-    fused: Tensor | None = None
-    fusion_weights: dict[str, Tensor] | None = None
-    view_present: Tensor | None = None
-    view_log_shares: Tensor | None = None
-
-
-@dataclass
-class UMEVQAOutput(ModelOutput):
-    """What [`UMEForVisualQuestionAnswering`] returns.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, where `labels` were given): mean over the examples.
-        logits (`torch.Tensor` of shape `(batch, num_labels)`): a score for each answer of `config.id2label`.
-        fused, fusion_weights: as in [`UMEModelOutput`].
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    fused: Tensor | None = None
-    fusion_weights: dict[str, Tensor] | None = None
-
-
-@dataclass
-class UMERetrievalOutput(ModelOutput):
-    """What [`UMEForImageTextRetrieval`] returns, for T texts and U images.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, with `return_loss=True`): mean of both directions.
-        logits_per_image, logits_per_text (`torch.Tensor` of shapes `(U, T)`, `(T, U)`): cosine similarities over the
-            temperature, in float32.
-        text_embeds, image_embeds (`torch.Tensor` of shapes `(T, D)`, `(U, D)`): the features, of length 1.
-    """
-
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
 
 
 class UMEPreTrainedModel(PreTrainedModel):
@@ -254,6 +211,12 @@ class UMEPreTrainedModel(PreTrainedModel):
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return self.config.return_dict if return_dict is None else return_dict
 
+    def _recorded(self, output_attentions: bool | None, output_hidden_states: bool | None) -> dict[str, bool]:
+        """What to ask the encoders for; what neither the caller nor this config says, their own configs decide."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        asked = {name: getattr(self.config, name) or None if flag is None else flag for name, flag in asked.items()}
+        return {name: flag for name, flag in asked.items() if flag is not None}
+
 
 class UMEEncoders(UMEPreTrainedModel):
     """The two encoders side by side and what each gives; a class that inherits says what is made of it."""
@@ -298,12 +261,20 @@ class UMEEncoders(UMEPreTrainedModel):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Stream:
         """input_ids [B, L] and masks alike → the questions' `Stream` of B rows."""
-        return self._adapters["text"].text(self.text_model, input_ids, attention_mask, token_type_ids)
+        return self._encode_text(input_ids, attention_mask, token_type_ids)[0]
 
     def encode_image(self, pixel_values: Tensor) -> Stream:
         """pixel_values [U, 3, H, W] → the images' `Stream` of U rows."""
+        return self._encode_image(pixel_values)[0]
+
+    def _encode_text(self, *inputs: Tensor | None, **kwargs) -> tuple[Stream, ModelOutput]:
+        """As `encode_text`, and what the encoder returned; takes what [`EncoderAdapter.read_text`] takes."""
+        return self._adapters["text"].read_text(self.text_model, *inputs, **kwargs)
+
+    def _encode_image(self, pixel_values: Tensor, record: dict[str, bool] | None = None) -> tuple[Stream, ModelOutput]:
+        """As `encode_image`, and what the encoder returned."""
         pixel_values = pixel_values.to(self.vision_model.dtype)
-        return self._adapters["vision"].vision(self.vision_model, pixel_values)
+        return self._adapters["vision"].read_image(self.vision_model, pixel_values, record)
 
 
 class UMEModel(UMEEncoders):
@@ -347,6 +318,10 @@ class UMEModel(UMEEncoders):
         vision_pooled: Tensor | None = None,
         vision_grid: Tensor | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **unknown,
     ) -> UMEModelOutput | tuple:
         r"""
         Args:
@@ -367,15 +342,21 @@ class UMEModel(UMEEncoders):
                 `(images, width)`, the same of each distinct image, instead of `pixel_values`.
             vision_grid (`torch.LongTensor` of shape `(2,)`, *optional*): height and width of the grid that the last
                 of `vision_states` form.
-            return_dict (`bool`, *optional*): False returns a tuple.
+            return_dict (`bool`, *optional*): False returns a tuple. Default: what the config says.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, width)`, *optional*): the questions' word
+                embeddings, instead of `input_ids`, for the text encoders that take them.
+            output_attentions, output_hidden_states (`bool`, *optional*): also return the encoders' inner states, see
+                [`EncoderRecords`]. Default: what the config says.
 
         Raises:
             ValueError: when neither modality is given, one is given twice, or questions and images do not match in
                 number, or one of the tensors has another shape or type than said above.
+            TypeError: for an argument that is not above, unless it is None.
         """
+        refuse_unknown(self.forward, unknown)
         if not torch.compiler.is_compiling():
-            self._check_inputs(input_ids, pixel_values, image_index)
-            texts = text_states if input_ids is None else input_ids
+            self._check_inputs(input_ids, pixel_values, image_index, inputs_embeds)
+            texts = next((x for x in (input_ids, inputs_embeds, text_states) if x is not None), None)
             rows = image_index if image_index is not None else vision_states if pixel_values is None else pixel_values
             rows = texts if texts is not None else rows
             if rows is not None:
@@ -385,26 +366,31 @@ class UMEModel(UMEEncoders):
                 _check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
                 _check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
         text = image = None
+        record, recorded = self._recorded(output_attentions, output_hidden_states), {}
+        questions = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "text_states": text_states}
+        given = [name for name, value in questions.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were both given: give the questions once.")
         if text_states is not None:
-            if input_ids is not None:
-                raise ValueError("input_ids and text_states were both given: give the questions once.")
             if self.fusion.reads_in_encoder:
                 raise ValueError(
                     f"fusion={self.config.fusion!r} reads questions and images together, so stored text_states cannot "
                     "be used: give input_ids."
                 )
             text = self._stream("text", text_states, text_pooled, attention_mask)
-        elif input_ids is not None and self.fusion.reads_in_encoder:
-            text = self._embed_text(input_ids, attention_mask)
-        elif input_ids is not None:
-            text = self.encode_text(input_ids, attention_mask, token_type_ids)
+        elif given and self.fusion.reads_in_encoder:
+            text = self._embed_text(input_ids, attention_mask, inputs_embeds)
+        elif given:
+            text, outputs = self._encode_text(input_ids, attention_mask, token_type_ids, inputs_embeds, record)
+            recorded.update(records("text", outputs))
         if vision_states is not None:
             if pixel_values is not None:
                 raise ValueError("pixel_values and vision_states were both given: give the images once.")
             grid = None if vision_grid is None else tuple(vision_grid.tolist())
             image = self._stream("vision", vision_states, vision_pooled, grid=grid)
         elif pixel_values is not None:
-            image = self.encode_image(pixel_values)
+            image, outputs = self._encode_image(pixel_values, record)
+            recorded.update(records("vision", outputs))
         if text is None and image is None:
             raise ValueError("Neither input_ids nor pixel_values was given: a UME model needs at least one of them.")
         if image is not None:
@@ -418,18 +404,44 @@ class UMEModel(UMEEncoders):
         if self.training and self.config.modality_dropout > 0:
             drop_modality(text, image, self.config.modality_dropout)
         if self.fusion.reads_in_encoder:
-            text, image = self._read_together(text, image, token_type_ids)
+            text, image, outputs = self._read_together(text, image, token_type_ids, record)
+            recorded.update(records("text", outputs))
         output = self.fusion([text, image])
         output = UMEModelOutput(
             fused=output.fused,
             fusion_weights=output.weights,
             view_present=output.present,
             view_log_shares=output.log_shares,
+            **recorded,
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
-    def _check_inputs(self, input_ids: Tensor | None, pixel_values: Tensor | None, image_index: Tensor | None) -> None:
+    def _check_inputs(
+        self,
+        input_ids: Tensor | None,
+        pixel_values: Tensor | None,
+        image_index: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> None:
         """Says what would otherwise fail deep inside an encoder, or not at all."""
+        if inputs_embeds is not None:
+            if "inputs_embeds" not in self._adapters["text"].arguments:
+                raise ValueError(
+                    f"inputs_embeds was given, but the text encoder {self.config.text_config.model_type!r} reads only "
+                    "token ids: give input_ids."
+                )
+            width = self._embedding_width
+            if (
+                not isinstance(inputs_embeds, Tensor)
+                or not inputs_embeds.is_floating_point()
+                or inputs_embeds.ndim != 3
+                or inputs_embeds.shape[1] == 0
+                or inputs_embeds.shape[2] != width
+            ):
+                raise ValueError(
+                    f"inputs_embeds is {_described(inputs_embeds)}: give floating-point numbers [batch, length, "
+                    f"{width}] of one token or more, as `model.get_input_embeddings()` makes them."
+                )
         if input_ids is not None:
             if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or input_ids.shape[1] == 0:
                 raise ValueError(f"input_ids is {_described(input_ids)}: give [batch, length], one token or more.")
@@ -478,13 +490,20 @@ class UMEModel(UMEEncoders):
     def _embedding_width(self) -> int:
         return self.text_model.get_input_embeddings().weight.shape[-1]
 
-    def _embed_text(self, input_ids: Tensor, attention_mask: Tensor | None) -> Stream:
+    def _embed_text(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, embeddings: Tensor | None = None
+    ) -> Stream:
         """The questions' stream before the text encoder's layers: their tokens' embeddings, no summary yet."""
-        embeddings = self.text_model.get_input_embeddings()(input_ids)  # [B, L, E]
-        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
+        if embeddings is None:
+            embeddings = self.text_model.get_input_embeddings()(input_ids)  # [B, L, E]
+        if attention_mask is None:
+            attention_mask = torch.ones(embeddings.shape[:2], device=embeddings.device)
+        mask = attention_mask.bool()
         return Stream(embeddings, mask, embeddings[:, 0], mask.any(1))
 
-    def _read_together(self, text: Stream, image: Stream, token_type_ids: Tensor | None) -> tuple[Stream, Stream]:
+    def _read_together(
+        self, text: Stream, image: Stream, token_type_ids: Tensor | None, record: dict[str, bool] | None = None
+    ) -> tuple[Stream, Stream, ModelOutput]:
         """The text encoder reads the text's embeddings and the image's tokens as one row; what it says of each.
 
         A row has no gaps: what is not real, or absent, is moved to its end, so that positions are counted over real
@@ -518,7 +537,7 @@ class UMEModel(UMEEncoders):
             inputs["token_type_ids"] = reorder(types, order)
         if "use_cache" in adapter.arguments:
             inputs["use_cache"] = False
-        outputs = self.text_model(**inputs)
+        outputs = adapter.run(self.text_model, inputs, record)
         states = reorder(outputs.last_hidden_state, order.argsort(dim=1)).split(lengths[::turn], dim=1)[::turn]
         order = real_first(text.mask)  # the first token sums up the text, also where padding stands before it
         mask = reorder(text.mask, order)
@@ -527,6 +546,7 @@ class UMEModel(UMEEncoders):
         return (
             Stream(states[0], text.mask, text_pooled, text.present),
             Stream(states[1], image.mask, image_pooled, image.present, image.grid),
+            outputs,
         )
 
     def _absent(self, adapter: EncoderAdapter, like: Stream) -> Stream:
@@ -700,6 +720,10 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         vision_pooled: Tensor | None = None,
         vision_grid: Tensor | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **unknown,
     ) -> UMEVQAOutput | tuple:
         r"""
         Args:
@@ -710,6 +734,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
 
         The other arguments are those of [`UMEModel.forward`].
         """
+        refuse_unknown(self.forward, unknown)
         output = self.ume(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -724,6 +749,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             vision_pooled=vision_pooled,
             vision_grid=vision_grid,
             return_dict=True,
+            inputs_embeds=inputs_embeds,
+            **self._recorded(output_attentions, output_hidden_states),
         )
         head = self.ume.fusion
         views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
@@ -734,8 +761,14 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         if labels is not None:
             shares = output.view_present / output.view_present.sum(1, keepdim=True) if head.trains_views else None
             loss = self._loss(logits if shares is None else views, labels, shares)
-        output = UMEVQAOutput(loss=loss, logits=logits, fused=output.fused, fusion_weights=output.fusion_weights)
-        return output if self.ume._wants_dict(return_dict) else output.to_tuple()
+        output = UMEVQAOutput(
+            loss=loss,
+            logits=logits,
+            fused=output.fused,
+            fusion_weights=output.fusion_weights,
+            **{name: getattr(output, name) for name in RECORDED},
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def _loss(self, logits: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
         """The mean over the examples; of views [B, K, C], of each view's own loss, weighted by shares [B, K]."""
@@ -802,25 +835,64 @@ class UMEForImageTextRetrieval(UMEEncoders):
         self.post_init()
 
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """input_ids [T, L] and masks alike → the texts' features [T, D], each of length 1."""
-        pooled = self.encode_text(input_ids, attention_mask, token_type_ids).pooled
-        return F.normalize(self.text_projection(pooled), dim=-1)
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> UMEFeaturesOutput | tuple:
+        """
+        input_ids [T, L] (or inputs_embeds [T, L, E]) and masks alike → the texts' features [T, D], each of length 1,
+        as `pooler_output` of an object that also stands for them in arithmetic, see [`UMEFeaturesOutput`].
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give the texts either as input_ids or as inputs_embeds.")
+        record = self._recorded(output_attentions, output_hidden_states)
+        features, outputs = self._text_features(input_ids, attention_mask, token_type_ids, inputs_embeds, record)
+        return self._features_output(features, outputs, return_dict)
 
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [U, 3, H, W] → the images' features [U, D], each of length 1."""
-        return F.normalize(self.vision_projection(self.encode_image(pixel_values).pooled), dim=-1)
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> UMEFeaturesOutput | tuple:
+        """pixel_values [U, 3, H, W] → the images' features [U, D], as `get_text_features` returns those of texts."""
+        record = self._recorded(output_attentions, output_hidden_states)
+        return self._features_output(*self._image_features(pixel_values, record), return_dict)
+
+    def _text_features(self, *inputs) -> tuple[Tensor, ModelOutput]:
+        text, outputs = self._encode_text(*inputs)
+        return F.normalize(self.text_projection(text.pooled), dim=-1), outputs
+
+    def _image_features(self, pixel_values: Tensor, record: dict[str, bool]) -> tuple[Tensor, ModelOutput]:
+        image, outputs = self._encode_image(pixel_values, record)
+        return F.normalize(self.vision_projection(image.pooled), dim=-1), outputs
+
+    def _features_output(
+        self, features: Tensor, outputs: ModelOutput, return_dict: bool | None
+    ) -> UMEFeaturesOutput | tuple:
+        inner = {record: outputs.get(record) or None for record in RECORDS}
+        output = UMEFeaturesOutput(outputs.last_hidden_state, features, **inner)
+        return output if self._wants_dict(return_dict) else output.to_tuple()
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_index: Tensor | None = None,
         return_loss: bool | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **unknown,
     ) -> UMERetrievalOutput | tuple:
         r"""
         Args:
@@ -831,19 +903,25 @@ class UMEForImageTextRetrieval(UMEEncoders):
                 by the loss only. Default: the i-th text belongs to the i-th image.
             return_loss (`bool`, *optional*): True adds the loss, see [`contrastive_loss`]. The Trainer needs it in
                 the batch. Under DDP the negatives of a text or image are those of its own process's batch.
-            return_dict (`bool`, *optional*): False returns a tuple.
+            return_dict, inputs_embeds, output_attentions, output_hidden_states: as in [`UMEModel.forward`].
 
         Raises:
-            ValueError: when there are no images, or the loss cannot tell which image a text belongs to.
+            ValueError: when there are no texts or no images, or the loss cannot tell which image a text belongs to.
+            TypeError: for an argument that is not above, unless it is None.
         """
+        refuse_unknown(self.forward, unknown)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Retrieval compares texts with images: give the texts as input_ids or as inputs_embeds.")
         if pixel_values is None:
             raise ValueError("pixel_values was not given: retrieval compares texts with images, so pass both.")
         if self.training:
             # In place: a clamp inside the graph has no gradient beyond its bound, and would never let go again.
             with torch.no_grad():
                 self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        text = self.get_text_features(input_ids, attention_mask, token_type_ids)  # [T, D]
-        image = self.get_image_features(pixel_values)  # [U, D]
+        record = self._recorded(output_attentions, output_hidden_states)
+        texts = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        text, text_outputs = self._text_features(*texts, record)  # [T, D]
+        image, image_outputs = self._image_features(pixel_values, record)  # [U, D]
         # Half precision is too coarse for logits of up to 100.
         with torch.autocast(text.device.type, enabled=False):
             scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
@@ -861,7 +939,13 @@ class UMEForImageTextRetrieval(UMEEncoders):
                 raise ValueError(f"image_index has shape {tuple(image_index.shape)} for {len(text)} texts.")
             loss = contrastive_loss(logits, image_index)
         output = UMERetrievalOutput(
-            loss=loss, logits_per_image=logits.T, logits_per_text=logits, text_embeds=text, image_embeds=image
+            loss=loss,
+            logits_per_image=logits.T,
+            logits_per_text=logits,
+            text_embeds=text,
+            image_embeds=image,
+            text_model_output=text_outputs,
+            vision_model_output=image_outputs,
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 

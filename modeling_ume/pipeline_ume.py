@@ -164,7 +164,7 @@ class UMEVQAPipeline(Pipeline):
         while len(self._kept) > KEPT_IMAGES:
             self._kept.popitem(last=False)
         model_inputs.update(_batch(states))
-        return {"logits": self.model(**model_inputs).logits, "counts": inputs["counts"]}
+        return {"logits": self.model(**model_inputs, return_dict=True).logits, "counts": inputs["counts"]}
 
     def forget_images(self) -> None:
         """

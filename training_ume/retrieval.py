@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
 
 from modeling_ume import UMEForImageTextRetrieval, UMEProcessor
 from training_ume.collator import TEXT_KEYS, VQACollator
@@ -113,11 +114,11 @@ def evaluate_retrieval(
     position = {path: u for u, path in enumerate(dict.fromkeys(pair["image"] for pair in pairs))}
     images = [{"question_id": f"of image {u}", "image": path} for path, u in position.items()]
 
-    def features(rows: list[dict], inputs: str, encode: Callable[..., Tensor], names: tuple[str, ...]) -> Tensor:
+    def features(rows: list[dict], inputs: str, encode: Callable[..., ModelOutput], names: tuple[str, ...]) -> Tensor:
         loader = DataLoader(rows, batch_size, collate_fn=VQACollator(processor, inputs=inputs))
         batches = tqdm(loader, desc=f"encoding {inputs}s", leave=False)
-        encoded = [encode(**{k: v.to(model.device) for k, v in batch.items() if k in names}) for batch in batches]
-        return torch.cat(encoded).float().cpu()
+        moved = ({k: v.to(model.device) for k, v in batch.items() if k in names} for batch in batches)
+        return torch.cat([encode(**inputs, return_dict=True).pooler_output for inputs in moved]).float().cpu()
 
     was_training = model.training
     model.eval()

@@ -501,6 +501,8 @@ class UMETrainer(Trainer):
         The model's loss, its mean over the questions of a whole update while `train` runs: the batches that are
         accumulated for it, of all processes, may have different numbers of them.
         """
+        # Of a tuple, which a config can ask for, evaluation would gather everything.
+        inputs = {**inputs, "return_dict": True}
         training = model.training and "labels" in inputs
         if training and self._questions_in_update is not None:
             own = questions_with_loss(inputs["labels"], self.model.config.problem_type).to(self.args.device)
@@ -715,7 +717,7 @@ def predict(
     positions = iter(order)
     for batch in tqdm(loader, desc="answering", leave=False):
         inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-        for answer in model(**inputs).logits.argmax(-1).tolist():
+        for answer in model(**inputs, return_dict=True).logits.argmax(-1).tolist():
             answers[next(positions)] = model.config.id2label[answer]
     model.train(was_training)
     return answers
