@@ -120,19 +120,32 @@ class UMEPreTrainedModel(PreTrainedModel):
         hub = {name: hub[name] for name in HUB_ARGUMENTS if hub.get(name) is not None}
         # Before transformers looks, which would take a pickle where there are no safetensors.
         file = cached_file(peft_model_id, "adapter_model.safetensors", **hub)
+        peft, inner = importlib.import_module("peft"), f"{self.base_model_prefix}."
+        if self.base_model is self and kwargs.get("peft_config") is None:
+            config = peft.PeftConfig.from_pretrained(os.path.dirname(file))
+            whole = getattr(config, "modules_to_save", None) or []
+            if any(path.startswith(inner) for path in whole):  # paths in the model that was trained around this one
+                config.modules_to_save = [path.removeprefix(inner) for path in whole]
+                kwargs["peft_config"] = config
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # what it reports as missing is there in a moment
         try:
             loaded = super().load_adapter(peft_model_id, adapter_name, **kwargs)
         finally:
             logging.set_verbosity(verbosity)
-        peft, name = importlib.import_module("peft"), adapter_name or "default"
+        name = adapter_name or "default"
         weights = peft.utils.load_peft_weights(os.path.dirname(file), device=str(self.device))
         weights = {key.removeprefix("base_model.model."): value for key, value in weights.items()}
-        inner = f"{self.base_model_prefix}."
         if self.base_model is self and any(key.startswith(inner) for key in weights):
             # Trained around this model; what lies outside of it has no place here.
             weights = {key.removeprefix(inner): value for key, value in weights.items() if key.startswith(inner)}
+        # PEFT trains whole what is called as it was told, also within an encoder: of that the adapter has nothing.
+        for path, module in list(self.named_modules()):
+            if isinstance(module, peft.utils.ModulesToSaveWrapper) and not any(
+                key.startswith(f"{path}.") for key in weights
+            ):
+                parent, _, last = path.rpartition(".")
+                setattr(self.get_submodule(parent), last, module.original_module)
         try:
             result = peft.set_peft_model_state_dict(self, weights, name)
             strange = result.unexpected_keys + [key for key in result.missing_keys if f".{name}." in key]
@@ -230,6 +243,7 @@ class UMEEncoders(UMEPreTrainedModel):
             "vision": EncoderAdapter(self.vision_model, "vision", config.vision_pooling, config.feature_grid),
         }
         self._frozen: set[str] = set()
+        self._holds_statistics = False
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
@@ -248,6 +262,10 @@ class UMEEncoders(UMEPreTrainedModel):
         self.encoder(modality).requires_grad_(False).eval()
         self._frozen.add(modality)
 
+    def hold_statistics(self) -> None:
+        """Keeps the running statistics of the encoders' batch norms as they are, also in training."""
+        self._holds_statistics = True
+
     def train(self, mode: bool = True):
         super().train(mode)
         for modality, adapter in self._adapters.items():
@@ -255,6 +273,11 @@ class UMEEncoders(UMEPreTrainedModel):
         for modality in self._frozen:
             # A frozen BatchNorm would otherwise go on moving its statistics, and dropout disturb fixed features.
             self.encoder(modality).eval()
+        if self._holds_statistics:
+            for modality in MODALITIES:
+                for module in self.encoder(modality).modules():
+                    if isinstance(module, nn.modules.batchnorm._NormBase):
+                        module.eval()
         return self
 
     def encode_text(

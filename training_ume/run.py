@@ -11,7 +11,6 @@ import ctypes
 import dataclasses
 import hashlib
 import platform
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +43,7 @@ from training_ume.console import print_table
 from training_ume.data import load_vqa, split_by_image
 from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
+from training_ume.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.outputs import clear, files_of_runs, not_of_runs
 from training_ume.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
@@ -244,11 +244,16 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     parameters = count_parameters(model)
     if model_args.lora_r:
         base = run.folder.absolute() / "base"
-        if training.should_save:
+        facts = lora_facts(model, model_args)
+        say(training, describe_lora(facts))
+        if checkpoint is not None and (base / "config.json").is_file():
+            # What the adapter of the checkpoint belongs to, whatever is built here today.
+            start_from(model, str(base))
+        elif training.should_save:
             with writing(base):
                 model.save_pretrained(base)
                 processor.save_pretrained(base)
-        model = with_lora(model, model_args, base)
+        model = with_lora(model, model_args, base, checkpoint)
     parameters["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     recipe = recipe._replace(model=model_args, training=training)
     trainer = build_trainer(recipe, model, processor, data.vocabulary, data.parts(), run.inputs)
@@ -275,6 +280,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "epochs": epoch_table(history),
         "parameters": parameters,
         "encoders": encoder_sources(model_args),
+        **({"lora": facts} if model_args.lora_r else {}),
         "data": data.summary,
         "arguments": arguments,
         "environment": environment(),
@@ -356,20 +362,6 @@ def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UM
     if trainer.args.should_save:
         processor.save_pretrained(folder)
     return model
-
-
-def save_adapter(model: nn.Module, folder: Path) -> None:
-    """Saves a PEFT model as `folder/adapter`, together with its base and its processor."""
-    adapter = folder / "adapter"
-    if adapter.exists():
-        shutil.rmtree(adapter)
-    shutil.copytree(folder / "base", adapter)
-    model.save_pretrained(adapter)
-    (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty form, with this machine's path in it
-    # PEFT wrote where the base lay during training. Recent releases of transformers look into the adapter's own folder
-    # before they follow this path, so that it can be moved; older ones need the path mended then.
-    config = read_json(adapter / "adapter_config.json")
-    write_json(adapter / "adapter_config.json", {**config, "base_model_name_or_path": str(adapter.absolute())})
 
 
 def most(history: list[dict], name: str) -> float:
@@ -844,41 +836,6 @@ def encoder_sources(args: ModelArguments) -> dict[str, dict]:
             commit = Path(cached).parent.name if isinstance(cached, str) else revision
             sources[modality] = {"name": name, "revision": commit}
     return sources
-
-
-def with_lora(model: UMEForVisualQuestionAnswering, args: ModelArguments, base: Path) -> nn.Module:
-    """
-    LoRA on every linear layer of the encoders that are not frozen; head and classifier are trained in full.
-
-    Args:
-        base: folder with the model as it was before training, which the adapter names as what it belongs to.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ValueError("lora_r needs the package peft: `pip install peft`.") from error
-    encoders = [
-        prefix
-        for prefix, frozen in (("ume.text_model.", args.freeze_text), ("ume.vision_model.", args.freeze_vision))
-        if not frozen
-    ]
-    # Without the prefix, PEFT finds them in UMEModel (AutoModel) as well as in UMEForVisualQuestionAnswering.
-    targets = [
-        name.removeprefix("ume.")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(tuple(encoders))
-    ]
-    if not targets:
-        raise ValueError("lora_r is given, but the encoders have no linear layer for it: train them without LoRA.")
-    config = LoraConfig(
-        r=args.lora_r,
-        lora_alpha=2 * args.lora_r if args.lora_alpha is None else args.lora_alpha,
-        lora_dropout=args.lora_dropout,
-        target_modules=targets,
-        modules_to_save=["fusion", "classifier"],
-    )
-    model.name_or_path = str(base)  # what PEFT writes into adapter_config.json
-    return get_peft_model(model, config)
 
 
 def count_parameters(model: UMEForVisualQuestionAnswering) -> dict[str, int]:
