@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .numerics_ume import accumulate_in, cut_off, shares, widen
 from .pairs_ume import pair_mean, weighted_pair_sum
 
 
@@ -68,8 +69,8 @@ class FusionOutput:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last dimension where `mask` is True, in float32; a row without any True is all zero."""
-    scores = scores.float().masked_fill(~mask, -torch.inf)
+    """Softmax over the last dimension where `mask` is True, at least in float32; a row without True is all zero."""
+    scores = widen(scores).masked_fill(~mask, -torch.inf)
     # A row that is -inf throughout would give NaN, in backward too.
     scores = torch.where(mask.any(-1, keepdim=True), scores, 0.0)
     return scores.softmax(-1) * mask
@@ -77,8 +78,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
     """Mean over tokens [B, N, D] → [B, D] where `mask` [B, N] is True; zero for a row without any."""
-    share = mask / mask.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
+    return torch.einsum("bn,bnd->bd", shares(mask, states.dtype), cut_off(states, mask))
 
 
 class FusionModule(nn.Module):
@@ -205,8 +205,28 @@ def presence(streams: list[Stream]) -> Tensor:
     return torch.stack([is_present(stream) for stream in streams], dim=1)
 
 
+def cut_off_masked(stream: Stream) -> Stream:
+    """The stream with zeros for tokens that are not real and for what an absent modality holds."""
+    present = is_present(stream)
+    return Stream(
+        cut_off(stream.states, stream.mask & present[:, None]),
+        stream.mask,
+        cut_off(stream.pooled, present),
+        stream.present,
+        stream.grid,
+        None if stream.distinct is None else cut_off_masked(stream.distinct),
+        stream.index,
+    )
+
+
+def _before_head(head: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    # In one place for all heads, those that are still to be written too.
+    streams, *rest = args or (kwargs.pop("streams"),)
+    return ([cut_off_masked(stream) for stream in streams], *rest), kwargs
+
+
 class FusionHead(FusionModule):
-    """Base of the heads.
+    """Base of the heads. A head that is called never sees what stands behind a mask: see `cut_off_masked`.
 
     Args:
         config: the `UMEConfig`.
@@ -233,6 +253,7 @@ class FusionHead(FusionModule):
 
     def __init__(self, config, widths: list[int], pooled_widths: list[int] | None = None):
         super().__init__()
+        self.register_forward_pre_hook(_before_head, with_kwargs=True)
         if len(widths) < 2:
             raise ValueError(f"A fusion head joins two or more streams; widths={widths} describes {len(widths)}.")
         self.widths = list(widths)
@@ -917,9 +938,9 @@ class LateFusion(FusionHead):
         present = presence(streams)
         return FusionOutput(self.project.pooled(streams), present=present | ~present.any(1, keepdim=True))
 
-    def log_shares(self, present: Tensor) -> Tensor:
+    def log_shares(self, present: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """present [B, K] → ln w_m: how much each modality's word counts, summing to 1 over the present."""
-        return torch.zeros_like(present, dtype=torch.float32).masked_fill(~present, -torch.inf).log_softmax(-1)
+        return torch.zeros_like(present, dtype=dtype).masked_fill(~present, -torch.inf).log_softmax(-1)
 
     def log_mean(self, logits: Tensor, log_shares: Tensor, problem_type: str) -> tuple[Tensor, Tensor | None]:
         """logits [B, K, C] → ln Σ_m w_m p_m and, for a sigmoid, ln Σ_m w_m (1 − p_m), each [B, C]."""
@@ -937,14 +958,15 @@ class LateMeanFusion(LateFusion):
 
     def forward(self, streams):
         output = super().forward(streams)
-        output.log_shares = self.log_shares(output.present)  # [B, K]
+        output.log_shares = self.log_shares(output.present, accumulate_in(output.fused.dtype))  # [B, K]
         output.weights["modality_weights"] = output.log_shares.exp()
         return output
 
     def combine(self, logits, present, problem_type, log_shares=None):
         """As in the base; log_shares [B, K]: what `forward` returned (default: computed anew)."""
-        log_shares = self.log_shares(present) if log_shares is None else log_shares
-        yes, no = self.log_mean(logits.float(), log_shares, problem_type)
+        logits = widen(logits)
+        log_shares = self.log_shares(present, logits.dtype) if log_shares is None else log_shares
+        yes, no = self.log_mean(logits, log_shares, problem_type)
         return yes if no is None else yes - no
 
 
@@ -960,8 +982,8 @@ class LateWeightedFusion(LateMeanFusion):
     def init_weights(self):
         init.zeros_(self.stream_scores)
 
-    def log_shares(self, present):
-        scores = self.stream_scores.float().expand(present.shape)
+    def log_shares(self, present, dtype=torch.float32):
+        scores = self.stream_scores.to(dtype).expand(present.shape)
         return scores.masked_fill(~present, -torch.inf).log_softmax(-1)
 
 
@@ -971,7 +993,7 @@ class LateMaxFusion(LateFusion):
     source = "max rule (Kittler et al., 1998)"
 
     def combine(self, logits, present, problem_type):
-        logits = logits.float()
+        logits = widen(logits)
         if problem_type == "single_label_classification":
             logits = logits.log_softmax(-1)
         return logits.masked_fill(~present[..., None], -torch.inf).amax(1)  # the sigmoid keeps the order
@@ -983,7 +1005,7 @@ class LateProductFusion(LateFusion):
     source = "product rule (Kittler et al., 1998)"
 
     def combine(self, logits, present, problem_type):
-        logits = logits.float()
+        logits = widen(logits)
         if problem_type == "single_label_classification":
             logits = logits.log_softmax(-1)
         # For a sigmoid log Π p − log Π (1 − p) is the sum of the logits.
@@ -1001,9 +1023,11 @@ class LateVoteFusion(LateFusion):
     trains_views = True
 
     def combine(self, logits, present, problem_type):
-        yes, no = self.log_mean(logits.float(), self.log_shares(present), problem_type)
+        logits = widen(logits)
+        yes, no = self.log_mean(logits, self.log_shares(present, logits.dtype), problem_type)
         voters = present.sum(1, keepdim=True)  # [B, 1]
         votes = (F.one_hot(logits.argmax(-1), logits.shape[-1]) * present[..., None]).sum(1)  # [B, C]
+        voters, votes = voters.to(yes.dtype), votes.to(yes.dtype)
         yes = torch.logaddexp(votes.log(), yes)
         return yes - ((voters + 1).log() if no is None else torch.logaddexp((voters - votes).log(), no))
 
@@ -1167,7 +1191,7 @@ class MembersFusion(FusionHead):
 
     def combine(self, logits, present, problem_type):
         """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'."""
-        logits = logits.float()
+        logits = widen(logits)
         if problem_type == "single_label_classification":
             return logits.log_softmax(-1).logsumexp(1) - math.log(self.num_views)
         return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)

@@ -31,6 +31,7 @@ from .fusion_ume import (
     take,
 )
 from .loading_ume import split_arguments
+from .numerics_ume import cut_off, widen
 from .outputs_ume import (
     MODALITIES,
     RECORDED,
@@ -642,6 +643,13 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
     return Stream(*rows, images.grid, distinct=images, index=image_index)
 
 
+def looked_at(images: Tensor, image_index: Tensor | None, image_present: Tensor) -> Tensor:
+    """[U] bool: which of the images any example has. Without `image_index` each example has its own."""
+    if image_index is None:
+        return image_present.bool()
+    return torch.zeros(images.shape[0], device=images.device).index_add(0, image_index, image_present.float()) > 0
+
+
 class ViewClassifiers(nn.Module):
     """A classifier a view, for the heads that combine late: [B, K, D] → [B, K, C]."""
 
@@ -782,7 +790,10 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         logits = logits.to(views.dtype)
         loss = None
         if labels is not None:
-            shares = output.view_present / output.view_present.sum(1, keepdim=True) if head.trains_views else None
+            shares = None
+            if head.trains_views:
+                counts = widen(output.view_present.to(views.dtype))
+                shares = counts / counts.sum(1, keepdim=True)
             loss = self._loss(logits if shares is None else views, labels, shares)
         output = UMEVQAOutput(
             loss=loss,
@@ -812,19 +823,20 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         if softmax and labels.ndim == 1 and len(labels) == len(logits):
             if not torch.compiler.is_compiling():
                 _check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
-            return F.cross_entropy(logits.float(), labels.long(), ignore_index=-100, reduction="none")
+            return F.cross_entropy(widen(logits), labels.long(), ignore_index=-100, reduction="none")
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
                 f"{self.config.problem_type!r} takes a score for every answer, [batch, num_labels]"
                 + (", or one answer id an example, [batch]." if softmax else ".")
             )
+        logits = widen(logits)
+        scores = labels.to(logits.dtype)
         if softmax:
-            scores = labels.float()
-            shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-            return F.cross_entropy(logits.float(), shares, reduction="none")
+            shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+            return F.cross_entropy(logits, shares, reduction="none")
         # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
-        return F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1)
+        return F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(1)
 
 
 class UMEForImageTextRetrieval(UMEEncoders):
@@ -947,8 +959,8 @@ class UMEForImageTextRetrieval(UMEEncoders):
         image, image_outputs = self._image_features(pixel_values, record)  # [U, D]
         # Half precision is too coarse for logits of up to 100.
         with torch.autocast(text.device.type, enabled=False):
-            scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
-            logits = scale * text.float() @ image.float().T  # [T, U]
+            scale = widen(self.logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
+            logits = scale * widen(text) @ widen(image).T  # [T, U]
         loss = None
         if return_loss:
             if image_index is None:

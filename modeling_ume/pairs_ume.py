@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .numerics_ume import accumulate_in, cut_off, shares, widen
 from .pairs_triton_ume import (
     fits_kernels,
     fused_mean,
@@ -59,10 +60,11 @@ def weighted_pair_sum(
         z [B, heads, D] in the dtype of `a`, with `parts` [B, D]; and α [B, heads, N_1, N_2] in float32 (float64 for
         float64 input).
     """
+    a, b, g, h = _real_pairs(a, b, g, h, first_mask, second_mask, index)
     if torch.compiler.is_exporting():  # an exported graph holds torch's own operators only
         b, h = _each(b, index), _each(h, index)
-        pairs = all_pairs(a, b, g, h).float()
-        scores = torch.einsum("hd,bijd->bhij", scorer.float(), pairs)
+        pairs = widen(all_pairs(a, b, g, h))
+        scores = torch.einsum("hd,bijd->bhij", scorer.to(pairs.dtype), pairs)
         mask = (first_mask[:, :, None] & second_mask[:, None])[:, None]
         alpha = (scores.masked_fill(~mask, -1e30).flatten(2).softmax(-1) * mask.flatten(2)).unflatten(
             -1, scores.shape[2:]
@@ -94,8 +96,9 @@ def pair_mean(
     Returns:
         [B, D] in the dtype of `a`, zero for a row of the batch without a real pair.
     """
-    dtype = _accumulate_in(a.dtype)
-    share = [mask.to(dtype) / mask.sum(1, keepdim=True).clamp(min=1) for mask in (first_mask, second_mask)]
+    a, b, g, h = _real_pairs(a, b, g, h, first_mask, second_mask, index)
+    dtype = accumulate_in(a.dtype)
+    share = [shares(mask, dtype) for mask in (first_mask, second_mask)]
     if torch.compiler.is_exporting():
         pairs = all_pairs(a, _each(b, index), g, _each(h, index))
         return torch.einsum("bi,bj,bijd->bd", *share, pairs.to(dtype)).to(a.dtype)
@@ -117,8 +120,14 @@ def _rows(a: Tensor, index: Tensor | None) -> Tensor:
     return torch.arange(a.shape[0], device=a.device) if index is None else index
 
 
-def _accumulate_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+def _real_pairs(
+    a: Tensor, b: Tensor, g: Tensor, h: Tensor, first_mask: Tensor, second_mask: Tensor, index: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The tokens with zeros for those that are in no real pair; all ways to sum take what they are given."""
+    if index is not None:  # a row that several examples share holds what any of them has
+        counts = torch.zeros(b.shape[:2], device=b.device).index_add(0, index, second_mask.to(torch.float32))
+        second_mask = counts > 0
+    return cut_off(a, first_mask), cut_off(b, second_mask), cut_off(g, first_mask), cut_off(h, second_mask)
 
 
 class _Tiles:
@@ -298,7 +307,7 @@ def _tiled_weighted_sum(
     index: Tensor,
     parts: bool,
 ) -> tuple[Tensor, Tensor]:
-    dtype, heads = _accumulate_in(a.dtype), len(scorer)
+    dtype, heads = accumulate_in(a.dtype), len(scorer)
     with torch.autocast(a.device.type, enabled=False):
         tiles = _Tiles((a, b, g, h), (first_mask, second_mask), index, dtype)
         # u·c = 2u·σ − Σu, whose last term no softmax sees.
@@ -353,7 +362,7 @@ def _weighted_sum(
 
 @_weighted_sum.register_fake
 def _(a, b, g, h, scorer, first_mask, second_mask, index, parts):
-    dtype = _accumulate_in(a.dtype)
+    dtype = accumulate_in(a.dtype)
     z = a.new_empty((a.shape[0], *([] if parts else [scorer.shape[0]]), a.shape[2]), dtype=dtype)
     return z, a.new_empty(a.shape[0], scorer.shape[0], a.shape[1], b.shape[1], dtype=dtype)
 

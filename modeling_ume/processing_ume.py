@@ -22,6 +22,8 @@ from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, 
 
 logger = logging.get_logger(__name__)
 
+from .numerics_ume import widen
+
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 # Vocabulary files of SentencePiece, which transformers reads only when that package is installed.
 SENTENCEPIECE_FILES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -180,7 +182,7 @@ def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: 
         raise ValueError(
             f"top_k={top_k!r} is impossible: choose a whole number from 1 to {len(id2label)}, the number of answers."
         )
-    logits = logits.detach().float()
+    logits = widen(logits.detach())
     scores = logits.softmax(-1) if problem_type == "single_label_classification" else logits.sigmoid()  # [B, C]
     scores, ids = scores.topk(top_k, dim=-1)  # [B, top_k] each
     return [

@@ -15,7 +15,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
-from training_ume.attribution import cam_layer, grad_cam, integrated_map, token_scores
+from training_ume.attribution import cam_layer, grad_cam, integrated_map, sum_over_cells, token_scores
 from training_ume.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, available
 from training_ume.explain import (
     explain,
@@ -156,16 +156,37 @@ def test_frozen_encoders_and_averaged_tokens_change_no_map():
     torch.testing.assert_close(cells, grad_cam(free, inputs, target=1)[0])
 
 
-@pytest.mark.parametrize("image", ["vit", "resnet"])
-def test_the_integrated_map_adds_up_to_what_the_image_adds_to_the_logit(image):
+@pytest.mark.parametrize(
+    ("image", "size"), [("vit", (32, 32)), ("resnet", (32, 32)), ("vit", (40, 40)), ("resnet", (9, 50))]
+)
+def test_the_integrated_map_adds_up_to_what_the_image_adds_to_the_logit(image, size):
     model, inputs = tiny_model(image=image), one()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    inputs["pixel_values"] = torch.randn(1, 3, *size) + torch.linspace(-1, 1, size[1])
     blank = inputs["pixel_values"].mean((2, 3), keepdim=True).expand_as(inputs["pixel_values"])
     cells, error = integrated_map(model, inputs, target=4)
     with torch.no_grad():
         added = model(**inputs).logits[0, 4] - model(**{**inputs, "pixel_values": blank}).logits[0, 4]
     assert cells.shape == (16, 16)
-    assert abs(cells.sum() - added) <= error + 1e-5
-    assert error < 0.1 * abs(added)
+    assert error == pytest.approx(abs(cells.sum() - added).item(), abs=1e-5)
+    assert error < 0.05 * abs(added)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 88), (100, 3), (7, 15)])
+def test_cells_share_every_pixel_by_area_and_lose_none(size):
+    pixels = torch.randn(size)
+    cells = sum_over_cells(pixels, 16)
+    assert cells.sum().item() == pytest.approx(pixels.double().sum().item(), abs=1e-9)
+    assert torch.allclose(sum_over_cells(torch.ones(size), 16), torch.tensor(size[0] * size[1] / 256).double())
+    if size == (16, 16):
+        assert torch.equal(cells.float(), pixels)
+    corner = torch.zeros(size)
+    corner[0, -1] = 1  # of the top right corner only the cells there hear
+    heard = sum_over_cells(corner, 16).nonzero()
+    assert heard[:, 0].max() <= -(-16 // size[0]) - 1
+    assert heard[:, 1].min() >= 16 - -(-16 // size[1])
 
 
 def test_pair_maps_and_what_falls_outside_the_image_add_up_to_one():
@@ -337,7 +358,12 @@ def test_the_script_writes_one_png_and_one_json(tmp_path, trained, capsys):
     assert [word["word"] for word in found["words"]] == ["what", "color", "is", "it", "?"]
     completeness = found["completeness"]
     difference = completeness["logit"] - completeness["baseline_logit"]
-    assert completeness["sum_of_words"] == pytest.approx(difference, abs=completeness["error"] + 1e-4)
+    assert abs(completeness["sum_of_words"] - difference) == pytest.approx(completeness["error"], abs=1e-9)
+    assert completeness["error"] < 1e-3
+    assert found["integrated"]["error"] < 1e-3
+    assert sum(found["modality_weights"].values()) == pytest.approx(1)
+    pairs = found["pair_weights"]
+    assert np.sum(pairs["maps"]) + np.sum(pairs["off_grid"]) == pytest.approx(1)
     assert sum(found["shapley"].values()) == pytest.approx(
         found["modality_values"]["text+image"] - found["modality_values"][""], abs=1e-5
     )

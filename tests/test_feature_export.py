@@ -283,7 +283,7 @@ def test_rewriting_a_file_without_a_change_is_no_damage(cache, own_published, tm
     [
         (lambda manifest: manifest["shards"][1].update(file="../../shard-00001.bin"), "holds no vision features that"),
         (lambda manifest: manifest.update(shards=[]), "holds no vision features that"),
-        (lambda manifest: manifest["key"].update(format=99), "are of format 99, not 1"),
+        (lambda manifest: manifest["key"].update(format=99), "are of format 99, not 2"),
     ],
 )
 def test_a_manifest_of_something_else_is_refused_before_anything_is_written(own_published, tmp_path, change, sentence):

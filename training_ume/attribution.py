@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_ume import UMEForVisualQuestionAnswering
@@ -78,7 +77,7 @@ def integrated_map(
         target: id of the answer.
 
     Returns:
-        The sums over 16 × 16 cells, and by how much all pixels fail to sum to that difference.
+        The sums over 16 × 16 cells, and by how much these fail to sum to that difference.
     """
     from captum.attr import IntegratedGradients
 
@@ -91,12 +90,31 @@ def integrated_map(
 
     mean_colour = pixel_values.mean((2, 3), keepdim=True).expand_as(pixel_values).clone()
     with torch.enable_grad():
-        pixels, error = IntegratedGradients(logit).attribute(
-            pixel_values, mean_colour, n_steps=STEPS, internal_batch_size=ROWS, return_convergence_delta=True
+        pixels = IntegratedGradients(logit).attribute(
+            pixel_values, mean_colour, n_steps=STEPS, internal_batch_size=ROWS
         )
-    pixels = pixels.detach().float().sum(1)  # [1, H, W]
-    cells = F.adaptive_avg_pool2d(pixels, MAP_SIDE)[0]
-    return cells * (pixels.numel() / cells.numel()), abs(error.item())
+    with torch.no_grad():
+        added = logit(pixel_values) - logit(mean_colour)
+    cells = sum_over_cells(pixels[0].detach().sum(0), MAP_SIDE).float()
+    # Of the map that is shown: what goes wrong on the way from the pixels to it counts, too.
+    return cells, abs(cells.double().sum() - added.double()).item()
+
+
+def sum_over_cells(pixels: Tensor, side: int) -> Tensor:
+    """
+    The sums of pixels [H, W] over side × side equal cells, in float64.
+
+    A pixel that several cells share is divided among them by area, so that whatever the sizes, also of an image with
+    fewer pixels than cells, the cells sum to what the pixels do.
+    """
+
+    def shares(length: int) -> Tensor:
+        """[side, length]: how much of each pixel lies in each cell; a pixel's shares sum to 1."""
+        edges = torch.arange(side + 1, dtype=torch.float64, device=pixels.device) * length / side
+        starts = torch.arange(length, dtype=torch.float64, device=pixels.device)
+        return (torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)).clamp(min=0)
+
+    return shares(pixels.shape[0]) @ pixels.double() @ shares(pixels.shape[1]).T
 
 
 def cam_layer(model: UMEForVisualQuestionAnswering, pixel_values: Tensor) -> tuple[str, nn.Module, bool]:

@@ -61,7 +61,7 @@ class Explanation:
         pair_weights: of the heads that weigh pairs of tokens, else None.
         words: `{"word", "start", "end", "score"}` in the question's order; scores in units of the logit.
         baseline_logit: the logit with every word replaced by padding. What the scores sum to is `logit` minus this.
-        completeness_error: by how much they fail to: the error of the numerical integral.
+        completeness_error: by how much the words' scores fail to: the error of the numerical integral.
         modality_weights: the head's own, by view, where it has some; they sum to 1.
         values: the answer's probability by what the model is given: `""`, `"text"`, `"image"`, `"text+image"`.
         shapley: `text` and `image`; they sum to `values["text+image"] - values[""]`.
@@ -169,16 +169,18 @@ def explain(
     text = {name: value for name, value in inputs.items() if name != "pixel_values"}
     # Padding stands for every word; special tokens stay, and so score 0.
     blank = text["input_ids"].masked_fill(~special.to(model.device), processor.tokenizer.pad_token_id)
-    scores, baseline_logit, error = token_scores(model, text, blank, encoded, target)
+    scores, baseline_logit, _ = token_scores(model, text, blank, encoded, target)
     cam, layer = grad_cam(model, inputs, target)
     integrated, integrated_error = integrated_map(model, inputs, target)
+    words = merge_words(question, offsets, special.tolist(), scores.tolist())
+    logit = output.logits[0, target].item()
     values = subset_probabilities(model, {**text, **encoded}, torch.tensor([target]))[0]
     shapley = shapley_values(values)
     return Explanation(
         question=question,
         answer=model.config.id2label[target],
         probability=values[-1].item(),
-        logit=output.logits[0, target].item(),
+        logit=logit,
         candidates=processor.decode_answers(output.logits, top_k=min(5, model.config.num_labels))[0],
         image=seen.clamp(0, 1).permute(1, 2, 0).numpy(),
         grad_cam=cam.cpu().numpy(),
@@ -188,9 +190,9 @@ def explain(
         pair_weights=pair_maps(
             output.fusion_weights, encoded["vision_grid"], token_texts(processor, text, question, offsets, special)
         ),
-        words=merge_words(question, offsets, special.tolist(), scores.tolist()),
+        words=words,
         baseline_logit=baseline_logit,
-        completeness_error=error,
+        completeness_error=abs(sum(word["score"] for word in words) - (logit - baseline_logit)),
         modality_weights=named_weights(output.fusion_weights),
         values={"+".join(subset): value for subset, value in zip(SUBSETS, values.tolist(), strict=True)},
         shapley=dict(zip(("text", "image"), shapley.tolist(), strict=True)),
