@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Pipeline
 
+from .numerics_ume import widen  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
 from .processing_ume import decode_logits, read_image
 
 # transformers 5.0 copies only what an entry file itself imports.

@@ -20,9 +20,9 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted, read_quietly
 
-logger = logging.get_logger(__name__)
-
 from .numerics_ume import widen
+
+logger = logging.get_logger(__name__)
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 # Vocabulary files of SentencePiece, which transformers reads only when that package is installed.

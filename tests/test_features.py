@@ -11,19 +11,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_batch, tiny_model
 from PIL import Image
-from transformers import set_seed
+from transformers import BertConfig, BertModel, CTRLTokenizer, set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
 import training_ume.features as features
 from modeling_ume.encoders_ume import average_grid
 from training_ume.data import VQADataError
 from training_ume.evaluation import evaluate_checkpoint
+from training_ume.feature_keys import file_stamps, saved_names
 from training_ume.feature_sets import distinct_rows
 from training_ume.features import FeatureCache, build_features, describe, open_features
 from training_ume.recipes import parse_recipe
@@ -426,11 +428,105 @@ def test_a_key_survives_use_of_the_tokenizer_and_renamed_weights(built):
     before = describe("text", model, collators["text"])
     collators["text"].processor.tokenizer(["is it red?"], padding=True, truncation=True, max_length=3)
     assert describe("text", model, collators["text"]) == before
-    state = model.ume.text_model.state_dict()
-    renamed = torch.nn.Module()
-    for number, tensor in enumerate(reversed(state.values())):
-        renamed.register_buffer(f"b{number}", tensor)
-    assert features.weights_digest(renamed) == before["weights"]
+    encoder = model.ume.vision_model
+    saved = saved_names(encoder)
+    assert saved.keys() != encoder.state_dict().keys(), "this release has renamed the layers of ViT"
+    # As a release has them that goes by the saved names, inside of another model and in another order.
+    earlier = SimpleNamespace(state_dict=lambda: {f"vision.{name}": saved[name] for name in sorted(saved)[::-1]})
+    assert features.weights_digest(earlier) == features.weights_digest(encoder)
+
+
+def exchange(encoder, first, second):
+    """Two weights of one shape change places."""
+    state = encoder.state_dict()
+    assert state[first].shape == state[second].shape
+    encoder.load_state_dict({**state, first: state[second].clone(), second: state[first].clone()})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("encoder.layer.0.attention.self.query.weight", "encoder.layer.1.attention.self.query.weight"),
+        ("encoder.layer.0.attention.self.query.weight", "encoder.layer.0.attention.self.key.weight"),
+        ("encoder.layer.0.attention.output.LayerNorm.weight", "encoder.layer.0.output.LayerNorm.weight"),
+        ("encoder.layer.1.output.dense.bias", "embeddings.LayerNorm.bias"),
+    ],
+)
+def test_the_key_changes_when_two_weights_change_places(first, second):
+    encoder = BertModel(BertConfig(vocab_size=20, **{**TINY, "num_hidden_layers": 2})).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    before = features.weights_digest(encoder)
+    exchange(encoder, first, second)
+    assert features.weights_digest(encoder) != before
+    exchange(encoder, first, second)
+    assert features.weights_digest(encoder) == before
+    assert features.weights_digest(encoder.bfloat16()) != before
+
+
+def test_a_picture_put_in_the_place_of_another_is_noticed_also_with_its_size_and_time(tmp_path):
+    path, other = tmp_path / "a.png", tmp_path / "b.png"
+    path.write_bytes(b"one")
+    stamps = file_stamps([str(path)], {})
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self, own=Path.read_bytes: read.append(self) or own(self))
+        assert file_stamps([str(path)], stamps) == stamps
+        assert read == [], "a file that nobody touched is not read again"
+    status = path.stat()
+    other.write_bytes(b"two")
+    path.write_bytes(b"two")  # written into, or another one moved there
+    for replace in (lambda: None, lambda: os.replace(other, path)):
+        replace()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        found = file_stamps([str(path)], stamps)[str(path)]
+        assert found[:2] == stamps[str(path)][:2]
+        assert found[-1] == hashlib.sha256(b"two").hexdigest()
+
+
+def test_what_changes_tokens_changes_the_key_of_a_tokenizer_and_what_does_not_leaves_it(built):
+    _, collators, _, _ = built
+    tokenizer = copy.deepcopy(collators["text"].processor.tokenizer)
+    before = features.tokenizer_digest(tokenizer)
+    tokenizer.padding_side = "left"  # of padding, features hold nothing
+    assert features.tokenizer_digest(tokenizer) == before
+    tokenizer.truncation_side = "left"
+    assert features.tokenizer_digest(tokenizer) != before
+    tokenizer.truncation_side = "right"
+    types = {"input_ids", "token_type_ids"} ^ ({"token_type_ids"} & set(tokenizer.model_input_names))
+    tokenizer.model_input_names = sorted(types)
+    assert features.tokenizer_digest(tokenizer) != before
+
+
+def test_a_tokenizer_in_python_is_known_by_its_files_and_options(tmp_path):
+    def digest(merges="#version: 0.2\na b\n", **options):
+        (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2, "<unk>": 3, "c": 4, "bc": 5}')
+        (tmp_path / "merges.txt").write_text(merges)
+        files = str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
+        return features.tokenizer_digest(CTRLTokenizer(*files, **options))
+
+    assert digest() == digest()
+    assert digest(merges="#version: 0.2\nb c\n") != digest()
+    assert digest(split_special_tokens=True) != digest()
+
+
+def test_a_cache_of_an_earlier_format_is_refused_with_what_to_do(built, own_cache):
+    model, collators, rows, _ = built
+    path = own_cache / "vision" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["key"]["format"] = 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"is of format 1, and this release reads format 2: .* Delete the folder and"):
+        build(own_cache / "vision", "vision", model, collators, rows)
+
+
+def test_stamps_of_files_that_had_to_be_read_are_kept_for_the_next_run(built, own_cache):
+    model, collators, _, data = built
+    (own_cache / "vision" / "files.json").unlink()
+    open_features(own_cache, model, collators["vision"], ["vision"], [data.train])
+    kept = json.loads((own_cache / "vision" / "files.json").read_text())
+    assert kept.keys() == set(data.train["image"][:])
 
 
 @pytest.mark.parametrize(

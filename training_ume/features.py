@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,10 +29,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from training_ume.collator import VQACollator, VQADataError
-from training_ume.results import read_json, write_json, writing
+from training_ume.collator import VQACollator
+from training_ume.feature_keys import file_stamps, tokenizer_digest, weights_digest
+from training_ume.results import WriteError, read_json, write_json, writing
 
-FORMAT = 1
+# Of the files and of the key. 1: the key did not say to which layer weights belong.
+FORMAT = 2
 MODALITIES = ("text", "vision")
 SHARD_NAME = re.compile(r"shard-\d{5,}\.bin")
 # The column of `load_vqa` that a modality encodes, and what the collator and the recipes call it.
@@ -86,26 +88,6 @@ def describe(modality: str, model: UMEForVisualQuestionAnswering, collator: VQAC
     return json.loads(json.dumps(key, default=str))  # as it reads back from the manifest
 
 
-def weights_digest(encoder: torch.nn.Module) -> str:
-    """SHA-256 over all weights and buffers, whatever they are called: releases of transformers rename them."""
-    digests = []
-    for tensor in encoder.state_dict().values():
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digests.append(hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + content.data).digest())
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def tokenizer_digest(tokenizer) -> str:
-    """SHA-256 over what turns a question into token ids."""
-    if tokenizer.is_fast:
-        settings = json.loads(tokenizer.backend_tokenizer.to_str())
-        # These two follow the last call, and are given anew with every one.
-        settings["padding"] = settings["truncation"] = None
-    else:
-        settings = [type(tokenizer).__name__, tokenizer.get_vocab(), str(tokenizer.special_tokens_map)]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
 def differences(cached: dict, own: dict, prefix: str = "") -> list[str]:
     """One phrase for each setting in which two keys differ."""
     found = []
@@ -127,34 +109,6 @@ def question_key(question: str) -> str:
     return hashlib.sha256(question.encode()).hexdigest()
 
 
-def file_stamps(paths: Iterable[str], known: dict[str, list]) -> dict[str, list]:
-    """
-    The content of files: {path: [bytes, modification time in ns, SHA-256]}.
-
-    Args:
-        known: earlier stamps. A file whose size and time are still the same is not read again.
-
-    Raises:
-        VQADataError: for a file that cannot be read, naming it.
-    """
-
-    def stamp(path: str) -> tuple[str, list]:
-        try:
-            status = os.stat(path)
-            before = known.get(path)
-            if before is not None and before[:2] == [status.st_size, status.st_mtime_ns]:
-                return path, before
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise VQADataError(
-                f"The image {path!r} cannot be read ({error.strerror}). Restore it, or load the data again."
-            ) from error
-        return path, [status.st_size, status.st_mtime_ns, hashlib.sha256(content).hexdigest()]
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(pool.map(stamp, paths))
-
-
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
@@ -164,6 +118,13 @@ def check_manifest(folder: Path | str, manifest: dict, key: dict) -> None:
         ValueError: when the features are not those of the model and the processor that `key` (see `describe`) stands
             for; the message lists what differs.
     """
+    written = manifest["key"].get("format")
+    if written != key["format"]:
+        raise ValueError(
+            f"The feature cache {folder} is of format {written}, and this release reads format {key['format']}: the "
+            "keys of earlier ones did not tell apart all that changes features. Delete the folder and build the cache "
+            "again, or give another --feature_cache."
+        )
     found = differences(manifest["key"], key)
     if found:
         origin = manifest["origin"]
@@ -235,6 +196,7 @@ class FeatureCache:
         ):
             raise self._damaged(f"the grid {grid} is not that of its rows")
         self._stamps = read_json(self.folder / "files.json") or {}
+        self._read_anew: dict[str, list] = {}  # stamps of files that had to be read to know them
 
     def _read_index(self, shard: dict) -> dict:
         if not SHARD_NAME.fullmatch(shard["file"]):  # nor does a manifest from elsewhere lead out of the folder
@@ -287,7 +249,9 @@ class FeatureCache:
         new = [item for item in dict.fromkeys(items) if item not in self._row_of_item]
         if new:
             if self.modality == "vision":
-                keys = [stamp[2] for stamp in file_stamps(new, self._stamps).values()]
+                stamps = file_stamps(new, self._stamps)
+                keys = [stamp[-1] for stamp in stamps.values()]
+                self._read_anew |= {path: stamp for path, stamp in stamps.items() if stamp != self._stamps.get(path)}
             else:
                 keys = [question_key(question) for question in new]
             rows = [self._row_of_key.get(key) for key in keys]
@@ -300,6 +264,14 @@ class FeatureCache:
                 )
             self._row_of_item.update(zip(new, rows, strict=True))
         return [self._row_of_item[item] for item in items]
+
+    def remember_files(self) -> None:
+        """Keeps the stamps of files that `locate` had to read, so that the next run need not; where it may write."""
+        if self._read_anew:
+            self._stamps = {**(read_json(self.folder / "files.json") or {}), **self._read_anew}
+            self._read_anew = {}
+            with suppress(OSError, WriteError):
+                write_json(self.folder / "files.json", self._stamps)
 
     def batch(self, items: Sequence[str], padding_side: str = "right") -> dict[str, Tensor]:
         """
@@ -380,6 +352,7 @@ def open_features(
             caches[modality] = FeatureCache(Path(folder) / modality)
             caches[modality].check(describe(modality, model, collator))
             caches[modality].locate([item for dataset in datasets for item in dataset[COLUMN[modality]][:]])
+            caches[modality].remember_files()
     return caches
 
 
@@ -426,7 +399,7 @@ def build_features(
     items = dict.fromkeys(row[COLUMN[modality]] for row in rows)
     if modality == "vision":
         stamps = file_stamps(items, (read_json(folder / "files.json") or {}))
-        keys = {path: stamp[2] for path, stamp in stamps.items()}
+        keys = {path: stamp[-1] for path, stamp in stamps.items()}
     else:
         keys = {question: question_key(question) for question in items}
     row_of_key: dict[str, dict] = {}
