@@ -9,10 +9,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version
 from transformers.utils import logging
 
 from .fusion_ume import FUSIONS, MembersFusion
-from .outputs_ume import RECORDED
 
 # transformers 5.0 copies only what an entry file itself imports.
 from .numerics_ume import accumulate_in  # noqa: F401
+from .outputs_ume import RECORDED
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)

@@ -413,6 +413,9 @@ class UMEModel(UMEEncoders):
             grid = None if vision_grid is None else tuple(vision_grid.tolist())
             image = self._stream("vision", vision_states, vision_pooled, grid=grid)
         elif pixel_values is not None:
+            if image_present is not None:
+                # Their gradients pass through the encoder, where zero times what is no number is no number.
+                pixel_values = cut_off(pixel_values, looked_at(pixel_values, image_index, image_present))
             image, outputs = self._encode_image(pixel_values, record)
             recorded.update(records("vision", outputs))
         if text is None and image is None:

@@ -100,7 +100,7 @@ class UMERetrievalOutput(ModelOutput):
     Args:
         loss (`torch.Tensor` of shape `()`, with `return_loss=True`): mean of both directions.
         logits_per_image, logits_per_text (`torch.Tensor` of shapes `(U, T)`, `(T, U)`): cosine similarities over the
-            temperature, in float32.
+            temperature, at least in float32.
         text_embeds, image_embeds (`torch.Tensor` of shapes `(T, D)`, `(U, D)`): the features, of length 1.
         text_model_output, vision_model_output (`ModelOutput`): what the encoders returned, as in CLIP's output; their
             `hidden_states` and `attentions` where they were asked for.

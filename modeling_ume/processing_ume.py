@@ -17,10 +17,9 @@ from transformers.image_utils import is_valid_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available, logging
 
+from .numerics_ume import widen
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted, read_quietly
-
-from .numerics_ume import widen
 
 logger = logging.get_logger(__name__)
 
