@@ -55,6 +55,10 @@ from .stored_ume import storable  # noqa: F401
 from .trust_ume import HUB_ARGUMENTS, load_trusted
 
 MAX_LOGIT_SCALE = math.log(100)
+# Newer releases have another name, and call it by the old one.
+CHECKPOINTING = "activation_checkpointing_enable"
+if not hasattr(PreTrainedModel, CHECKPOINTING):
+    CHECKPOINTING = "gradient_checkpointing_enable"
 
 
 class UMEPreTrainedModel(PreTrainedModel):
@@ -73,10 +77,61 @@ class UMEPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
 
     def post_init(self) -> None:
+        # The class can; whether a model can is decided by its encoders.
+        self.supports_gradient_checkpointing = any(map(_recomputes, self._encoders()))
         super().post_init()
         # Of all the names above and in the encoders' classes: accelerate refuses what a model lacks.
         here = {type(module).__name__ for module in self.modules()}
         self._no_split_modules = sorted(here.intersection(self._no_split_modules))
+
+    def _encoders(self) -> list[PreTrainedModel]:
+        return [getattr(self.base_model, f"{modality}_model") for modality in MODALITIES]
+
+    def get_encoder(self, modality: str | None = None) -> PreTrainedModel:
+        """
+        The encoder of `"text"` (the default, as in transformers) or of `"image"`, which is also called `"vision"`.
+
+        Raises:
+            ValueError: for another modality.
+        """
+        return getattr(self.base_model, f"{_modality(modality)}_model")
+
+    def set_encoder(self, encoder: PreTrainedModel, modality: str | None = None) -> None:
+        """
+        Puts another encoder of the same kind and size in the place of that which `get_encoder` returns; its weights
+        count, and the config stays.
+
+        Raises:
+            ValueError: for another modality, class or size: what stands behind the encoder was built for the old one.
+        """
+        own, name = self.get_encoder(modality), f"{_modality(modality)}_model"
+        if type(encoder) is not type(own) or encoder.state_dict().keys() != own.state_dict().keys():
+            raise ValueError(
+                f"{type(encoder).__name__} cannot take the place of the {_modality(modality)} encoder "
+                f"({type(own).__name__}), for which the model was built: build one with `from_encoders_pretrained`."
+            )
+        if any(new.shape != old.shape for new, old in zip(encoder.parameters(), own.parameters(), strict=True)):
+            raise ValueError(
+                f"The {type(encoder).__name__} has other sizes than the {_modality(modality)} encoder for which the "
+                "model was built: build one with `from_encoders_pretrained`."
+            )
+        encoder.config = own.config
+        setattr(self.base_model, name, encoder)
+
+    def _enable_checkpointing(self, *args, **kwargs) -> None:
+        """
+        As in transformers, for those encoders that can compute their layers again in backward.
+
+        Raises:
+            ValueError: when neither can.
+        """
+        if not self.supports_gradient_checkpointing:
+            kinds = " and ".join(repr(encoder.config.model_type) for encoder in self._encoders())
+            raise ValueError(
+                f"Gradient checkpointing is impossible with the encoders {kinds}: neither can compute its layers "
+                "again in backward. Leave it off, and choose a smaller batch with gradient_accumulation_steps."
+            )
+        getattr(super(), CHECKPOINTING)(*args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -232,6 +287,23 @@ class UMEPreTrainedModel(PreTrainedModel):
         return {name: flag for name, flag in asked.items() if flag is not None}
 
 
+setattr(UMEPreTrainedModel, CHECKPOINTING, UMEPreTrainedModel._enable_checkpointing)
+
+
+def _recomputes(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder has layers that backward can compute again, instead of keeping what they computed."""
+    layers = any(hasattr(module, "gradient_checkpointing") for module in encoder.modules())
+    return encoder.supports_gradient_checkpointing and layers
+
+
+def _modality(name: str | None) -> str:
+    """This repository's name for what transformers calls a modality."""
+    modality = {None: MODALITIES[0], "image": "vision"}.get(name, name)
+    if modality not in MODALITIES:
+        raise ValueError(f"modality={name!r} is not known: choose 'text' or 'vision'.")
+    return modality
+
+
 class UMEEncoders(UMEPreTrainedModel):
     """The two encoders side by side and what each gives; a class that inherits says what is made of it."""
 
@@ -254,9 +326,9 @@ class UMEEncoders(UMEPreTrainedModel):
 
     def encoder(self, modality: str) -> PreTrainedModel:
         """The encoder of `"text"` or `"vision"`."""
-        if modality not in MODALITIES:
-            raise ValueError(f"modality={modality!r} is not known: choose 'text' or 'vision'.")
-        return self.text_model if modality == "text" else self.vision_model
+        if modality is None:
+            raise ValueError("modality=None is not known: choose 'text' or 'vision'.")
+        return self.get_encoder(modality)
 
     def freeze(self, modality: str) -> None:
         """Takes the encoder of `"text"` or `"vision"` out of training: no gradients, and it stays in eval mode."""

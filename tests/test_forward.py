@@ -208,3 +208,44 @@ def test_features_come_in_an_output_object_that_still_stands_for_them():
     output = model(**batch, **FLAGS)
     assert torch.equal(output.text_embeds, text.pooler_output)
     assert len(output.text_model_output.attentions) == len(output.vision_model_output.attentions) == LAYERS
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_get_encoder_returns_the_encoder_of_a_modality(cls):
+    model = cls(tiny_config())
+    text, vision = model.base_model.text_model, model.base_model.vision_model
+    assert model.get_encoder() is model.get_encoder("text") is text
+    assert model.get_encoder(modality="image") is model.get_encoder("vision") is vision
+    with pytest.raises(ValueError, match="modality='audio' is not known: choose 'text' or 'vision'"):
+        model.get_encoder("audio")
+    other = cls(tiny_config())
+    model.set_encoder(other.get_encoder("image"), "image")
+    assert model.get_encoder("image") is other.get_encoder("image")
+    with pytest.raises(ValueError, match=r"BertModel cannot take the place of the vision encoder \(ViTModel\)"):
+        model.set_encoder(text, "image")
+    larger = tiny_config()
+    larger.text_config.intermediate_size = 48
+    with pytest.raises(ValueError, match="other sizes than the text encoder"):
+        model.set_encoder(cls(larger).get_encoder())
+
+
+def test_gradient_checkpointing_is_claimed_where_an_encoder_can(tmp_path):
+    model = lstm_vgg()
+    assert not model.supports_gradient_checkpointing
+    with pytest.raises(ValueError, match="impossible with the encoders 'ume_lstm' and 'ume_vgg'"):
+        model.gradient_checkpointing_enable()
+    rows = [{"input_ids": torch.full((6,), i), "pixel_values": torch.randn(3, 32, 32), "labels": i} for i in range(4)]
+    weights = []
+    for checkpointing in (False, True):
+        model = tiny_model(image="resnet", fusion_dropout=0.0, classifier_dropout=0.0)
+        assert model.supports_gradient_checkpointing  # its text encoder can
+        arguments = TrainingArguments(
+            tmp_path, report_to=[], use_cpu=True, max_steps=2, save_strategy="no", gradient_checkpointing=checkpointing
+        )
+        Trainer(model, arguments, train_dataset=rows).train()
+        checkpointed = [name for name, m in model.named_modules() if getattr(m, "gradient_checkpointing", False)]
+        assert bool(checkpointed) == checkpointing
+        assert all("text_model" in name for name in checkpointed)
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for without, recomputed in zip(*weights, strict=True):
+        torch.testing.assert_close(recomputed, without, atol=1e-6, rtol=1e-5)
