@@ -108,10 +108,12 @@ def is_private(name: str, value) -> bool:
 
 def storable(fields: dict) -> dict:
     """A copy of a config's dict without what is private, however deep it lies; answers stay as they are."""
+    # Emptied instead of left out: every config has it, and one out of a file has it empty.
+    fields = {name: "" if name == "_name_or_path" else value for name, value in fields.items()}
     return {
         name: value if name in _ANSWERS else _storable_value(value)
         for name, value in fields.items()
-        if name in _ANSWERS or not is_private(str(name), value)
+        if name in _ANSWERS or name == "_name_or_path" or not is_private(str(name), value)
     }
 
 

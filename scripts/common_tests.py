@@ -34,6 +34,7 @@ RULES = ROOT / "tests" / "common_not_applicable.yaml"
 WANTED = ("test_modeling_common.py", "test_configuration_common.py", "test_processing_common.py")
 PACKAGE = "transformers_tests"
 RANK = {PASSED: 0, SKIPPED: 1, FAILED: 2}
+SUBTESTS = re.compile(r"contains \d+ failed subtest")
 
 
 def fetch(version: str) -> Path:
@@ -76,7 +77,7 @@ def fetch(version: str) -> Path:
 
 
 class Recorder:
-    """A pytest plugin that keeps each test's outcome: the worst of its phases and its subtests."""
+    """A pytest plugin that keeps each test's outcome, the worst of its phases and subtests, and all that these say."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -90,10 +91,12 @@ class Recorder:
             text = str(report.longrepr) if crash is None else crash.message
         else:
             text = ""
-        outcome = Outcome(name, report.outcome, " ".join(text.split()))
         known = self.outcomes.get(name)
-        if known is None or RANK[outcome.result] > RANK[known.result]:
-            self.outcomes[name] = outcome
+        if known is None or RANK[report.outcome] > RANK[known.result]:
+            self.outcomes[name] = Outcome(name, report.outcome, (" ".join(text.split()),) if text else ())
+        # Of a test whose subtests failed pytest says no more than that.
+        elif text and RANK[report.outcome] == RANK[known.result] and not SUBTESTS.match(text):
+            self.outcomes[name] = Outcome(name, known.result, (*known.texts, " ".join(text.split())))
 
 
 def main(argv: list[str]) -> int:

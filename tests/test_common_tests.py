@@ -13,7 +13,7 @@ RULE = Rule("BERT_ViT_*::test_export*", "FakeTensor", "It has no fixed size.")
 
 
 def outcome(result: str, text: str = "", test: str = "test_export_static", row: str = "ume_UMEModel") -> Outcome:
-    return Outcome(f"BERT_ViT_{row}::{test}", result, text)
+    return Outcome(f"BERT_ViT_{row}::{test}", result, (text,) if text else ())
 
 
 def test_the_table_of_what_does_not_apply_is_well_formed():
@@ -41,6 +41,13 @@ def test_a_rule_excuses_the_failure_that_it_names_and_no_other():
     assert results["groups"] == {"BERT × ViT": {"passed": 0, "failed": 1, "not applicable": 1}}
     assert [row["error"] for row in results["failures"]] == ["KeyError: 'a'"]
     assert results["not_applicable"][0]["reason"] == RULE.reason
+
+
+def test_a_rule_has_to_fit_every_part_of_a_test():
+    parts = Outcome("BERT_ViT_ume_UMEModel::test_export", FAILED, ("a FakeTensor", "KeyError"))
+    results = judge([parts], [RULE], PAIRS)
+    assert [row["error"] for row in results["failures"]] == ["a FakeTensor; KeyError"]
+    assert results["unused"] == [RULE.test]
 
 
 @pytest.mark.parametrize("outcomes", [[], [outcome(PASSED)], [outcome(FAILED, "KeyError")]])
@@ -79,14 +86,16 @@ def test_a_test_is_as_good_as_the_worst_of_its_parts():
     recorder = script.Recorder()
     for report in (
         Report(PASSED),  # its setup
-        Report(FAILED, "KeyError"),  # a subtest, after which the test itself goes through
+        Report(FAILED, "KeyError"),  # two subtests, then the test itself
+        Report(FAILED, "TypeError"),
+        Report(FAILED, "contains 2 failed subtests"),
         Report(PASSED),
         Report(SKIPPED, ("file.py", 1, "Skipped: test requires MPS"), "test_b"),
         Report(PASSED, test="test_c"),
     ):
         recorder.pytest_runtest_logreport(report)
     assert list(recorder.outcomes.values()) == [
-        Outcome("Row::test_a", FAILED, "KeyError"),
-        Outcome("Row::test_b", SKIPPED, "test requires MPS"),
+        Outcome("Row::test_a", FAILED, ("KeyError", "TypeError")),
+        Outcome("Row::test_b", SKIPPED, ("test requires MPS",)),
         Outcome("Row::test_c", PASSED),
     ]

@@ -149,6 +149,16 @@ def test_a_sub_config_brings_no_secret(tmp_path):
         assert not LEFT_OVER.search(written(config, tmp_path))
 
 
+@pytest.mark.parametrize("path", ["", "/home/me/bert"])
+def test_an_encoders_config_alone_reads_what_the_whole_holds(tmp_path, path):
+    config = tiny_config()
+    config.text_config._name_or_path = path
+    config.save_pretrained(tmp_path)
+    alone = type(config.text_config).from_pretrained(tmp_path).to_dict()
+    alone.pop("transformers_version")
+    assert alone == config.to_dict()["text_config"]
+
+
 @pytest.mark.parametrize("load", [UMEConfig.from_pretrained, AutoConfig.from_pretrained, None])
 def test_unknown_fields_of_a_file_are_left_out_with_one_warning(tmp_path, load):
     model, batch = tiny_model(), tiny_batch()

@@ -1,6 +1,7 @@
 """What `scripts/test_common.sh` found out: transformers' own common tests over UME models, judged, and their table.
 
-An outcome is that of one test: its name, `passed`, `failed` or `skipped`, and what the failure or the skip says.
+An outcome is that of one test: its name, `passed`, `failed` or `skipped`, and what its failures or its skips say; a
+test of several parts says several things.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Rule:
 
     Args:
         test: pattern (as of file names) of names of tests, `CLASS::test_name`.
-        error: regular expression that has to be found in what the test says; another failure is a failure.
+        error: regular expression that has to be found in all that the test says; any other failure is a failure.
         reason: why it does not apply, for a reader.
     """
 
@@ -34,15 +35,21 @@ class Rule:
     error: str
     reason: str
 
-    def fits(self, name: str, text: str) -> bool:
-        return fnmatch.fnmatchcase(name, self.test) and re.search(self.error, text) is not None
+    def fits(self, outcome: Outcome) -> bool:
+        return fnmatch.fnmatchcase(outcome.name, self.test) and all(
+            re.search(self.error, text) is not None for text in outcome.texts
+        )
 
 
 @dataclass(frozen=True)
 class Outcome:
     name: str
     result: str
-    text: str = ""
+    texts: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return "; ".join(dict.fromkeys(self.texts))
 
 
 def read_rules(path: str | Path) -> list[Rule]:
@@ -93,7 +100,7 @@ def judge(outcomes: list[Outcome], rules: list[Rule], pairs: list[str]) -> dict:
     for outcome in outcomes:
         result = outcome.result
         if result != PASSED:
-            rule = next((rule for rule in rules if rule.fits(outcome.name, outcome.text)), None)
+            rule = next((rule for rule in rules if rule.fits(outcome)), None)
             test = outcome.name.partition("::")[2]
             if rule is not None:
                 used.add(rule)
