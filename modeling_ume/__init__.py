@@ -6,6 +6,7 @@ from transformers import (
     AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
+    pipelines,
 )
 
 from .configuration_ume import UMEConfig
@@ -20,6 +21,13 @@ AutoModel.register(UMEConfig, UMEModel, exist_ok=True)
 AutoModelForVisualQuestionAnswering.register(UMEConfig, UMEForVisualQuestionAnswering, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(UMEConfig, UMEForImageTextRetrieval, exist_ok=True)
 AutoProcessor.register(UMEConfig, UMEProcessor, exist_ok=True)
+
+# A model in memory has no folder to load its pipeline from, and newer releases refuse the task by its name.
+if UMEVQAPipeline.task_name not in pipelines.PIPELINE_REGISTRY.supported_tasks:
+    getattr(pipelines, "REMOVED_TASKS", {}).pop(UMEVQAPipeline.task_name, None)
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        UMEVQAPipeline.task_name, UMEVQAPipeline, pt_model=AutoModelForVisualQuestionAnswering
+    )
 
 __all__ = [
     "FUSIONS",

@@ -17,6 +17,9 @@ from transformers import initialization as init
 from transformers.modeling_utils import LoadStateDictInfo
 from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
 
+# Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
+# the entry file itself imports.
+from .arguments_ume import route_arguments  # noqa: F401
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder, load_encoder, position_limit
 from .fusion_ume import (
@@ -43,9 +46,6 @@ from .outputs_ume import (
     records,
     refuse_unknown,
 )
-
-# Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
-# the entry file itself imports.
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401

@@ -5,11 +5,12 @@ Also what `forward` makes of arguments that it does not know.
 
 import inspect
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
+
+from .stored_ume import nearest
 
 MODALITIES = ("text", "vision")
 RECORDS = ("hidden_states", "attentions")
@@ -179,6 +180,5 @@ def refuse_unknown(forward, unknown: dict) -> None:
     if asked:
         parameters = inspect.signature(forward).parameters.values()
         known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        nearest = get_close_matches(asked[0], known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(known)}."
-        raise TypeError(f"forward() has no argument {asked[0]!r}: {hint}")
+        hint = nearest(asked[0], known) or f" It takes {', '.join(known)}."
+        raise TypeError(f"forward() has no argument {asked[0]!r}.{hint}")

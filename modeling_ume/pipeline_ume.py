@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Pipeline
 
-from .numerics_ume import widen  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
-from .processing_ume import decode_logits, read_image
-
 # transformers 5.0 copies only what an entry file itself imports.
+from .arguments_ume import route_arguments  # noqa: F401
+from .numerics_ume import widen  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
+from .processing_ume import UMEProcessor, decode_logits, is_image, read_image
 from .stored_ume import storable  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 
@@ -50,6 +50,7 @@ class UMEVQAPipeline(Pipeline):
     >>> ask([{"image": "street.jpg", "question": "Is it day?"}, {"image": "beach.jpg", "question": "Who is this?"}])
     ```"""
 
+    task_name = "visual-question-answering"
     _load_processor = True
     # The processor brings these along.
     _load_image_processor = False
@@ -59,6 +60,16 @@ class UMEVQAPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        config = self.model.config
+        if config.model_type != "ume":
+            raise ValueError(
+                f"This visual-question-answering pipeline is that of UME models, and the model is of the kind "
+                f"{config.model_type!r}; transformers has removed the one for all models."
+            )
+        if self.processor is None and self.tokenizer is not None and self.image_processor is not None:
+            self.processor = UMEProcessor(
+                self.image_processor, self.tokenizer, id2label=config.id2label, problem_type=config.problem_type
+            )
         if self.processor is None:
             raise ValueError(
                 "The visual-question-answering pipeline needs the processor of its model: pass `processor=…`, for "
@@ -71,9 +82,11 @@ class UMEVQAPipeline(Pipeline):
     def __call__(self, image=None, question=None, top_k: int | None = None, batch_size: int | None = None):
         r"""
         Args:
-            image (`PIL.Image.Image`, `str` or `os.PathLike`):
-                An image, its path or its URL. Or rows: one dict `{"image": …, "question": …}`, a list of them, or
-                a generator or dataset that yields them; other columns are ignored.
+            image:
+                An image: a PIL image, its path or URL, the bytes of its file, or an array or tensor of bytes. Or a
+                list, generator or dataset of images, with one question for all. Or rows: one dict
+                `{"image": …, "question": …}`, a list of them, or a generator or dataset that yields them; other
+                columns are ignored.
             question (`str` or `list[str]`, *optional*):
                 One question or several about this image, which is encoded once, also if more are asked in later
                 calls. Not with rows, which bring their own.
@@ -93,15 +106,25 @@ class UMEVQAPipeline(Pipeline):
             batch_size = 1 if self._batch_size is None else self._batch_size
         _check_count("batch_size", batch_size)
         params = {**self._postprocess_params, **self._sanitize_parameters(top_k)[2]}
-        if question is not None or isinstance(image, (str, os.PathLike, Image.Image)):
+        rows = image if is_image(image) else _each(image)
+        if is_image(image) or (question is not None and rows is None):
             return self._answer_batch([{"image": image, "question": question}], params)[0]
+        if question is not None and not isinstance(image, dict):
+            if not isinstance(question, str):
+                raise ValueError(
+                    "Several images came with several questions: give one question for all of them, or rows, "
+                    "[{'image': …, 'question': …}, …], which say what is asked about which."
+                )
+            rows = ({"image": picture, "question": question} for picture in _each(image))
+        elif question is not None:
+            raise ValueError("A row was given, and a question besides: a row brings its own.")
         if isinstance(image, dict):
             return self._answer_batch([image], params)[0]
-        if not isinstance(image, Iterable):
+        if rows is None:
             raise ValueError(
                 f"The pipeline takes (image, question), a dict with both or a list of such dicts, not {image!r}."
             )
-        answers = self._answer(image, batch_size, params)
+        answers = self._answer(rows, batch_size, params)
         return list(answers) if isinstance(image, (list, tuple)) else answers
 
     def _answer(self, rows: Iterable[dict], batch_size: int, params: dict) -> Iterator[list]:
@@ -204,6 +227,13 @@ class UMEVQAPipeline(Pipeline):
         """Saves model and processor, with their code, so that the folder loads again as a pipeline."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _each(rows) -> Iterable | None:
+    """What can be gone through one by one, torch's data sets too, which are read by number; None for all else."""
+    if not isinstance(rows, Iterable) and hasattr(rows, "__getitem__") and hasattr(rows, "__len__"):
+        return (rows[i] for i in range(len(rows)))
+    return rows if isinstance(rows, Iterable) else None
 
 
 def _content(image) -> tuple[bytes, Callable[[], Image.Image]]:

@@ -17,6 +17,7 @@ from transformers.image_utils import is_valid_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_protobuf_available, is_sentencepiece_available, logging
 
+from .arguments_ume import route_arguments
 from .numerics_ume import widen
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .trust_ume import ForeignCodeError, check_processor_files, load_tokenizer, load_trusted, read_quietly
@@ -34,14 +35,16 @@ UNLIMITED = 1_000_000
 DOWNLOAD_SECONDS, DOWNLOAD_BYTES = 60, 200 * 2**20
 
 
-def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = None) -> Image.Image:
+def read_image(image, content: bytes | None = None) -> Image.Image:
     """
     Reads one image as the models see all of them: upright 8-bit RGB, as a viewer shows it on a white page.
 
     EXIF orientation is applied, what is transparent becomes white, 16-bit greys are scaled to 8 bits.
 
     Args:
-        image (`PIL.Image.Image`, `str` or `os.PathLike`): an image, a local path, an http(s) or a `data:image/` URL.
+        image: a PIL image, a local path, an http(s) or a `data:image/` URL, the bytes of a file, a file that is open
+            for reading bytes, the dict `{"bytes": …, "path": …}` of a data set, or an array or tensor of bytes
+            (uint8) [H, W, 3], [H, W] or [3, H, W].
         content (`bytes`, *optional*): what the file at a local path holds, where it has been read already.
 
     Returns:
@@ -52,6 +55,8 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
             pixels are floating-point or 32-bit values, whose white is not known.
     """
     name = "The image"
+    if is_undecoded(image):
+        image = image["bytes"] if image.get("bytes") else image["path"]
     try:
         if isinstance(image, (str, os.PathLike)):
             path = os.fspath(image)
@@ -70,6 +75,15 @@ def read_image(image: Image.Image | str | os.PathLike, content: bytes | None = N
                     return to_rgb(opened)
             else:
                 raise FileNotFoundError("there is no such file; check the path")
+        elif isinstance(image, (bytes, bytearray, memoryview)):
+            image = Image.open(io.BytesIO(image))
+        elif isinstance(image, io.IOBase) and image.readable():
+            image = Image.open(image)
+        elif _is_array(image):
+            pictures = _from_array(image)
+            if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
+                raise TypeError(f"it is {len(pictures)} arrays of {image.dtype}; give one of bytes (uint8)")
+            return pictures[0]
         if not isinstance(image, Image.Image):
             raise TypeError(f"it is a {type(image).__name__}; give a PIL image, a path or a URL")
         return to_rgb(image)
@@ -104,6 +118,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     up = shades.point(lambda shade: shade * 1 - clear).convert("L")
     down = shades.point(lambda shade: shade * -1 + clear).convert("L")
     return Image.merge("LA", (grey, ImageChops.add(up, down).point(lambda distance: 255 if distance else 0)))
+
+
+def is_undecoded(image) -> bool:
+    """Whether it is a picture as data sets hold one that they do not decode: `{"bytes": …, "path": …}`."""
+    return isinstance(image, dict) and {"bytes", "path"} >= image.keys() and any(image.values())
+
+
+def is_image(value) -> bool:
+    """Whether `read_image` takes it for one image, be it readable or not; a string is a path."""
+    kinds = (str, os.PathLike, Image.Image, bytes, bytearray, memoryview, io.IOBase)
+    return isinstance(value, kinds) or is_undecoded(value) or _is_array(value)
+
+
+def _is_picture(value) -> bool:
+    """Whether a value can only be a picture, or begins with one."""
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return isinstance(first, Image.Image) or _is_array(first)
 
 
 def _is_array(image):
@@ -218,9 +249,14 @@ class UMEProcessor(ProcessorMixin):
     ```"""
 
     def __init__(
-        self, image_processor, tokenizer, id2label: dict[int, str] | None = None, problem_type: str | None = None
+        self,
+        image_processor,
+        tokenizer,
+        id2label: dict[int, str] | None = None,
+        problem_type: str | None = None,
+        **kwargs,
     ):
-        super().__init__(image_processor, tokenizer)
+        super().__init__(image_processor, tokenizer, **kwargs)
         if problem_type is None:
             problem_type = PROBLEM_TYPES[0]
         if problem_type not in PROBLEM_TYPES:
@@ -354,63 +390,81 @@ class UMEProcessor(ProcessorMixin):
         max_length: int | None = None,
         text_kwargs: dict | None = None,
         images_kwargs: dict | None = None,
+        common_kwargs: dict | None = None,
+        **kwargs,
     ) -> BatchFeature:
         r"""
         Args:
             images (image or list of images, *optional*):
-                U images. PIL images, paths, URLs and arrays or tensors of bytes are brought to upright RGB first;
-                those of other numbers, [3, H, W] or [H, W, 3], go to the image processor as they are.
+                U images. PIL images, paths, URLs, the bytes of files and arrays or tensors of bytes are brought to
+                upright RGB first; those of other numbers, [3, H, W] or [H, W, 3], go to the image processor as they
+                are. A list of lists is read as one list.
             text (`str` or `list[str]`, *optional*):
                 B questions. U and B may differ: the model's `image_index` says which question looks at which image.
-            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`.
+                With `is_split_into_words=True` a question is a list of words.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`; None: lists.
             padding, truncation, max_length:
                 As in any tokenizer, but on by default: to the longest question, and to `max_length` or else the
                 tokenizer's `model_max_length`, if it knows one.
-            text_kwargs, images_kwargs (`dict`, *optional*): passed on to the tokenizer and to the image processor.
+            text_kwargs, images_kwargs (`dict`, *optional*): passed on to the tokenizer and to the image processor;
+                what stands there counts before the defaults above.
+            common_kwargs (`dict`, *optional*): passed on to both, as far as they know the names.
+            kwargs: any other argument of the tokenizer (`add_special_tokens`, `return_offsets_mapping`, …) or of the
+                image processor (`do_resize`, `size`, …), which goes to the one that knows it.
 
         Returns:
             `BatchFeature` with `input_ids` [B, L], `attention_mask` [B, L], `token_type_ids` [B, L] if the tokenizer
             makes them, and `pixel_values` [U, 3, H, W]; only those of the modality that was given.
 
         Raises:
-            ValueError: if neither images nor text are given, or if one of them cannot be read.
+            ValueError: if neither images nor text are given, if they were given in each other's place, if one of them
+                cannot be read, or if an argument was given twice.
+            TypeError: for an argument that neither part knows.
         """
         if images is None and text is None:
             raise ValueError("There is nothing to process: give images, text or both.")
+        if _is_picture(text):
+            raise ValueError("text is a picture: the images come first, or by name, `processor(images=…, text=…)`.")
+        defaults = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": None}
+        given = {
+            "return_tensors": return_tensors, "padding": padding, "truncation": truncation, "max_length": max_length,
+        }  # fmt: skip
+        given = {name: value for name, value in given.items() if value is not defaults[name]}
+        groups = {"text_kwargs": text_kwargs, "images_kwargs": images_kwargs}
+        text_options, image_options = route_arguments(
+            self.tokenizer, self.image_processor, groups, common_kwargs, {**given, **kwargs}
+        )
         batch = {}
         if text is not None:
-            questions = [text] if isinstance(text, str) else text
+            text_options = {**defaults, **text_options}
+            words = text_options.get("is_split_into_words", False)
+            single = isinstance(text, str) or (words and text and isinstance(text[0], str))
+            questions = [text] if single else text
             if not isinstance(questions, (list, tuple)) or not questions:
                 raise ValueError(f"text must be a question or a list of questions that is not empty, not {text!r}.")
             for question in questions:
-                check_question(question)
-            if truncation is True and max_length is None:
+                for part in question if words else [question]:
+                    check_question(part)
+            if isinstance(text_options.get("text_pair"), str):
+                text_options["text_pair"] = [text_options["text_pair"]]
+            if text_options["truncation"] is True and text_options["max_length"] is None:
                 limit = self.tokenizer.model_max_length
                 # Without a limit there is nothing to cut to, and tokenizers warn when they are asked to.
-                max_length, truncation = (limit, True) if limit < UNLIMITED else (None, False)
-            batch.update(
-                tokenize(
-                    self.tokenizer,
-                    list(questions),
-                    padding=padding,
-                    truncation=truncation,
-                    max_length=max_length,
-                    return_tensors=return_tensors,
-                    **(text_kwargs or {}),
-                )
-            )
+                text_options.update({"max_length": limit} if limit < UNLIMITED else {"truncation": False})
+            batch.update(tokenize(self.tokenizer, list(questions), **text_options))
         if images is not None:
             images = list(images) if isinstance(images, (list, tuple)) else [images]
+            images = [picture for part in images for picture in (part if isinstance(part, (list, tuple)) else [part])]
             if not images:
                 raise ValueError("images is an empty list: give at least one image, or None for text alone.")
             # Who says where the channels are, has arrays as they shall be.
-            from_array = (lambda array: [array]) if "input_data_format" in (images_kwargs or {}) else _from_array
+            from_array = (lambda array: [array]) if "input_data_format" in image_options else _from_array
             images = [
                 picture
                 for image in images
                 for picture in (from_array(image) if _is_array(image) else [read_image(image)])
             ]
-            batch.update(self.image_processor(images, return_tensors=return_tensors, **(images_kwargs or {})))
+            batch.update(self.image_processor(images, **{"return_tensors": "pt", **image_options}))
         return BatchFeature(batch)
 
     def decode_answers(self, logits: torch.Tensor, top_k: int = 1) -> list[list[dict]]:

@@ -383,7 +383,7 @@ def ask_about_two_sizes(ask):
     [
         (lambda ask: ask("nowhere.png", "red ?"), r"nowhere\.png.*no such file"),
         (lambda ask: ask(__file__, "red ?"), r"test_pipeline\.py.*cannot identify"),
-        (lambda ask: ask([picture(), picture()], "red ?"), "it is a list"),
+        (lambda ask: ask([picture(), picture()], ["red ?"]), "Several images came with several questions"),
         (lambda ask: ask(picture(), ""), "question is empty"),
         (lambda ask: ask(picture(), ["red ?", "  "]), "question is empty"),
         (lambda ask: ask(picture(), []), "list of questions is empty"),
@@ -483,3 +483,42 @@ def test_a_saved_folder_answers_equally_where_the_package_is_not_installed(tmp_p
     assert torch.allclose(torch.tensor(got["logits"]), logits, atol=1e-6, rtol=0)
     for name in ("answers", "rows", "decoded", "reloaded"):
         assert equal(got[name], expected), name
+
+
+def test_pipeline_takes_a_model_in_memory_and_the_two_parts_of_a_processor(ask, model):
+    processor, expected = make_processor(model), ask(picture(), QUESTIONS[0])
+    by_name = pipeline("visual-question-answering", model=model, processor=processor, top_k=3)
+    assert isinstance(by_name, UMEVQAPipeline)
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    for other in (by_name, UMEVQAPipeline(model=model, **parts, top_k=3)):
+        assert equal(other(picture(), QUESTIONS[0]), expected)
+    with pytest.raises(ValueError, match="is that of UME models, and the model is of the kind 'vit'"):
+        UMEVQAPipeline(model=model.get_encoder("image"), processor=processor)
+
+
+def test_an_image_comes_as_bytes_array_file_or_from_a_data_set(ask, tmp_path):
+    expected, path = ask(picture(), QUESTIONS[0]), tmp_path / "picture.png"
+    picture().save(path)
+    pixels = np.asarray(picture())
+    with open(path, "rb") as file:
+        forms = [path.read_bytes(), file, pixels, torch.from_numpy(pixels.copy()), {"bytes": path.read_bytes()}]
+        assert all(equal(ask(form, QUESTIONS[0]), expected) for form in forms)
+    with pytest.raises(ValueError, match="it is 1 arrays of float64; give one of bytes"):
+        ask(pixels / 255, QUESTIONS[0])
+
+
+def test_several_images_share_one_question(ask):
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return picture(i)
+
+    expected = [ask(picture(seed), QUESTIONS[0]) for seed in range(2)]
+    assert equal(ask([picture(0), picture(1)], QUESTIONS[0]), expected)
+    assert equal(list(ask(Pictures(), QUESTIONS[0])), expected)
+    with pytest.raises(ValueError, match="Several images came with several questions"):
+        ask([picture(0), picture(1)], QUESTIONS[:2])
+    with pytest.raises(ValueError, match="a row brings its own"):
+        ask({"image": picture(), "question": QUESTIONS[0]}, QUESTIONS[0])

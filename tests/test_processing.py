@@ -404,3 +404,43 @@ def test_a_download_that_is_too_large_is_not_read_to_its_end(monkeypatch):
     address = f"data:image/png;base64,{base64.b64encode(bytes(2**20 + 1)).decode()}"
     with pytest.raises(ValueError, match="it has more than 1 MB; download it yourself"):
         read_image(address)
+
+
+def test_arguments_go_to_the_part_that_knows_them(processor):
+    image, text = picture(), "what is it ?"
+    plain = processor(images=image, text=text)
+    assert plain["input_ids"].shape[1] == processor(text=text, add_special_tokens=False)["input_ids"].shape[1] + 2
+    assert processor(images=image, text=text, do_resize=False)["pixel_values"].shape[-2:] == image.size[::-1]
+    assert "offset_mapping" in processor(images=image, text=text, return_offsets_mapping=True)
+    as_arrays = processor(images=image, text=text, common_kwargs={"return_tensors": "np"})
+    assert {type(values) for values in as_arrays.values()} == {np.ndarray}
+    assert processor(text=text, text_kwargs={"padding": "max_length", "max_length": 9})["input_ids"].shape == (1, 9)
+    assert isinstance(processor(text=text, return_tensors=None)["input_ids"], list)
+    assert torch.equal(processor(text=text.split(), is_split_into_words=True)["input_ids"], plain["input_ids"])
+    assert torch.equal(processor(images=[[image]])["pixel_values"], plain["pixel_values"])
+    assert processor(text=text, videos=None, audio=None).keys() == processor(text=text).keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"text": "it", "paddding": True}, TypeError, r"has an argument 'paddding'\. Did you mean padding\?"),
+        ({"text": "it", "videos": [1]}, ValueError, "videos was given, but this processor reads images and texts"),
+        ({"text": "it", "stride": 1, "text_kwargs": {"stride": 2}}, ValueError, "stride was given twice"),
+        ({"images": "what", "text": picture()}, ValueError, "text is a picture: the images come first"),
+    ],
+)
+def test_arguments_that_no_part_can_use_are_refused(processor, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(**arguments)
+
+
+def test_a_processor_is_built_by_name_in_either_order_and_reads_back(processor):
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    for names in (list(parts), list(parts)[::-1]):
+        built = UMEProcessor(**{name: parts[name] for name in names}, chat_template=None)
+        ids = built(text=["what is it ?"])["input_ids"]
+        assert built.batch_decode(ids, skip_special_tokens=True) == [built.decode(ids[0], skip_special_tokens=True)]
+        assert {"input_ids", "attention_mask", "pixel_values"} <= set(built.model_input_names)
+    with pytest.raises(TypeError, match="foo"):
+        UMEProcessor(**parts, foo=1)
