@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version
 from transformers.utils import logging
 
 from .fusion_ume import FUSIONS, MembersFusion
+from .limits_ume import check_encoder_size, check_head_size, check_own_size
 
 # transformers 5.0 copies only what an entry file itself imports.
 from .numerics_ume import accumulate_in  # noqa: F401
@@ -247,6 +248,7 @@ class UMEConfig(PretrainedConfig):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{field}={value!r} is impossible: it must be a whole number of 1 or more.")
+            check_own_size(field, value)
 
         one_of("fusion", sorted(FUSIONS))
         one_of("text_pooling", POOLINGS)
@@ -258,6 +260,7 @@ class UMEConfig(PretrainedConfig):
         for field in ("fusion_num_heads", "fusion_rank", "feature_grid"):
             if getattr(self, field) is not None:
                 at_least_one(field)
+        check_head_size(self.fusion_hidden_size, self.fusion_num_layers, self.fusion_num_members)
         for field in ("fusion_dropout", "classifier_dropout", "modality_dropout"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
@@ -277,6 +280,8 @@ def _settle_answers(fields: dict) -> dict:
     id2label, label2id, num_labels = (fields.pop(name, None) for name in ("id2label", "label2id", "num_labels"))
     if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 2):
         raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
+    if num_labels is not None:
+        check_own_size("num_labels", num_labels)
     if id2label is not None:
         id2label = _checked_answers(id2label)
     if label2id is not None and id2label is None:
@@ -337,6 +342,7 @@ def _encoder_config(field, value, default):
             raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
         if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
             raise ValueError(f"{field}: transformers {__version__} has no model_type={model_type!r}: choose another.")
+        check_encoder_size(field, value)
         try:
             value = AutoConfig.for_model(model_type, **value)
         except Exception as error:  # configs of later releases check their fields with errors of their own

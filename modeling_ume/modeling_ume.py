@@ -33,6 +33,7 @@ from .fusion_ume import (
     reorder,
     take,
 )
+from .limits_ume import check_against_weights, loading
 from .loading_ume import split_arguments
 from .numerics_ume import cut_off, widen
 from .outputs_ume import (
@@ -79,6 +80,7 @@ class UMEPreTrainedModel(PreTrainedModel):
     def post_init(self) -> None:
         # The class can; whether a model can is decided by its encoders.
         self.supports_gradient_checkpointing = any(map(_recomputes, self._encoders()))
+        check_against_weights(sum(parameter.numel() for parameter in self.parameters()))
         super().post_init()
         # Of all the names above and in the encoders' classes: accelerate refuses what a model lacks.
         here = {type(module).__name__ for module in self.modules()}
@@ -160,7 +162,8 @@ class UMEPreTrainedModel(PreTrainedModel):
             raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
         if folder is not None:
             kwargs.setdefault("use_safetensors", True)
-        return load_trusted(super().from_pretrained, folder, *args, **kwargs)
+        with loading(folder):
+            return load_trusted(super().from_pretrained, folder, *args, **kwargs)
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, **kwargs):
         """As in transformers; but releases up to 5.17 pass over weights of an adapter, at first all of them, later
