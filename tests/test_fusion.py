@@ -129,6 +129,22 @@ def test_an_absent_modality_never_reaches_the_output_or_its_gradient(name, train
 
 @every_head
 @two_or_three
+@pytest.mark.parametrize("shared", [False, True])
+def test_whatever_a_head_makes_is_made_where_its_inputs_are(name, num_streams, shared):
+    head, streams = make_head(name, num_streams).to("meta"), make_streams(num_streams)
+    if shared:
+        rows = take(streams[1:2], [0, 1])[0].to("meta")
+        streams[1] = dataclasses.replace(streams[1], distinct=rows, index=torch.tensor([0, 1, 1, 0], device="meta"))
+    output = head([stream.to("meta") for stream in streams])
+    answer = head.combine(
+        output.fused @ torch.zeros(16, 5, device="meta"), output.present, "multi_label_classification"
+    )
+    assert answer.shape == (BATCH, 5)
+    assert all(x.is_meta for x in (output.fused, answer, *output.weights.values()))
+
+
+@every_head
+@two_or_three
 def test_gradients_reach_every_parameter(name, num_streams):
     head, streams = make_head(name, num_streams), make_streams(num_streams)
     streams[0].present[0] = False

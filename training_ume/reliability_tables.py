@@ -1,5 +1,6 @@
 """The tables of docs/reliability.md, from results/*.json: which releases work together, which faults and inputs were
-survived, which of transformers' own tests pass. Each function takes the contents of one results file."""
+survived, which of transformers' own tests pass, which changed lines a test noticed. Each function takes the contents
+of one results file."""
 
 from __future__ import annotations
 
@@ -59,6 +60,30 @@ def faults_table(results: dict) -> str:
     )
 
 
+def mutants_table(results: dict) -> str:
+    """Of `scripts/try_mutants.py`: how many changed lines of each file a test noticed."""
+    names = "tried", "noticed", "explained", "unnoticed"
+    total = {name: sum(found[name] for found in results["files"].values()) for name in ("mutants", *names)}
+    files = {**{f"`{file}`": found for file, found in results["files"].items()}, "**all**": total}
+    rows = [[file, *(f"{found[name]:,}" for name in ("mutants", *names))] for file, found in files.items()]
+    kinds = [[kind, *(f"{found[name]:,}" for name in names)] for kind, found in results["kinds"].items()]
+    missed = [f"- `{m['in'] or m['file']}`: `{m['before']}` → `{m['after']}`" for m in results["unnoticed"]]
+    hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    hours = sum(results["seconds"][name] for name in ("cpu_tests", "cpu_mutants")) / 3600
+    share = (total["noticed"] + total["explained"]) / total["tried"]
+    return "\n\n".join(
+        [
+            markdown(["", "possible", *names], rows, right=(1, 2, 3, 4, 5)),
+            markdown(["", *names], kinds, right=(1, 2, 3, 4)),
+            *(["Neither noticed nor explained:\n\n" + "\n".join(missed)] if missed else []),
+            f"{share:.1%} of {total['tried']:,} noticed or explained, {results['endless']} of them by never ending: "
+            f"`bash scripts/mutants.sh`, seed {results['seed']}, in {hours:.1f} hours of one core: mutmut "
+            f"{results['mutmut']}, torch {versions['torch']}, transformers {versions['transformers']}, Python "
+            f"{versions['python']}, on {hardware['cpu']}, {hardware['cores']} cores.",
+        ]
+    )
+
+
 OUTCOMES = ("right result", "clear exception", "anything else")
 
 
@@ -68,4 +93,5 @@ TABLES = {
     "faults": faults_table,
     "inputs": inputs_table,
     "common_tests": common_tests_table,
+    "mutants": mutants_table,
 }
