@@ -95,7 +95,7 @@ class UMEVQAOutput(EncoderRecords, ModelOutput):
 
 
 @dataclass
-class UMERetrievalOutput(ModelOutput):
+class UMERetrievalOutput(EncoderRecords, ModelOutput):
     """What [`UMEForImageTextRetrieval`] returns, for T texts and U images.
 
     Args:
@@ -104,7 +104,7 @@ class UMERetrievalOutput(ModelOutput):
             temperature, at least in float32.
         text_embeds, image_embeds (`torch.Tensor` of shapes `(T, D)`, `(U, D)`): the features, of length 1.
         text_model_output, vision_model_output (`ModelOutput`): what the encoders returned, as in CLIP's output; their
-            `hidden_states` and `attentions` where they were asked for.
+            `hidden_states` and `attentions` where they were asked for, also under the names of [`EncoderRecords`].
     """
 
     loss: Tensor | None = None
@@ -117,6 +117,19 @@ class UMERetrievalOutput(ModelOutput):
 
     def to_tuple(self) -> tuple:
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+def _kept_by(modality: str, record: str) -> property:
+    def kept(output: UMERetrievalOutput) -> tuple[Tensor, ...] | None:
+        outputs = getattr(output, f"{modality}_model_output")
+        return None if outputs is None else outputs.get(record) or None
+
+    return property(kept)
+
+
+# One name for the encoders' inner states in the outputs of all models; here they are fields of what the encoders said.
+for _modality, _record in ((modality, record) for modality in MODALITIES for record in RECORDS):
+    setattr(UMERetrievalOutput, f"{_modality}_{_record}", _kept_by(_modality, _record))
 
 
 @dataclass

@@ -33,6 +33,7 @@ PAIRS = {"BERT_ViT": ("bert", "vit"), "DistilBERT_ResNet": ("distilbert", "resne
 HEADS = ("ume", "concat", "co_attention", "early_input")
 TEXT = {**TEXT_CONFIGS, "lstm": lambda: UMELSTMConfig(vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=12)}
 IMAGE = {**IMAGE_CONFIGS, "vgg": lambda: UMEVGGConfig(hidden_sizes=[4, 4, 6, 6, 8], fc_size=12, image_size=32)}
+IMAGE_TOKENS = {"BERT_ViT": 17, "DistilBERT_ResNet": 16, "LSTM_VGG": 4}
 BATCH_SIZE, LENGTH, IMAGE_SIZE = 4, 7, 32
 
 
@@ -98,12 +99,15 @@ class UMEModelTester:
     hidden_size = WIDTH
     num_hidden_layers = TRANSFORMER["num_hidden_layers"]
     num_attention_heads = TRANSFORMER["num_attention_heads"]
-    num_hidden_states_types = 2  # one an encoder
     base_model_class = UMEModel
 
     def __init__(self, pair: str, fusion: str, model_class: type):
         self.pair, self.fusion = pair, fusion
         self.is_training = model_class is not UMEModel  # which has no loss
+        # How many fields of the output come with the hidden states: one an encoder, inside of what it said or beside.
+        self.num_hidden_states_types = 0 if model_class is UMEForImageTextRetrieval else len(PAIRS[pair])
+        if fusion == "early_input":
+            self.encoder_seq_length = LENGTH + IMAGE_TOKENS[pair]  # which the text encoder reads in one row
 
     def get_config(self) -> UMEConfig:
         text, image = PAIRS[self.pair]

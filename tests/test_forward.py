@@ -211,6 +211,19 @@ def test_features_come_in_an_output_object_that_still_stands_for_them():
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+@torch.no_grad()
+def test_inner_states_have_the_same_names_in_the_outputs_of_all_models(cls):
+    model, batch = cls(tiny_config()).eval(), tiny_batch()
+    output = model(**batch, **FLAGS)
+    assert output.hidden_states is output.text_hidden_states
+    assert output.attentions is output.text_attentions
+    assert len(output.text_hidden_states) == len(output.vision_hidden_states) == LAYERS + 1
+    assert len(output.text_attentions) == len(output.vision_attentions) == LAYERS
+    output = model(**batch)
+    assert output.hidden_states is output.attentions is output.vision_hidden_states is output.vision_attentions is None
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_get_encoder_returns_the_encoder_of_a_modality(cls):
     model = cls(tiny_config())
     text, vision = model.base_model.text_model, model.base_model.vision_model
