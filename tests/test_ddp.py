@@ -129,6 +129,21 @@ def farthest(first, second):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_two_processes_that_accumulate_equal_one_on_the_same_questions(folder, problem_type):
+    """33 questions as updates of 6 + 6, 6 + 6 and 6 + 3: a process's last batch holds one, or two."""
+    options = ["--gradient_accumulation_steps", "2", "--num_train_epochs", "1", "--max_grad_norm", "0"]
+    options += ["--problem_type", problem_type]
+    (one, whole), (two, parts) = run(folder, 1, 6, *options), run(folder, 2, 3, *options)
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole[0]
+    assert len(whole[0][-1]) == 3
+    assert losses(folder / "run2", 3) == pytest.approx(losses(folder / "run1", 3), abs=1e-5)
+    assert farthest(folder / "run1", folder / "run2") < 1e-4
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one_on_the_same_global_batch(folder):
     (one, whole), (two, parts) = run(folder, 1, 6), run(folder, 2, 3)
     assert one.returncode == 0, one.stderr

@@ -149,9 +149,18 @@ def test_reports_to_all_are_those_that_are_there(recipe):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"text_config": {"model_type": "bert", "hidden_size": 15}}, {"init_from": "no"}],
+    [
+        {"text_config": {"model_type": "bert", "hidden_size": 15}},
+        {"text_config": {"model_type": "bert", "hidden_act": "gellu"}},
+        {"vision_config": {"model_type": "vit", "patch_size": 64, "num_hidden_layers": 1}},
+        {"vision_config": {"model_type": "vit", "num_channels": 1, "patch_size": 8, "num_hidden_layers": 1}},
+        {"init_from": "no"},
+        {"feature_cache": "no", "freeze_vision": True},
+        {"metric_for_best_model": "vqa_accuracy_numbr"},
+    ],
+    ids=str,
 )
-def test_a_model_that_cannot_be_built_costs_nothing(recipe, tmp_path, capsys, fields):
+def test_a_model_that_cannot_be_built_or_chosen_costs_nothing(recipe, tmp_path, capsys, fields):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_text("the model before")
     assert train.main([recipe(**fields), "--overwrite_output"]) == 2

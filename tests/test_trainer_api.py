@@ -69,6 +69,9 @@ def test_an_evaluation_before_training_scores_the_rows_it_is_given(trainer):
         "slice": rows[:],
         "list": list(rows),
         "subset": Subset(rows, range(9)),
+        "arrays": rows.with_format("numpy"),
+        "stream": rows.to_iterable_dataset(),
+        "frame": rows.to_pandas(),
         "without types": [{name: row[name] for name in ("question", "image", "answers")} for row in rows],
     }
     for name, form in forms.items():
@@ -104,6 +107,7 @@ def test_rows_without_answers_are_answered_and_not_scored(trainer):
     [
         (lambda rows: rows.select([]), "There are no rows to evaluate"),
         (lambda rows: [], "There are no rows to evaluate"),
+        (lambda rows: {}, "There are no data sets to evaluate"),
         (lambda rows: 3, "These are no rows to evaluate"),
         (lambda rows: "few", "'few' is no name of an evaluation set"),
         (lambda rows: rows.remove_columns(["image"]), "have no column image"),
@@ -335,6 +339,17 @@ def test_a_norm_over_a_single_value_says_what_to_do(trainer):
     batch.pop("token_type_ids", None)
     with pytest.raises(ValueError, match=r"a single value a channel .*question_ids 7.*dataloader_drop_last"):
         trainer.training_step(trainer.model, {**batch, "question_ids": [7]})
+
+
+def test_a_last_batch_of_one_cell_says_what_to_do_and_what_it_says_works(trainer):
+    """A convolutional encoder that makes a single cell of an image, and 11 questions in batches of 10."""
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    fields = {"vision_config": {"model_type": "resnet", **sizes}, "image_size": 32, "per_device_train_batch_size": 10}
+    eleven = lambda data: {"train_dataset": data.train.select(range(11))}  # noqa: E731
+    with pytest.raises(ValueError, match="in step 2: its batch holds one image of one cell"):
+        trainer(eleven, **fields).train()
+    assert trainer(eleven, **fields, dataloader_drop_last=True).train().global_step == 1
+    assert trainer(eleven, **fields, freeze_vision=True).train().global_step == 2
 
 
 class Norm(nn.BatchNorm1d):

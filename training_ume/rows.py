@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -37,9 +38,13 @@ def as_rows(rows: Any) -> Dataset | StreamedQuestions:
     """
     if isinstance(rows, StreamedQuestions):
         return rows
-    if not isinstance(rows, Dataset):
+    if isinstance(rows, Dataset):
+        rows = rows.with_format(None) if rows.format["type"] is not None else rows  # paths and answers are no arrays
+    else:
         try:
-            if isinstance(rows, Mapping) and _are_columns(rows):
+            if isinstance(rows, pd.DataFrame):
+                rows = Dataset.from_pandas(rows, preserve_index=False)
+            elif isinstance(rows, Mapping) and _are_columns(rows):
                 rows = Dataset.from_dict(dict(rows))
             elif isinstance(rows, str | Mapping) or not (isinstance(rows, Iterable) or hasattr(rows, "__getitem__")):
                 raise TypeError(f"a {type(rows).__name__}")

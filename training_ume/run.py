@@ -218,9 +218,33 @@ def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
             model = with_lora(model, args, run.folder.absolute() / "base")
         training = copy.copy(recipe.training)
         training.push_to_hub = False  # nothing is made there yet
-        build_trainer(
-            recipe._replace(model=args, training=training), model, processor, data.vocabulary, data.parts(), run.inputs
-        )
+        recipe = recipe._replace(model=args, training=training)
+        trainer = build_trainer(recipe, model, processor, data.vocabulary, data.parts(), run.inputs)
+        trainer.check_metric()
+        check_forward(trainer)
+
+
+def check_forward(trainer: UMETrainer) -> None:
+    """Raises ValueError where the model cannot read what the collator makes, as settings may not fit the images."""
+    dataset = trainer.eval_dataset
+    if isinstance(dataset, StreamedQuestions):
+        return
+    batch = trainer.data_collator([dataset[0]])
+    model = trainer.model
+    training, batch = model.training, {name: value.to(trainer.args.device) for name, value in batch.items()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(**batch)
+    except (RuntimeError, IndexError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"The model cannot read a question and its image ({type(error).__name__}: {first_line(error)}): look at "
+            "the encoders' settings, image_size and the tokenizer."
+        ) from error
+    finally:
+        model.train(training)
 
 
 def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
@@ -261,6 +285,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     if model_args.feature_cache is not None:
         read = " and ".join(collator.features) or "nothing that this run looks at"
         say(training, f"Read from {model_args.feature_cache} instead of encoded: {read}.")
+    if not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        check_forward(trainer)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     with writing(run.folder):
         final = save_final(trainer, processor, run.folder)
@@ -275,6 +301,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "scored_on": data.scored_on,
         "scores": score_answers(answers, data.scored),
         "baselines": data.baselines,
+        **({"train_batch_size": trainer.state.train_batch_size} if training.auto_find_batch_size else {}),
         "train_seconds": most(history, "seconds"),
         "train_cpu_seconds": most(history, "cpu_seconds"),
         "epochs": epoch_table(history),

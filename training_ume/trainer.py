@@ -158,7 +158,7 @@ class UMETrainer(Trainer):
             WriteError: when a checkpoint cannot be written; what there was of it is deleted.
             ValueError: before anything, when `metric_for_best_model` is none of what evaluations will give.
         """
-        self._check_metric()
+        self.check_metric()
         for done in [c for c in self.callback_handler.callbacks if isinstance(c, SetEpoch)]:
             self.remove_callback(done)
         if self.average is not None:  # of a training that was cut short
@@ -206,6 +206,8 @@ class UMETrainer(Trainer):
         """
         if isinstance(eval_dataset, str):
             self._own_rows(eval_dataset)
+        elif isinstance(eval_dataset, dict) and not eval_dataset:
+            raise ValueError("There are no data sets to evaluate: the dict that was given is empty.")
         elif eval_dataset is not None and not is_named_sets(eval_dataset):
             eval_dataset = as_rows(eval_dataset)  # of a slice, which is a dict, the Trainer would evaluate each column
         return super().evaluate(eval_dataset, *args, **kwargs)
@@ -251,7 +253,8 @@ class UMETrainer(Trainer):
             names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in score_names(as_rows(part))]
         return names
 
-    def _check_metric(self) -> None:
+    def check_metric(self) -> None:
+        """Raises ValueError when `metric_for_best_model` matters and is none of what evaluations will give."""
         wanted = self.args.metric_for_best_model
         if wanted is None or self.args.eval_strategy == "no" or not self._needs_metric():
             return
