@@ -26,7 +26,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import ModelOutput
 
-from .fusion_ume import Stream
+from .fusion_ume import Stream, masked_mean, real_first, reorder
+from .numerics_ume import cut_off
+from .padding_ume import in_given_order, read_each_size, real_tokens
 from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
 from .stored_ume import LOAD_ARGUMENTS, PLACE_ARGUMENTS, nearest
 from .trust_ume import check_fields, load_trusted
@@ -264,15 +266,23 @@ class EncoderAdapter:
     ) -> tuple[Stream, ModelOutput]:
         """As `text`, of ids or in their place of embeddings [B, L, E], and what the encoder returned; see `run`."""
         given = input_ids if inputs_embeds is None else inputs_embeds
-        mask = attention_mask
-        if mask is None:
-            mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
-        padding = getattr(encoder.config, "pad_token_id", None)
-        if input_ids is not None and padding is not None and padding >= 0:
-            # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
-            input_ids = input_ids.masked_fill(mask == 0, padding)
+        mask = self.text_mask(encoder, attention_mask, given)
+        order = real_first(mask)
+        front = reorder(mask, order)
+        if token_type_ids is not None:
+            token_type_ids = reorder(token_type_ids, order)
+        if inputs_embeds is not None:
+            inputs_embeds = cut_off(reorder(inputs_embeds, order), front)
+        else:
+            input_ids = reorder(input_ids, order)
+            padding = getattr(encoder.config, "pad_token_id", None)
+            if padding is not None and padding >= 0:
+                # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
+                input_ids = input_ids.masked_fill(~front, padding)
+        # Attention over nothing at all would be NaN, in a question without any token.
+        attended = (front | (torch.arange(front.shape[1], device=front.device) == 0)).long()
         try:
-            inputs = _text_inputs(self.arguments, input_ids, mask, token_type_ids, inputs_embeds)
+            inputs = _text_inputs(self.arguments, input_ids, attended, token_type_ids, inputs_embeds)
             outputs = self.run(encoder, inputs, record)
         except (RuntimeError, IndexError) as error:
             limit, length = position_limit(encoder), given.shape[1]
@@ -282,17 +292,41 @@ class EncoderAdapter:
                 f"A question has {length} tokens, but the text encoder {encoder.config.model_type!r} reads {limit}: "
                 f"cut it with the processor's max_length={limit}, or set the tokenizer's model_max_length."
             ) from error
-        states, mask = outputs.last_hidden_state, mask.bool()  # [B, L, D], [B, L]
-        return Stream(states, mask, self._pool(outputs, states, mask, content=mask), mask.any(1)), outputs
+        pooled = self._pool(outputs, outputs.last_hidden_state, front, content=front)
+        states = in_given_order(outputs, order)  # [B, L, D]
+        return Stream(states, mask, pooled, mask.any(1)), outputs
 
-    def vision(self, encoder, pixel_values: Tensor) -> Stream:
-        """pixel_values [U, 3, H, W] → Stream of U rows whose last H·W tokens are the grid, where there is one."""
-        return self.read_image(encoder, pixel_values)[0]
+    @staticmethod
+    def text_mask(encoder, attention_mask: Tensor | None, given: Tensor) -> Tensor:
+        """[B, L] bool, of ids [B, L] or embeddings [B, L, E]: the mask, or without one all but padding at the ends."""
+        if attention_mask is not None:
+            return attention_mask.bool()
+        if given.ndim == 2:
+            return real_tokens(encoder.config, given)
+        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+
+    def vision(self, encoder, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> Stream:
+        """pixel_values [U, 3, H, W] → Stream of U rows whose last H·W tokens are the grid, where there is one.
+
+        pixel_mask [U, H, W]: 0 where an image was padded to the size of the others; each is read at its own size.
+        """
+        return self.read_image(encoder, pixel_values, pixel_mask=pixel_mask)[0]
 
     def read_image(
-        self, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None
+        self,
+        encoder,
+        pixel_values: Tensor,
+        record: dict[str, bool] | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> tuple[Stream, ModelOutput]:
-        """As `vision`, and what the encoder returned; see `run`."""
+        """As `vision`, and what the encoder returned; see `run`. Of padded images it returned several things: none."""
+        if pixel_mask is not None and not pixel_mask.all():
+            if any((record or {}).values()):
+                raise ValueError(
+                    "Inner states of images of different sizes do not fit into one tensor: ask for "
+                    "output_hidden_states and output_attentions with images of one size."
+                )
+            return read_each_size(lambda x: self.read_image(encoder, x)[0], pixel_values, pixel_mask), ModelOutput()
         outputs = self._look(encoder, pixel_values, record)
         states, num_special, grid = _image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -360,8 +394,7 @@ class EncoderAdapter:
             # The last real token, wherever the tokenizer put the padding.
             positions = torch.arange(mask.shape[1], device=mask.device)
             return states[torch.arange(states.shape[0], device=states.device), (positions * mask).argmax(1)]
-        share = content / content.sum(1, keepdim=True).clamp(min=1)
-        return torch.einsum("bn,bnd->bd", share.to(states.dtype), states)
+        return masked_mean(states, content)
 
 
 @contextmanager

@@ -425,7 +425,8 @@ class UMEModel(UMEEncoders):
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): the questions; None: no text at all.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for real tokens. Default: all.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for real tokens, wherever the
+                padding stands. Default: all but the text encoder's padding tokens at either end.
             token_type_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): passed on where the encoder
                 takes it.
             pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`, *optional*): each distinct
@@ -598,9 +599,8 @@ class UMEModel(UMEEncoders):
         """The questions' stream before the text encoder's layers: their tokens' embeddings, no summary yet."""
         if embeddings is None:
             embeddings = self.text_model.get_input_embeddings()(input_ids)  # [B, L, E]
-        if attention_mask is None:
-            attention_mask = torch.ones(embeddings.shape[:2], device=embeddings.device)
-        mask = attention_mask.bool()
+        given = embeddings if input_ids is None else input_ids
+        mask = self._adapters["text"].text_mask(self.text_model, attention_mask, given)
         return Stream(embeddings, mask, embeddings[:, 0], mask.any(1))
 
     def _read_together(

@@ -179,7 +179,13 @@ def check_question(question) -> None:
 
 
 def tokenize(tokenizer, questions: list[str], **options):
-    """What the tokenizer makes of them; where none has any token, one column of padding instead of no column."""
+    """
+    What the tokenizer makes of them; where none has any token, one column of padding instead of no column.
+
+    There is always a mask, of the lengths that the tokenizer padded: many, such as SigLIP's, make none by themselves,
+    and which of equal ids is padding cannot be told afterwards.
+    """
+    options.setdefault("return_attention_mask", True)
     encoded = tokenizer(questions, **options)
     if not any(len(ids) for ids in encoded["input_ids"]):
         encoded = tokenizer(questions, **{**options, "padding": "max_length", "truncation": True, "max_length": 1})
