@@ -47,6 +47,7 @@ from .outputs_ume import (
     records,
     refuse_unknown,
 )
+from .padding_ume import unpadded  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
