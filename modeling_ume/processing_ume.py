@@ -11,7 +11,7 @@ import urllib.request
 import torch
 from PIL import Image, ImageChops, ImageOps
 from transformers import BatchFeature, ProcessorMixin
-from transformers.image_utils import is_valid_image
+from transformers.image_utils import ImageInput, is_valid_image
 
 # Some releases up to 5.17 give it out at the top only where torchvision is installed, which it does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -388,11 +388,11 @@ class UMEProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images=None,
+        images: ImageInput | str | bytes | list | None = None,
         text: str | list[str] | None = None,
         return_tensors: str | None = "pt",
-        padding: bool | str = True,
-        truncation: bool | str = True,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
         max_length: int | None = None,
         text_kwargs: dict | None = None,
         images_kwargs: dict | None = None,
@@ -411,7 +411,8 @@ class UMEProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"` or `"np"`; None: lists.
             padding, truncation, max_length:
                 As in any tokenizer, but on by default: to the longest question, and to `max_length` or else the
-                tokenizer's `model_max_length`, if it knows one.
+                tokenizer's `model_max_length`, if it knows one. A tokenizer that was made with
+                `padding="max_length"` pads to its own `max_length`.
             text_kwargs, images_kwargs (`dict`, *optional*): passed on to the tokenizer and to the image processor;
                 what stands there counts before the defaults above.
             common_kwargs (`dict`, *optional*): passed on to both, as far as they know the names.
@@ -432,16 +433,19 @@ class UMEProcessor(ProcessorMixin):
         if _is_picture(text):
             raise ValueError("text is a picture: the images come first, or by name, `processor(images=…, text=…)`.")
         defaults = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": None}
-        given = {
-            "return_tensors": return_tensors, "padding": padding, "truncation": truncation, "max_length": max_length,
-        }  # fmt: skip
-        given = {name: value for name, value in given.items() if value is not defaults[name]}
+        given = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        given = {name: value for name, value in given.items() if value is not None}
+        if return_tensors != defaults["return_tensors"]:  # None says lists
+            given["return_tensors"] = return_tensors
         groups = {"text_kwargs": text_kwargs, "images_kwargs": images_kwargs}
         text_options, image_options = route_arguments(
             self.tokenizer, self.image_processor, groups, common_kwargs, {**given, **kwargs}
         )
         batch = {}
         if text is not None:
+            own = self.tokenizer.init_kwargs
+            if own.get("padding") == "max_length" and "padding" not in text_options:
+                defaults |= {name: own[name] for name in ("padding", "max_length") if name in own}
             text_options = {**defaults, **text_options}
             words = text_options.get("is_split_into_words", False)
             single = isinstance(text, str) or (words and text and isinstance(text[0], str))

@@ -103,6 +103,19 @@ def test_arguments_reach_tokenizer_and_image_processor(processor):
     assert batch["pixel_values"].max() > 100
 
 
+def test_a_tokenizer_made_to_pad_to_a_length_does_so_unless_told_otherwise():
+    tokenizer = bert_tokenizer(padding="max_length", max_length=6)
+    processor = UMEProcessor(image_processor(), tokenizer)
+    for options, length in (
+        ({}, 6),
+        ({"padding": True}, 3),
+        ({"text_kwargs": {"padding": True}}, 3),
+        ({"max_length": 7}, 7),
+        ({"padding": "max_length", "max_length": 8}, 8),
+    ):
+        assert processor(text="red", **options)["input_ids"].shape == (1, length), options
+
+
 def test_a_tokenizer_without_padding_pads_with_its_end_token():
     processor = UMEProcessor(image_processor(), plain_tokenizer(eos_token="[SEP]"))
     batch = processor(text=["red", "is it red ?"])
