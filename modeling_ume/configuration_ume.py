@@ -22,6 +22,8 @@ from .trust_ume import check_fields
 
 logger = logging.get_logger(__name__)
 
+# What a config of several models calls the one for a modality.
+HALVES = {"text": ("text_config",), "vision": ("vision_config", "image_config")}
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 ANSWERS = ("id2label", "label2id", "num_labels")  # three names of one fact
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -331,6 +333,14 @@ def _whole_number(key):
     return int(key) if isinstance(key, int) or (isinstance(key, str) and key.isdecimal() and len(key) < 20) else -1
 
 
+def half_of(config: PretrainedConfig, modality: str) -> PretrainedConfig:
+    """CLIP, SigLIP and their like hold several configs: the one for this modality; any other config itself."""
+    for field in HALVES[modality]:
+        if isinstance(half := getattr(config, field, None), PretrainedConfig):
+            return half
+    return config
+
+
 def _encoder_config(field, value, default):
     """Returns the encoder's config object for what the user gave: a config, its dict, a dual config, or None."""
     if value is None:
@@ -356,8 +366,7 @@ def _encoder_config(field, value, default):
         value = copy.copy(value) if private else value
         for name in private:
             delattr(value, name)
-    # CLIP, SigLIP and their like hold both halves; the half for this modality is the encoder.
-    value = getattr(value, field, value)
+    value = half_of(value, field.removesuffix("_config"))
     is_text = hasattr(value, "vocab_size")
     is_image = any(hasattr(value, name) for name in ("image_size", "num_channels", "patch_size"))
     if field == "text_config" and is_image and not is_text:

@@ -8,7 +8,7 @@ import copy
 import importlib
 import inspect
 import math
-import os
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -29,9 +29,7 @@ from transformers.utils import ModelOutput
 from .fusion_ume import Stream, masked_mean, real_first, reorder
 from .numerics_ume import cut_off
 from .padding_ume import in_given_order, read_each_size, real_tokens
-from .simple_encoders_ume import CONVOLUTIONS, SIMPLE_ENCODERS, UMEVGGConfig
-from .stored_ume import LOAD_ARGUMENTS, PLACE_ARGUMENTS, nearest
-from .trust_ume import check_fields, load_trusted
+from .simple_encoders_ume import SIMPLE_ENCODERS
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -107,73 +105,6 @@ def build_encoder(config: PretrainedConfig, pooling: str) -> PreTrainedModel:
     return encoder
 
 
-def load_config(name: str, **hub) -> PretrainedConfig:
-    """The config of a pretrained encoder by Hub name or folder; of timm's VGG, that of this repo's own.
-
-    Raises:
-        ImportError: when transformers needs a package for this kind of encoder, such as timm.
-        ForeignCodeError: for an encoder that needs code of its own, which is not run.
-    """
-    fields, _ = PretrainedConfig.get_config_dict(name, **hub)
-    check_fields(fields, f"The config.json of {str(name)!r}")
-    published = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
-    if fields.get("model_type") == "timm_wrapper" and fields.get("architecture") in published:
-        return UMEVGGConfig(depth=published[fields["architecture"]])
-    return load_trusted(AutoConfig.from_pretrained, name, **hub)
-
-
-def with_fields(config: PretrainedConfig, fields: dict, prefix: str = "") -> PretrainedConfig:
-    """The config with other values in some of its fields.
-
-    Raises:
-        ValueError: for a name that is no field of it; `prefix` is what the caller wrote before the name.
-    """
-    if not fields:
-        return config
-    known = config.to_dict().keys() | config.attribute_map.keys()
-    for name in fields:
-        if name not in known:
-            raise ValueError(
-                f"{prefix}{name} is neither an argument of from_pretrained nor a field of the encoder's config "
-                f"({type(config).__name__}).{nearest(name, [*known, *LOAD_ARGUMENTS], prefix)}"
-            )
-    fields = {config.attribute_map.get(name, name): value for name, value in fields.items()}
-    return type(config).from_dict({**config.to_dict(), **fields})
-
-
-def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> PreTrainedModel:
-    """A pretrained encoder by Hub name or folder; of a dual checkpoint such as CLIP's, the half for `modality`.
-
-    Weights are read from safetensors only, unless `use_safetensors=False` asks for a pickle; the Hub converts the
-    pickles of a model when its safetensors are asked for.
-
-    Args:
-        modality: `"text"` or `"vision"`.
-        kwargs: passed to `from_pretrained` (`revision`, `dtype`, `attn_implementation`, `config`, …); other names are
-            fields of the encoder's config, which are set.
-
-    Raises:
-        ValueError: for a folder whose weights are pickled, or a name that is neither.
-    """
-    config = kwargs.pop("config", None)
-    if config is None:
-        config = load_config(name, **{key: kwargs[key] for key in PLACE_ARGUMENTS if key in kwargs})
-    config = getattr(config, f"{modality}_config", config)
-    fields = {key: kwargs.pop(key) for key in list(kwargs) if key not in LOAD_ARGUMENTS}
-    config = as_encoder(with_fields(config, fields, prefix=f"{modality}_"))
-    kwargs.setdefault("use_safetensors", True)
-    folder = os.path.join(name, kwargs.get("subfolder") or "")
-    files = os.listdir(folder) if kwargs["use_safetensors"] and os.path.isdir(folder) else []
-    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-    if pickled and not any(file.endswith(".safetensors") for file in files):
-        raise ValueError(
-            f"The weights in {name!r} are a pickle ({pickled[0]}), and reading one may run whatever is in it. If you "
-            "trust it, load it once with use_safetensors=False and save it again."
-        )
-    kwargs |= pooling_kwargs(config, pooling)
-    return load_trusted(encoder_class(config).from_pretrained, name, config=config, **kwargs)
-
-
 @dataclass
 class Shape:
     """What an encoder gives, found by running it: token width, whether it pools and how wide, special tokens."""
@@ -197,6 +128,8 @@ class EncoderAdapter:
     Attributes:
         width, pooled_width: D_m of the tokens and of the summary.
         causal: of a text encoder, that a token reads only what stands before it.
+        without_pooler: the pooling that does without the encoder's own.
+        unread, unread_by_states: parameters that the stream, or its states, do not depend on, by name.
 
     Raises:
         ValueError: when the encoder cannot give the pooling that was asked for.
@@ -212,6 +145,7 @@ class EncoderAdapter:
         self.width = shape.width
         self.pooling = self._choose_pooling(encoder, pooling, shape)
         self.pooled_width = shape.pooled_width if self.pooling == "pooler" else shape.width
+        self.unread_by_states = shape.unread
         self.unread = shape.unread & shape.unread_pooled if self.pooling == "pooler" else shape.unread
         self.freeze_unread(encoder)
 
@@ -225,6 +159,19 @@ class EncoderAdapter:
             if name in self.unread:
                 parameter.requires_grad_(False)
 
+    def read_of(self, encoder: PreTrainedModel, names: Iterable[str]) -> list[str]:
+        """Those of the encoder's weights that what it gives depends on; numbers that are counted or computed anew are
+        no weights."""
+        held = encoder.state_dict()
+        return [
+            name
+            for name in sorted(names)
+            if name in held
+            and name not in self.unread
+            and held[name].is_floating_point()
+            and not name.endswith(("inv_freq", "num_batches_tracked"))
+        ]
+
     def _choose_pooling(self, encoder: PreTrainedModel, pooling: str, shape: Shape) -> str:
         name = f"{self.modality}_pooling"
         kind = encoder.config.model_type
@@ -235,12 +182,13 @@ class EncoderAdapter:
         self.causal = causal
         # SigLIP's text half pools what stands at the last position, be it padding.
         pools_padding = is_text and hasattr(encoder.config, "projection_size")
+        self.without_pooler = "cls" if (masked_lm if is_text else shape.num_special > 0) else "mean"
         if pooling == "auto":
             if (is_text and causal) or pools_padding:
                 return "last"
             if shape.pooled_width is not None:
                 return "pooler"
-            return "cls" if (masked_lm if is_text else shape.num_special > 0) else "mean"
+            return self.without_pooler
         if pooling == "pooler" and pools_padding:
             raise ValueError(f"{name}='pooler': the encoder {kind!r} pools padding too; use 'auto' or 'last'.")
         if pooling == "pooler" and shape.pooled_width is None:
@@ -602,9 +550,11 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     config._attn_implementation = "eager"
     config._experts_implementation = "batched_mm"
     config.return_dict = True
-    with torch.device("meta"), torch.no_grad():
+    # In inference mode there would be no graph to look at.
+    with torch.inference_mode(False), torch.device("meta"), torch.no_grad():
         twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
-    with torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
+    no_mode = torch.inference_mode(False)
+    with no_mode, torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
         if modality == "text":
             tokens = torch.ones(1, 8, dtype=torch.long)
             inputs = _text_inputs(arguments, tokens, torch.ones_like(tokens))

@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput, cached_file, is_peft_available, logg
 # the entry file itself imports.
 from .arguments_ume import route_arguments  # noqa: F401
 from .configuration_ume import UMEConfig
-from .encoders_ume import EncoderAdapter, build_encoder, load_encoder, position_limit
+from .encoders_ume import EncoderAdapter, build_encoder, position_limit
 from .fusion_ume import (
     FUSIONS,
     FusionModule,
@@ -34,7 +34,7 @@ from .fusion_ume import (
     take,
 )
 from .limits_ume import check_against_weights, loading
-from .loading_ume import split_arguments
+from .loading_ume import absent_names, load_encoder, place, shown, split_arguments
 from .numerics_ume import cut_off, widen
 from .outputs_ume import (
     MODALITIES,
@@ -53,7 +53,7 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .processing_ume import decode_logits  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
-from .stored_ume import storable  # noqa: F401
+from .stored_ume import LOAD_ARGUMENTS, known_fields
 from .trust_ume import HUB_ARGUMENTS, load_trusted
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -155,16 +155,60 @@ class UMEPreTrainedModel(PreTrainedModel):
         """As in transformers; but without PEFT an adapter beside its base would be passed over in silence, and weights
         are read from safetensors only, unless `use_safetensors=False` asks for a pickle.
 
+        What a head lacks that another class or another config was saved with starts anew, with a warning.
+
         Raises:
             ImportError: for such a folder where PEFT is not installed.
+            ValueError: for a checkpoint that lacks weights of an encoder, or part of a head's.
         """
         folder = pretrained_model_name_or_path
         if folder is not None and not is_peft_available() and os.path.isfile(f"{folder}/adapter_config.json"):
             raise ImportError(f"{folder} holds a LoRA adapter, which needs the package peft: `pip install peft`.")
         if folder is not None:
             kwargs.setdefault("use_safetensors", True)
-        with loading(folder):
+        if folder is None:  # weights from memory: whoever gives them knows which
             return load_trusted(super().from_pretrained, folder, *args, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        altered = isinstance(kwargs.get("config"), UMEConfig)
+        altered = altered or any(name in known_fields(UMEConfig) and name not in LOAD_ARGUMENTS for name in kwargs)
+        kwargs["output_loading_info"] = True
+        with loading(folder):
+            model, info = load_trusted(super().from_pretrained, folder, *args, **kwargs)
+        model._check_loaded(folder, info, altered)
+        return (model, info) if wants_info else model
+
+    def _check_loaded(self, folder, info: dict, altered: bool) -> None:
+        """ValueError where what is missing in a file is no new part of a model, but a hole in one that is there.
+
+        Args:
+            info: what was missing, as `output_loading_info=True` gives it.
+            altered: whether the model was to be another than the one that was saved.
+        """
+        prefix = "" if self.base_model is self else f"{self.base_model_prefix}."
+        absent, lost = absent_names(info), []
+        for modality, adapter in self.base_model._adapters.items():
+            start = f"{prefix}{modality}_model."
+            within = {name.removeprefix(start) for name in absent if name.startswith(start)}
+            lost += [start + name for name in adapter.read_of(self.base_model.encoder(modality), within)]
+        if not lost and not altered:
+            parts = [f"{modality}_model" for modality in self.base_model._adapters]
+            missing, held = ({}, {})
+            for name in self.state_dict():
+                part = name.removeprefix(prefix).partition(".")[0]
+                if part not in parts:
+                    (missing if name in info["missing_keys"] else held).setdefault(part, []).append(name)
+            saved_as = self.config.architectures or ()
+            lost = [
+                name
+                for part, names in missing.items()
+                for name in names
+                if part in held or type(self).__name__ in saved_as
+            ]
+        if lost:
+            raise ValueError(
+                f"The checkpoint {str(folder)!r} lacks weights of the model that it is of, or has them in other "
+                f"shapes: {shown(lost)}. They would be random: its files are not whole, or were changed."
+            )
 
     def load_adapter(self, peft_model_id=None, adapter_name=None, **kwargs):
         """As in transformers; but releases up to 5.17 pass over weights of an adapter, at first all of them, later
@@ -260,13 +304,13 @@ class UMEPreTrainedModel(PreTrainedModel):
             A model in eval mode, as from `from_pretrained`.
 
         Raises:
-            ValueError: for an argument that is none of these.
+            ValueError: for an argument that is none of these, and for a checkpoint that lacks weights which are read.
         """
-        loading, fields, attention = split_arguments(kwargs)
+        loading, fields, attention, placing = split_arguments(kwargs)
         encoders = {}
         for modality, name in zip(MODALITIES, (text_name, vision_name), strict=True):
-            pooling = fields.get(f"{modality}_pooling", "auto")
-            encoders[modality] = load_encoder(name, modality, pooling, **loading[modality])
+            pooling = fields.get(field := f"{modality}_pooling", "auto")
+            encoders[modality], fields[field] = load_encoder(name, modality, pooling, **loading[modality])
         config = UMEConfig.from_encoder_configs(encoders["text"].config, encoders["vision"].config, **fields)
         chosen = {f"{modality}_config": encoder.config._attn_implementation for modality, encoder in encoders.items()}
         config._attn_implementation = {"": attention, **chosen}
@@ -279,7 +323,7 @@ class UMEPreTrainedModel(PreTrainedModel):
             shared._attn_implementation, shared.dtype = encoder.config._attn_implementation, dtype
             encoder.config = shared
             setattr(model.base_model, f"{modality}_model", encoder)
-        return model.eval()
+        return place(model.eval(), **placing)
 
     def _wants_dict(self, return_dict: bool | None) -> bool:
         return self.config.return_dict if return_dict is None else return_dict

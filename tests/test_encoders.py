@@ -17,10 +17,9 @@ from modeling_ume.encoders_ume import (
     EncoderAdapter,
     build_encoder,
     encoder_class,
-    load_config,
-    load_encoder,
     position_limit,
 )
+from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
 from training_ume.encoder_facts import (
     IMAGE_ENCODERS,
@@ -279,7 +278,7 @@ def test_the_class_token_of_yolos_is_its_summary_and_its_detection_tokens_stay_o
 def test_vitmae_shows_every_patch_in_its_place(tmp_path):
     config = transformers.ViTMAEConfig(**VIT, mask_ratio=0.75)
     transformers.ViTMAEModel(config).save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path), "vision", "auto").eval()
+    encoder, _ = load_encoder(str(tmp_path), "vision", "auto")
     adapter, images = EncoderAdapter(encoder, "vision", "auto"), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
     stream = adapter.vision(encoder, images)
     assert stream.grid == (4, 4)
@@ -336,7 +335,7 @@ def test_the_encoder_of_an_encoder_decoder_checkpoint_is_taken(kind, tmp_path):
     config = TEXT_ENCODERS[kind]()
     whole = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     whole.save_pretrained(tmp_path)
-    encoder = load_encoder(str(tmp_path), "text", "auto")
+    encoder, _ = load_encoder(str(tmp_path), "text", "auto")
     expected = whole.get_encoder().state_dict()
     own = {name.removeprefix("encoder."): value for name, value in encoder.state_dict().items()}
     assert all(torch.equal(own[name], value) for name, value in expected.items())

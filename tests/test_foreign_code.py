@@ -13,7 +13,7 @@ from PIL import Image
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.encoders_ume import load_config, load_encoder
+from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.commands import main
 from training_ume.data import VQADataError, load_vqa

@@ -14,7 +14,7 @@ from conftest import tiny_model
 from odd_inputs import saved_checkpoint
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from modeling_ume.encoders_ume import load_encoder
+from modeling_ume.loading_ume import load_encoder
 from training_ume.evaluation import load_checkpoint
 from training_ume.publish import answer_elsewhere
 

@@ -341,3 +341,24 @@ def test_a_question_longer_than_the_encoders_positions_is_refused_with_their_num
 def test_labels_and_encoder_configs_of_wrong_types_are_refused(fields, sentence):
     with pytest.raises(ValueError, match=sentence):
         UMEConfig(**fields)
+
+
+@pytest.mark.parametrize("fusion", ["ume", "early_input"])
+def test_a_model_is_built_and_loaded_in_inference_mode(tmp_path, fusion):
+    # A width of its own, so that no shape is known from another test.
+    config, batch = tiny_config(fusion=fusion), tiny_batch()
+    config.text_config.intermediate_size = config.vision_config.intermediate_size = {"ume": 26, "early_input": 28}[
+        fusion
+    ]
+    with torch.inference_mode():
+        model = UMEForVisualQuestionAnswering(config).eval()
+        model.save_pretrained(tmp_path)
+        model.ume.text_model.save_pretrained(tmp_path / "text")
+        model.ume.vision_model.save_pretrained(tmp_path / "image")
+        loaded = UMEForVisualQuestionAnswering.from_pretrained(tmp_path)
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+        encoders = str(tmp_path / "text"), str(tmp_path / "image")
+        joined = UMEForVisualQuestionAnswering.from_encoders_pretrained(*encoders, fusion=fusion, num_labels=7)
+        assert joined(**batch).logits.shape == (3, 7)
+    with torch.no_grad():
+        assert torch.isfinite(loaded(**batch).logits).all()

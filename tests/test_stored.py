@@ -235,3 +235,18 @@ def test_a_field_of_an_encoder_is_set_by_its_prefixed_name(encoders):
     model = UMEModel.from_encoders_pretrained(*encoders, text_num_hidden_layers=1, vision_hidden_dropout_prob=0.25)
     assert len(model.text_model.encoder.layer) == 1 == model.config.text_config.num_hidden_layers
     assert model.config.vision_config.hidden_dropout_prob == 0.25
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}, torch.device("cpu")])
+def test_a_joined_model_lies_where_the_device_map_says(encoders, device_map):
+    model = UMEModel.from_encoders_pretrained(*encoders, fusion="concat", device_map=device_map)
+    assert model(**tiny_batch()).fused.device == model.device
+
+
+def test_a_joined_model_is_offloaded(tmp_path, encoders):
+    device_map = {"text_model": "cpu", "vision_model": "disk", "fusion": "cpu"}
+    model = UMEModel.from_encoders_pretrained(
+        *encoders, fusion="concat", device_map=device_map, offload_folder=str(tmp_path)
+    )
+    assert next(model.vision_model.parameters()).device.type == "meta"
+    assert model(**tiny_batch()).fused.isfinite().all()

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import set_seed
 
-from modeling_ume.encoders_ume import load_config
+from modeling_ume.loading_ume import load_config
 from training_ume.feature_export import export_features, fetch_features, push_features
 from training_ume.features import COLUMN, FeatureCache, build_features, describe
 from training_ume.recipes import Recipe

@@ -33,7 +33,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.encoders_ume import load_config, load_encoder
+from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.processing_ume import with_image_size
 from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer, load_trusted
 from training_ume.answers import AnswerVocabulary
@@ -759,10 +759,13 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
         },
     }  # fmt: skip
     pretrained = {}
-    if args.text_model is not None:
-        pretrained["text"] = (args.text_model, args.text_revision)
-    if args.vision_model is not None:
-        pretrained["vision"] = (args.vision_model, args.vision_revision)
+    for modality in ("text", "vision"):
+        name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
+        if name is not None:
+            pooling = f"{modality}_pooling"
+            pretrained[modality], head[pooling] = load_encoder(
+                name, modality, head[pooling], revision=revision or "main", dtype=torch.float32
+            )
     configs = {
         "text": encoder_config(args.text_config, args.text_model, args.text_revision),
         "vision": encoder_config(args.vision_config, args.vision_model, args.vision_revision),
@@ -783,9 +786,7 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
             f"No encoder can be made of text_config or vision_config ({type(error).__name__}: {first_line(error)}): "
             "give values that the encoder can have."
         ) from error
-    for modality, (name, revision) in pretrained.items():
-        pooling = head[f"{modality}_pooling"]
-        encoder = load_encoder(name, modality, pooling, revision=revision or "main", dtype=torch.float32)
+    for modality, encoder in pretrained.items():
         model.ume.encoder(modality).load_state_dict(encoder.state_dict())
     if args.init_from is not None:
         start_from(model, args.init_from)
