@@ -163,11 +163,11 @@ def _fork(task: dict) -> dict:
     return found
 
 
-def serve(modules: list[str]) -> None:
-    """In the process that forks: imports everything once, then runs a task a line of standard input."""
+def serve() -> None:
+    """In the process that forks: imports what the first line of standard input names, then runs a task a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for name in modules:
+    for name in json.loads(sys.stdin.readline()):
         with contextlib.suppress(Exception):  # some are there only once others have been asked for something
             importlib.import_module(name)
     for line in sys.stdin:
@@ -196,9 +196,10 @@ class Worker:
         }
         log = (folder / "log.txt").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"import mutant_runs; mutant_runs.serve({modules!r})"],
+            [sys.executable, "-c", "import mutant_runs; mutant_runs.serve()"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=folder,
         )  # fmt: skip
+        self._send(modules)
 
     def run(self, files: list[str], seconds: float, order: list[str] | None = None, measure: list[str] | None = None):
         """
@@ -217,12 +218,15 @@ class Worker:
             "tree": str(self.tree), "temporary": str(self.folder / "run"), "files": files, "order": order,
             "measure": measure, "cpu": int(SPARE_CPU + 4 * seconds), "clock": SPARE_CLOCK + 20 * seconds,
         }  # fmt: skip
-        self.process.stdin.write(json.dumps(task) + "\n")
-        self.process.stdin.flush()
+        self._send(task)
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"The process that forks has ended: see {self.folder / 'log.txt'}.")
         return json.loads(answer)
+
+    def _send(self, message) -> None:
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
 
     @contextlib.contextmanager
     def changed(self, file: str, code: str):

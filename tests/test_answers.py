@@ -253,7 +253,18 @@ def test_an_answer_whose_normal_form_changes_again_is_not_lost():
     assert vocabulary.soft_targets([[dotted] * 3]).sum() == 1
 
 
-@pytest.mark.parametrize("row", [None, 5, {"answer": "red"}, ["red", None], ["red", 5], [["red"]]])
-def test_rows_that_are_no_lists_of_strings_are_refused(row):
-    with pytest.raises(ValueError, match=r"list of answers, but that at index 1|question at index 1 has"):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (None, "needs a list of answers, but that at index 1 has a NoneType"),
+        (5, "needs a list of answers, but that at index 1 has a int"),
+        ("red", "needs a list of answers, but that at index 1 has the string 'red'"),
+        ({"answer": "red"}, "needs a list of answers, but that at index 1 has a dict"),
+        (["red", None], "the question at index 1 has None among them"),
+        (["red", 5], "the question at index 1 has 5 among them"),
+        ([["red"]], r"the question at index 1 has \['red'\] among them"),
+    ],
+)
+def test_rows_that_are_no_lists_of_strings_are_refused(row, message):
+    with pytest.raises(ValueError, match=message):
         AnswerVocabulary.from_answers([["red"], row])

@@ -278,19 +278,6 @@ def test_a_picture_that_was_replaced_under_its_name_is_another_one(built, tmp_pa
         FeatureCache(tmp_path / "cache").locate([str(path)])
 
 
-def test_a_file_is_read_again_when_its_size_or_its_time_is_another(tmp_path):
-    path = tmp_path / "picture.png"
-    path.write_bytes(b"first")
-    os.utime(path, ns=(0, 5))
-    (stamp,) = features.file_stamps([str(path)], {}).values()
-    assert stamp == [5, 5, hashlib.sha256(b"first").hexdigest()]
-    for content, time_ns, known in ((b"other", 5, "first"), (b"other", 6, "other"), (b"longer", 6, "longer")):
-        path.write_bytes(content)
-        os.utime(path, ns=(0, time_ns))
-        (stamp,) = features.file_stamps([str(path)], {str(path): stamp}).values()
-        assert stamp == [len(content), time_ns, hashlib.sha256(known.encode()).hexdigest()]
-
-
 @pytest.mark.parametrize("modality", features.MODALITIES)
 def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupted_one(
     built, tmp_path, small_shards, monkeypatch, modality
