@@ -30,6 +30,7 @@ from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.pipeline_ume import UMEVQAPipeline
 from modeling_ume.processing_ume import to_rgb
 from training_ume.attribution import integrated_map
+from training_ume.demo_uploads import Uploads
 from training_ume.evaluation import load_checkpoint
 from training_ume.explain import SUBSETS, answer_id, need_captum, shapley_values, subset_probabilities
 from training_ume.publish import check_files
@@ -117,6 +118,8 @@ def read_upload(path: str | Path | None) -> Image.Image:
     """
     if path is None:
         raise ValueError("There is no image: upload one, or pick an example.")
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise ValueError("What was sent is no image: upload one, or pick an example.")
     path = Path(path)
     name = f"The file “{path.name[-60:]}”"
     if not path.is_file():
@@ -141,6 +144,8 @@ def read_upload(path: str | Path | None) -> Image.Image:
 
 def read_question(question: str | None) -> str:
     """The question without spaces around it; ValueError for an empty or an endless one."""
+    if question is not None and not isinstance(question, str):
+        raise ValueError("The question is no text: write what you want to know about the image.")
     question = (question or "").strip()
     if not question:
         raise ValueError("The question is empty: write what you want to know about the image.")
@@ -149,6 +154,13 @@ def read_question(question: str | None) -> str:
             f"The question has {len(question)} characters: ask it in {MAX_QUESTION} or fewer, one question at a time."
         )
     return question
+
+
+def chosen(examples: list, number) -> object:
+    """The example of that number; ValueError for anything that is not the number of one."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(examples):
+        raise ValueError("There is no such example: pick one of those on the page.")
+    return examples[number]
 
 
 def load_judges(names: list[str]) -> list[Judge]:
@@ -421,7 +433,7 @@ def build_demo(judges: list[Judge], examples: str | Path | None = None):
 
     def pick_example(number: int):
         with sentences():
-            path = images[number]
+            path = chosen(images, number)
         return pick(path)
 
     def ask(visit: Visit, question: str):
@@ -431,7 +443,7 @@ def build_demo(judges: list[Judge], examples: str | Path | None = None):
 
     def ask_example(visit: Visit, number: int):
         with sentences():
-            line = questions[number]
+            line = chosen(questions, number)
         return ask(visit, line)
 
     def why(visit: Visit):
@@ -525,7 +537,7 @@ def launch(demo, port: int | None = None, wait: bool = True) -> str:
             pwa=False,
             footer_links=[],
             max_file_size=MAX_UPLOAD,
-            app_kwargs={"middleware": [Middleware(Rate)]},
+            app_kwargs={"middleware": [Middleware(Rate), Middleware(Uploads, max_file=MAX_UPLOAD)]},
             state_session_capacity=1000,
             # Fonts of the reader's own: nothing is fetched from elsewhere.
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
