@@ -38,7 +38,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
-_MACHINE_PATH = re.compile(r"(?:file://|~[/\\]|[A-Za-z]:[/\\]|\\\\|/[^/\s]+/).+")
+_MACHINE_PATH = re.compile(r"(?:file:/{2}|~[/\\]|[A-Za-z]:[/\\]|\\\\|/[^/\s]+/).+")
 _ANSWERS = ("id2label", "label2id")  # the user's own words, whatever they look like
 
 # Fields that a release 5.x of transformers, or one before it, gave to every config and the installed one may not list.
