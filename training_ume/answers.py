@@ -1,18 +1,21 @@
 """The answer vocabulary: which answers a model can give, and what that choice costs.
 
-One idea: every answer goes through the official VQA normalisation first, so the classes of the model, its training
-targets and the metric all speak of the same strings.
+One idea: every answer is known by its form (`answer_form`), so the classes of the model, its training targets and
+exact match all speak of the same strings: spellings of one answer are one class, different answers never are.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from metrics.vqa_accuracy.vqa_accuracy import answer_score, most_common_answer, normalize_answer
+from metrics.vqa_accuracy.vqa_accuracy import answer_form, answer_score, most_common_answer, normalize_answer
+
+# How much of a target an answer is worth that n of N annotators gave; see `AnswerVocabulary.soft_targets`.
+ANSWER_SCORES = ("thirds", "official")
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,25 @@ class AnswerVocabulary:
     """A fixed list of answers and their ids, for `config.id2label` and for training targets.
 
     Args:
-        answers: The answers in the order of their ids. They are kept as given, and looked up by their normalised form.
+        answers: The answers in the order of their ids. They are kept as given, and looked up by their form.
 
     Raises:
-        ValueError: no answers, an answer that is not a string, two answers with the same normalised form.
+        ValueError: no answers, an answer that is not a string, two answers with the same form.
     """
 
     def __init__(self, answers: Sequence[str]):
         if isinstance(answers, str) or len(answers) == 0:
             raise ValueError(f"An answer vocabulary needs a list of at least one answer, but it got {answers!r}.")
         self.id2label: dict[int, str] = {}
-        self._ids: dict[str, int] = {}  # by normalised answer
+        self._ids: dict[str, int] = {}  # by the answer's form
         for i, answer in enumerate(answers):
             if not isinstance(answer, str):
                 raise ValueError(f"Answers must be strings, but the one with id {i} is {answer!r}.")
-            first = self._ids.setdefault(_class_form(answer), i)
+            first = self._ids.setdefault(answer_form(answer), i)
             if first != i:
                 raise ValueError(
                     f"An answer vocabulary must not hold an answer twice, but ids {first} and {i} are "
-                    f"{self.id2label[first]!r} and {answer!r}, both {_class_form(answer)!r} when normalised. "
+                    f"{self.id2label[first]!r} and {answer!r}, both {answer_form(answer)!r} when normalised. "
                     "Remove one of them."
                 )
             self.id2label[i] = answer
@@ -72,11 +75,16 @@ class AnswerVocabulary:
     ) -> AnswerVocabulary:
         """Choose the answers from annotated questions.
 
-        What is counted is questions: each one votes for its most common normalised answer (among equally common ones
-        the first listed). The usual 3,129-answer list of VQA v2 (at least 9 questions of train and val) counts the
-        annotation files' `multiple_choice_answer` instead, the same but for ties (about 7 % of the questions),
-        where those files pick by no visible rule. For exactly that count, pass `[[multiple_choice_answer], ...]`.
-        Ids go from the most to the least frequent answer, and alphabetically among equals.
+        What is counted is questions: each one votes for the form of its most common answer (among equally common ones
+        the first listed), if it has a visible character. The usual 3,129-answer list of VQA v2 (at least 9 questions
+        of train and val) counts the annotation files' `multiple_choice_answer` instead, the same but for ties (about
+        7 % of the questions), where those files pick by no visible rule. For exactly that count, pass
+        `[[multiple_choice_answer], ...]`. Ids go from the most to the least frequent answer, and alphabetically among
+        equals.
+
+        The labels are the forms. But where the annotators of each question all write the same (one annotator, or one
+        answer repeated), they keep their capitals as most questions have them, "Yes" or "KRAS": the official
+        evaluation wants just that then.
 
         Args:
             answers: One list of answers a question.
@@ -95,11 +103,20 @@ class AnswerVocabulary:
             if limit is not None and limit < 1:
                 raise ValueError(f"`{name}` must be at least 1, but it is {limit}.")
         votes: Counter[str] = Counter()
+        spelled: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        one_voice, questions = True, 0
         for i, row in enumerate(answers):
             _check_row(row, i)
-            votes[_class_form(most_common_answer(row))] += 1
-        if not votes:
+            questions += 1
+            form = most_common_answer(row)
+            one_voice = one_voice and len(set(map(_spelling, row))) == 1
+            if form:
+                votes[form] += 1
+                spelled[form].update(word for word in set(map(_spelling, row)) if word.lower() == form)
+        if not questions:
             raise ValueError("There are no questions to take answers from.")
+        if not votes:
+            raise ValueError(f"The answers of all {questions} questions are empty: give answers with some text.")
         ranked = sorted(votes, key=lambda answer: (-votes[answer], answer))
         kept = [answer for answer in ranked if votes[answer] >= (min_count or 1)][:top_k]
         if not kept:
@@ -107,6 +124,8 @@ class AnswerVocabulary:
                 f"No answer is the most common one of {min_count} or more questions (the best, {ranked[0]!r}, is that "
                 f"of {votes[ranked[0]]}). Lower `min_count`."
             )
+        if one_voice:
+            kept = [next((word for word, _ in spelled[form].most_common(1)), form) for form in kept]
         return cls(kept)
 
     @classmethod
@@ -134,21 +153,36 @@ class AnswerVocabulary:
     def __len__(self) -> int:
         return len(self.id2label)
 
-    def soft_targets(self, answers: Sequence[Sequence[str]]) -> torch.Tensor:
-        """Soft scores min(n / 3, 1), n = how many annotators gave the answer (normalised): [B, C] float32.
+    def find(self, answer: str) -> int | None:
+        """The id of an answer, or None."""
+        form = answer_form(answer)
+        if form not in self._ids and "" in self._ids and not normalize_answer(answer):
+            return self._ids[""]  # of vocabularies that were made when "A" and "?" were the empty answer
+        return self._ids.get(form)
 
-        The targets of `multi_label_classification`. A question without answers gets a row of zeros.
+    def _counts(self, row: Sequence[str]) -> Counter[int]:
+        """How many annotators gave each answer of the vocabulary."""
+        return Counter(i for i in map(self.find, row) if i is not None)
+
+    def soft_targets(self, answers: Sequence[Sequence[str]], scores: str = "thirds") -> torch.Tensor:
+        """Scores in [0, 1] by how many annotators gave the answer: [B, C] float32.
+
+        The targets of `multi_label_classification`. An answer that n of N annotators gave scores, with `"thirds"`,
+        min(n / min(3, N), 1): three annotators make it fully right, or all where there are fewer. With `"official"` it
+        scores what VQA accuracy gives it, the mean over leaving each annotator out of min(n' / min(3, N - 1), 1) with
+        n' of those left; of ten annotators 0.3, 0.6, 0.9 and 1. A single annotator's answer scores 1 with both. A
+        question without answers gets a row of zeros.
         """
-        rows, columns, scores = [], [], []
+        if scores not in ANSWER_SCORES:
+            raise ValueError(f"scores={scores!r} must be one of {', '.join(ANSWER_SCORES)}.")
+        rows, columns, values = [], [], []
         for b, row in enumerate(answers):
-            for answer, n in Counter(map(_class_form, row)).items():
-                column = self._ids.get(answer)
-                if column is not None:
-                    rows.append(b)
-                    columns.append(column)
-                    scores.append(min(n / 3, 1.0))
+            for i, n in self._counts(row).items():
+                rows.append(b)
+                columns.append(i)
+                values.append(_thirds(n, len(row)) if scores == "thirds" else _leave_one_out(n, len(row)))
         targets = torch.zeros(len(answers), len(self))  # [B, C]
-        targets[rows, columns] = torch.tensor(scores)
+        targets[rows, columns] = torch.tensor(values)
         return targets
 
     def hard_targets(self, answers: Sequence[Sequence[str]]) -> torch.Tensor:
@@ -157,8 +191,11 @@ class AnswerVocabulary:
         The targets of `single_label_classification`; cross-entropy skips -100. Among equally common answers the first
         listed one counts, whether the vocabulary has it or not.
         """
-        ids = [self._ids.get(_class_form(most_common_answer(row)), -100) if len(row) else -100 for row in answers]
-        return torch.tensor(ids, dtype=torch.long)
+        ids = [self._most_common(row) for row in answers]
+        return torch.tensor([-100 if i is None else i for i in ids], dtype=torch.long)
+
+    def _most_common(self, row: Sequence[str]) -> int | None:
+        return self.find(most_common_answer(row)) if len(row) else None
 
     def coverage(self, rows: Iterable[Sequence[str]]) -> Coverage:
         """What this vocabulary can reach on questions with these answers, one list a question.
@@ -170,15 +207,14 @@ class AnswerVocabulary:
         reachable = 0.0
         for i, row in enumerate(rows):
             _check_row(row, i)
-            counts = Counter(map(_class_form, row))
-            known = {answer: n for answer, n in counts.items() if answer in self._ids}
+            known = self._counts(row)
             questions += 1
             answers += len(row)
-            covered_questions += max(counts, key=counts.__getitem__) in known
+            covered_questions += self._most_common(row) is not None
             covered_answers += sum(known.values())
-            if known:  # the score never falls with the count, so the most common known answer is the best one
-                best = self.id2label[self._ids[max(known, key=known.__getitem__)]]
-                reachable += answer_score(best, row)
+            # The score of an answer never falls with its count; where answers of several forms are one to the metric,
+            # it may be another than the most common that scores best.
+            reachable += max((answer_score(self.id2label[i], row) for i in known), default=0.0)
         if questions == 0:
             raise ValueError("There are no questions to measure the coverage on.")
         return Coverage(covered_questions / questions, covered_answers / answers, reachable / questions)
@@ -188,12 +224,40 @@ def _kind(row) -> str:
     return f"the string {row!r}" if isinstance(row, str) else f"a {type(row).__name__}"
 
 
-def _class_form(answer: str) -> str:
-    """The normalised form that stays as it is when it is normalised again, which a few with many periods do not."""
-    form = normalize_answer(answer)
-    while (again := normalize_answer(form)) != form:
-        form = again
-    return form
+def _spelling(answer: str) -> str:
+    return " ".join(answer.split())
+
+
+def _thirds(n: int, annotators: int) -> float:
+    return min(n / min(3, annotators), 1.0)
+
+
+def _leave_one_out(n: int, annotators: int) -> float:
+    if annotators == 1:
+        return float(n)
+    enough = min(3, annotators - 1)
+    without = n * min(1, (n - 1) / enough) + (annotators - n) * min(1, n / enough)
+    return without / annotators
+
+
+def several_spellings(rows: Iterable[Sequence[str]], most: int = 3) -> tuple[int, list[list[str]]]:
+    """Which different spellings count as one answer.
+
+    Args:
+        rows: one list of answers a question.
+        most: how many examples to give.
+
+    Returns:
+        `(count, examples)`: how many answers have several spellings, and the two commonest spellings of those whose
+        second one is the most frequent: where it is no mere slip, it may be another answer.
+    """
+    spelled: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        for answer in row:
+            spelled[answer_form(answer)][_spelling(answer)] += 1
+    several = [counts.most_common(2) for form, counts in spelled.items() if form and len(counts) > 1]
+    several.sort(key=lambda pair: (-pair[1][1], pair[0][0]))
+    return len(several), [[spelling for spelling, _ in pair] for pair in several[:most]]
 
 
 def _check_row(row: Sequence[str], i: int) -> None:

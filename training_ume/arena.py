@@ -44,6 +44,7 @@ from training_ume.run import (
     most,
     run_arguments,
 )
+from training_ume.scoring import AUTO, NAMES, measured_by
 from training_ume.trainer import predict, score_answers
 
 LEARNING_RATES = (5e-4, 1.5e-3, 4.5e-3)
@@ -51,7 +52,7 @@ WIDTH_STEP = 8  # what the usual eight attention heads divide
 WIDEST = 4096
 SELECTION = 0.15  # of the training images; they choose the learning rate
 RESAMPLES = 2000
-METRICS = ("vqa_accuracy", "exact_match")
+METRICS = tuple(NAMES)
 # Arguments that are each contender's own, or of no weight; the terms hold the others.
 OWN = {"fusion", "fusion_hidden_size", "feature_cache", "learning_rate", "seed"}
 
@@ -353,6 +354,8 @@ def tournament(
     first = [Match(contender, rate, seeds[0]) for contender in taking_part for rate in learning_rates]
     results = _play_all(first, recipe, folder, processes, "learning rates")
     metric = recipe.training.metric_for_best_model.removeprefix("eval_")
+    if metric == AUTO:
+        metric = measured_by(results[0]["selection"])
     chosen = {}
     for contender in taking_part:
         own = [result for result in results if result["name"] == contender.name]
@@ -449,6 +452,7 @@ def summarise(
             low, high = interval(draws, questions[name][m])
             sd = statistics.stdev(each) if len(each) > 1 else None
             row[m] = {"each": each, "mean": statistics.mean(each), "sd": sd, "interval": [low, high]}
+        row["measured_by"] = measured_by(runs[0]["test"])
         kinds = runs[0]["test"].get("per_answer_type", {})
         row["per_answer_type"] = {
             kind: statistics.mean(run["test"]["per_answer_type"][kind] for run in runs) for kind in kinds

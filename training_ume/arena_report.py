@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from training_ume.doc_tables import markdown
 from training_ume.plots import need_matplotlib
+from training_ume.scoring import NAMES, measured_by
 
 BLIND_COLOUR, HEAD_COLOUR, REFERENCE_COLOUR = "#b0b0b0", "#5b8dbd", "#d1603d"
-NAMES = {"exact_match": "exact match", "vqa_accuracy": "VQA accuracy"}
 
 
 def arena_rows(summary: dict) -> tuple[list[str], list[list[str]]]:
@@ -51,8 +51,8 @@ def kind_rows(summary: dict) -> tuple[list[str], list[list[str]]]:
             scores.append(row["text_missing"][metric])
         rows.append([row["name"].replace("_", " "), *("" if score is None else f"{score:.2f}" for score in scores)])
         rows[-1] += [""] * (len(kinds) + 2 - len(rows[-1]))
-    # What the metric gives by type is VQA accuracy.
-    header = ["", *(f"{kind}, {NAMES['vqa_accuracy']}" for kind in kinds), f"question missing, {NAMES[metric]}"]
+    by_type = NAMES[measured_by(summary["rows"][0])]  # of one data set, so the same in all rows
+    header = ["", *(f"{kind}, {by_type}" for kind in kinds), f"question missing, {NAMES[metric]}"]
     return header, rows
 
 

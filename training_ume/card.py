@@ -19,15 +19,16 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from metrics.vqa_accuracy.vqa_accuracy import answer_form
 from training_ume.data import open_image
 from training_ume.evaluation import BLIND
 from training_ume.plots import plot_learning_curve
 from training_ume.predictions import PREDICTIONS, mean_score, read_predictions, score_interval
 from training_ume.recipes import DataArguments, ModelArguments
 from training_ume.results import read_json
+from training_ume.scoring import NAMES, in_order, measured_by
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
-METRICS = {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"}
 # How the claim names what answers without the picture.
 WITHOUT_PICTURE = {
     "question_only": "the same model trained without the pictures",
@@ -122,8 +123,16 @@ class Run:
     @property
     def metric(self) -> str:
         """The headline: what the best epoch was chosen by."""
+        if "selected_by" in self.results:
+            chosen_by = self.results["selected_by"]["score"]
+            return chosen_by if chosen_by in NAMES else measured_by(self.results["scores"])
         chosen_by = self.results["arguments"]["training"].get("metric_for_best_model", "")
         return "exact_match" if "exact_match" in chosen_by else "vqa_accuracy"
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The scores and what they are called, that which fits the data first."""
+        return {name: NAMES[name] for name in in_order(measured_by(self.results["scores"]))}
 
     @property
     def own(self) -> dict | None:
@@ -152,7 +161,7 @@ def read_run(folder: str | Path) -> Run:
             f"`python scripts/evaluate.py {folder} … --predictions {folder / PREDICTIONS}` on the "
             f"{results['scored_on']} questions."
         ) from None
-    for metric, label in METRICS.items():
+    for metric, label in NAMES.items():
         answered, recorded = mean_score(rows, metric), results["scores"][metric]
         if abs(answered - recorded) > 0.005:
             raise ValueError(
@@ -201,7 +210,7 @@ def render_card(
     files.update(images)
     if results["epochs"]:
         curve = io.BytesIO()
-        plot_learning_curve(results["epochs"], run.metric, METRICS[run.metric], curve)
+        plot_learning_curve(results["epochs"], run.metric, NAMES[run.metric], curve)
         files["learning_curve.png"] = curve.getvalue()
     if about.benchmark is not None:
         name = re.sub(r"\W+", "_", about.benchmark["id"].split("/")[-1]).lower()
@@ -268,7 +277,7 @@ def _metadata(run: Run, about: About, data_set: DataSet, title: str) -> ModelCar
                 metric_name=label,
                 metric_value=round(results["scores"][metric], 2),
             )
-            for metric, label in METRICS.items()
+            for metric, label in NAMES.items()
         ],
     )
 
@@ -297,7 +306,7 @@ def _eval_results(run: Run, benchmark: dict, repo: str | None) -> bytes:
     entry = {
         "dataset": {"id": benchmark["id"], "task_id": benchmark.get("task_id", "default")},
         "value": round(run.results["scores"][run.metric], 2),
-        "notes": METRICS[run.metric],
+        "notes": NAMES[run.metric],
     }
     if repo is not None:
         entry["source"] = {"url": f"https://huggingface.co/{repo}", "name": "Model card"}
@@ -334,7 +343,7 @@ def _claim(run: Run, data_set: DataSet) -> str:
     (name, blind), data = _best_blind(run), results["data"]
     part = f"the {data[results['scored_on'] + '_questions']:,} {results['scored_on']} questions of {data_set.name}"
     return (
-        f"**{results['scores'][metric]:.2f} % {METRICS[metric]}** (95 % interval {low:.2f} to {high:.2f}) on {part}, "
+        f"**{results['scores'][metric]:.2f} % {NAMES[metric]}** (95 % interval {low:.2f} to {high:.2f}) on {part}, "
         f"with {_count(results['parameters']['total'])} parameters; {WITHOUT_PICTURE[name]} gives {blind:.2f} %."
     )
 
@@ -418,7 +427,8 @@ def _cut(arguments: dict) -> str:
 
 def _training(run: Run) -> str:
     results, parameters = run.results, run.results["parameters"]
-    best = max(results["epochs"], key=lambda epoch: epoch[run.metric], default=None)
+    # Of those with the same score, the Trainer keeps the one with the lower loss.
+    best = max(results["epochs"], key=lambda e: (e[run.metric], -(e["validation_loss"] or 0)), default=None)
     text = (
         f"{parameters['total']:,} parameters ({parameters['encoders']:,} in the encoders, {parameters['fusion']:,} in "
         f"the fusion head, {parameters['classifier']:,} in the classifier), of which {parameters['trainable']:,} were "
@@ -465,19 +475,19 @@ def _machine(run: Run) -> str:
 def _results(run: Run) -> str:
     results = run.results
     label = f"this model (`{results['name']}`, seed {results['seed']})"
-    lines = [(label, *(_with_interval(run.rows, metric) for metric in METRICS))]
+    lines = [(label, *(_with_interval(run.rows, metric) for metric in run.metrics))]
     seeds = False
     for row in run.comparison:
         name = BLIND_RUNS.get(row["name"], f"`{row['name']}`")
         if len(row["seeds"]) > 1:
             seeds = True
-            lines.append((f"{name}, {len(row['seeds'])} seeds", *(_mean(row[metric]) for metric in METRICS)))
+            lines.append((f"{name}, {len(row['seeds'])} seeds", *(_mean(row[metric]) for metric in run.metrics)))
         elif row is not run.own:
             path = run.folder / "beside" / row["name"] / PREDICTIONS
             rows = read_predictions(path) if path.is_file() else None
-            lines.append((name, *(_with_interval(rows, m) if rows else f"{row[m]['mean']:.2f}" for m in METRICS)))
+            lines.append((name, *(_with_interval(rows, m) if rows else f"{row[m]['mean']:.2f}" for m in run.metrics)))
     for name, scores in results["baselines"].items():
-        lines.append((f"{name.replace('_', ' ')}, no model", *(f"{scores[metric]:.2f}" for metric in METRICS)))
+        lines.append((f"{name.replace('_', ' ')}, no model", *(f"{scores[metric]:.2f}" for metric in run.metrics)))
     images = len({row["image_id"] for row in run.rows})
     note = (
         f"In percent, on {len(run.rows):,} {results['scored_on']} questions about {images:,} images. In brackets 95 % "
@@ -485,7 +495,7 @@ def _results(run: Run) -> str:
     )
     if seeds:
         note += " ± is the standard deviation over seeds."
-    return _table(("", *METRICS.values()), lines, right=2) + f"\n\n{note}"
+    return _table(("", *run.metrics.values()), lines, right=2) + f"\n\n{note}"
 
 
 def _per_type(run: Run) -> str:
@@ -498,11 +508,11 @@ def _per_type(run: Run) -> str:
         shown = [(kind, rows) for kind, rows in groups.items() if len(rows) >= FEWEST]
         shown = sorted(shown, key=lambda item: (-len(item[1]), item[0]))[:TYPES]
         lines = [
-            (_cell(kind), f"{len(rows):,}", *(_with_interval(rows, metric) for metric in METRICS))
+            (_cell(kind), f"{len(rows):,}", *(_with_interval(rows, metric) for metric in run.metrics))
             for kind, rows in shown
         ]
         if lines:
-            tables.append(_table((label, "questions", *METRICS.values()), lines, right=3))
+            tables.append(_table((label, "questions", *run.metrics.values()), lines, right=3))
         if lines and len(shown) < len(groups):
             tables.append(f"These are the commonest of {len(groups)} kinds of {label}.")
     return "\n\n".join(tables)
@@ -513,7 +523,7 @@ def _learning_curve(run: Run) -> str:
     if not epochs:
         return ""
     first, last = epochs[0], epochs[-1]
-    label = METRICS[run.metric]
+    label = NAMES[run.metric]
     return (
         f"![{label} on the validation questions over the epochs, and both losses: {first[run.metric]:.2f} % after "
         f"epoch {first['epoch']:.0f}, {last[run.metric]:.2f} % after epoch {last['epoch']:.0f}.](learning_curve.png)"
@@ -522,7 +532,7 @@ def _learning_curve(run: Run) -> str:
 
 def _confusion(run: Run) -> str:
     expected = [name for name, _ in Counter(row["expected"] for row in run.rows).most_common(CONFUSED)]
-    pairs = Counter((row["expected"], row["answer"]) for row in run.rows)
+    pairs = Counter((row["expected"], answer_form(row["answer"])) for row in run.rows)
     totals = Counter(row["expected"] for row in run.rows)
     lines = []
     for wanted in expected:
@@ -563,7 +573,7 @@ def _examples(run: Run, data_set: DataSet) -> tuple[str, dict[str, bytes]]:
 
 def _limits(run: Run, data_set: DataSet) -> list[str]:
     results, metric, own = run.results, run.metric, run.own
-    score, label = (own[metric]["mean"] if own else results["scores"][metric]), METRICS[metric]
+    score, label = (own[metric]["mean"] if own else results["scores"][metric]), NAMES[metric]
     name, blind = _best_blind(run)
     low, _ = score_interval(run.rows, metric)
     answers = results["data"]["answers"]

@@ -10,15 +10,18 @@ from operator import index
 from pathlib import Path
 
 
-def write_challenge_results(path: str | os.PathLike, question_ids: Sequence[int], answers: Sequence[str]) -> Path:
-    """Write `[{"question_id": int, "answer": str}, ...]` in the order given, and return the path.
+def write_challenge_results(
+    path: str | os.PathLike, question_ids: Sequence[int] | Sequence[str], answers: Sequence[str]
+) -> Path:
+    """Write `[{"question_id": int, "answer": str}, ...]` in the order given, and return the path. Where all ids are
+    strings, as some data sets write them, they stay strings.
 
     The file appears whole or not at all: it is written beside its place and then moved there, over an older one. A
     missing folder is made.
 
     Raises:
-        ValueError: lengths that differ, nothing to write, a question id that is no integer or comes twice, an answer
-            that is not a string. Nothing is written then.
+        ValueError: lengths that differ, nothing to write, a question id that is no integer (nor a string, where all
+            are) or comes twice, an answer that is not a string. Nothing is written then.
     """
     if len(question_ids) != len(answers):
         raise ValueError(
@@ -28,12 +31,15 @@ def write_challenge_results(path: str | os.PathLike, question_ids: Sequence[int]
     if len(question_ids) == 0:
         raise ValueError("There are no answers to write; the challenge server would refuse an empty file.")
     results = []
-    first_at: dict[int, int] = {}
+    strings = all(isinstance(question_id, str) for question_id in question_ids)
+    first_at: dict[int | str, int] = {}
     for i, (question_id, answer) in enumerate(zip(question_ids, answers, strict=True)):
         try:
             if isinstance(question_id, bool):
                 raise TypeError
-            question_id = index(question_id)  # numpy's and torch's integers too, but no 1.0 and no "1"
+            question_id = (
+                question_id if strings else index(question_id)
+            )  # numpy's and torch's integers too, but no 1.0 and no "1"
         except TypeError:
             raise ValueError(f"Question ids must be integers, but question_ids[{i}] is {question_id!r}.") from None
         if not isinstance(answer, str):

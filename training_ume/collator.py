@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modeling_ume.processing_ume import tokenize
 
+from .answers import ANSWER_SCORES
 from .data import VQADataError, open_image
 
 __all__ = ["INPUTS", "PROBLEM_TYPES", "VQACollator", "VQADataError", "open_image"]
@@ -41,6 +42,8 @@ class VQACollator:
         vocabulary (`AnswerVocabulary`, *optional*): makes the labels; without it there are none.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): which kind of labels.
         soft_targets (`bool`, *optional*, defaults to `False`): soft scores for a softmax, too.
+        answer_scores (`str`, *optional*, defaults to `"thirds"`): which soft scores, see
+            `AnswerVocabulary.soft_targets`.
         inputs (`str`, *optional*, defaults to `"both"`):
             `"question"` leaves the images out (and never opens one), `"image"` the questions.
         max_question_length (`int`, *optional*): in tokens; defaults to the tokenizer's own limit.
@@ -68,11 +71,14 @@ class VQACollator:
         image_cache_bytes: int = 0,
         features: dict[str, Any] | None = None,
         soft_targets: bool = False,
+        answer_scores: str = "thirds",
     ):
         if inputs not in INPUTS:
             raise ValueError(f"inputs={inputs!r} must be one of {', '.join(INPUTS)}.")
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(f"problem_type={problem_type!r} must be one of {', '.join(PROBLEM_TYPES)}.")
+        if answer_scores not in ANSWER_SCORES:
+            raise ValueError(f"answer_scores={answer_scores!r} must be one of {', '.join(ANSWER_SCORES)}.")
         if max_question_length is not None and max_question_length < 1:
             raise ValueError(f"max_question_length={max_question_length} must be at least 1 token.")
         if image_cache_bytes < 0:
@@ -85,6 +91,7 @@ class VQACollator:
         self.processor = processor
         self.vocabulary = vocabulary
         self.hard_targets = problem_type == "single_label_classification" and not soft_targets
+        self.answer_scores = answer_scores
         self.inputs = inputs
         self.max_question_length = max_question_length
         self.image_cache_bytes = image_cache_bytes
@@ -136,7 +143,9 @@ class VQACollator:
                 f"Some questions of a batch have answers and others have none: question_id {_listed(without)}. "
                 "Load answered and unanswered questions as data sets of their own."
             )
-        return self.vocabulary.hard_targets(answers) if self.hard_targets else self.vocabulary.soft_targets(answers)
+        if self.hard_targets:
+            return self.vocabulary.hard_targets(answers)
+        return self.vocabulary.soft_targets(answers, self.answer_scores)
 
     def _encode_images(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> Tensor:
         """The processed images [U, 3, H, W] of U distinct paths."""

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume.processing_ume import to_rgb
 from training_ume.json_entries import JSONEntries, VQADataError, check_count, unique_keys
+from training_ume.pictures import copies
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +158,47 @@ def load_vqa(
     return datasets.Dataset(pa.Table.from_pydict(rows, schema=FEATURES.arrow_schema))
 
 
+def question_ids(
+    source: str = "vqa_v2",
+    *,
+    split: str = "train",
+    questions: str | os.PathLike | None = None,
+    name: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **others: Any,
+) -> dict[int, int | str]:
+    """
+    Which questions a source asks, also those that `load_vqa` left out.
+
+    Args:
+        as those of `load_vqa`; `others` do not matter here.
+
+    Returns:
+        `dict`: by the `question_id` of `load_vqa`'s rows, the id as the source writes it, a number or a string. An id
+        that is no 64-bit whole number is known by itself.
+    """
+    if source == "easy_vqa":
+        return {number: number for number in _easy_vqa_rows(split, _Problems())["question_id"]}
+    if source == "vqa_v2":
+        entries = JSONEntries(questions, "questions")
+    else:
+        table = _open_named(source, name, split, cache_dir)
+        entries = [{"question_id": written} for written in table["question_id"][:]]
+    asked: dict[int, int | str] = {}
+    for position, entry in enumerate(entries):
+        try:
+            asked.setdefault(_question_id(entry), entry["question_id"])
+        except _BadEntry:
+            asked[_label(entry, position)] = _label(entry, position)
+    return asked
+
+
+def skipped_entries(skipped_log: str | os.PathLike) -> int:
+    """How many entries `load_vqa` left out, by the log that it wrote."""
+    with open(skipped_log, encoding="utf-8") as log:
+        return int(re.search(r"(\d+) entries skipped", log.readline())[1])
+
+
 def _refuse_foreign_arguments(source: str, **given: Any) -> None:
     """An argument that the source would ignore is a mistake worth a sentence."""
     allowed = {"vqa_v2": {"questions", "annotations", "images", "image_pattern"}, "easy_vqa": set()}
@@ -268,10 +310,18 @@ def _type_name(entry: dict, key: str) -> str:
     return value
 
 
-def _answers(value: Any) -> list[str]:
-    """The answers as strings, from a list of strings, a list of {"answer": …}, or {"answer": [ … ]}."""
+# Where a question's answers stand, the first of these that is there.
+ANSWER_KEYS = ("answers", "answer", "multiple_choice_answer")
+
+
+def _answers(entry: dict) -> list[str]:
+    """The answers as strings, from a list of strings, a list of {"answer": …}, {"answer": [ … ]}, or one `answer`."""
+    key = next((key for key in ANSWER_KEYS if key in entry), ANSWER_KEYS[0])
+    value = _field(entry, key)
     if isinstance(value, dict) and isinstance(value.get("answer"), list):
         value = value["answer"]
+    if isinstance(value, str) and key != "answers":
+        value = [value] if value.strip() else []
     if not isinstance(value, list):
         raise _BadEntry("malformed_entry", f"answers must be a list, not {_short(value)}")
     if len(value) > MAX_ANSWERS:
@@ -384,7 +434,7 @@ def _read_annotations(path, problems: _Problems) -> tuple[dict[int, tuple], set[
             if question_id in annotated or question_id in rejected:
                 raise _BadEntry("duplicate_annotation", "an annotation with this id came before; the first counts")
             image_id = _image_id(entry) if "image_id" in entry else None
-            answers = _answers(_field(entry, "answers"))
+            answers = _answers(entry)
             if not answers:
                 raise _BadEntry("malformed_entry", "answers is empty")
             types = (_type_name(entry, "question_type"), _type_name(entry, "answer_type"))
@@ -565,12 +615,13 @@ def _named_rows(source: str, name, split: str, images, cache_dir, problems: _Pro
             f"{source} lacks the column(s) {', '.join(sorted(missing))}: it has {', '.join(table.column_names)}. "
             "Rename its columns to VQAv2's."
         )
-    optional = ["image_id", "answers", "question_type", "answer_type"]
-    if "answers" not in table.column_names:
+    given = [column for column in ANSWER_KEYS if column in table.column_names][:1]
+    if not given:
         logger.warning(
             "%s has no column 'answers': its rows can be answered, but neither trained on nor scored.", source
         )
-    columns = ["question_id", "question"] + [column for column in optional if column in table.column_names]
+    optional = ["image_id", "question_type", "answer_type"]
+    columns = ["question_id", "question", *given, *(column for column in optional if column in table.column_names)]
     check_count(len(table), source)
     if isinstance(table.features["image"], datasets.Image):
         table = table.cast_column("image", datasets.Image(decode=False))
@@ -588,7 +639,7 @@ def _named_rows(source: str, name, split: str, images, cache_dir, problems: _Pro
                 question = _question_text(entry)
                 path, origin = image_store.path(entry["image"])
                 image_id = origin if entry.get("image_id") is None else _image_id(entry)
-                answers = [] if entry.get("answers") is None else _answers(entry["answers"])
+                answers = _answers(entry) if given and entry[given[0]] is not None else []
                 types = (_type_name(entry, "question_type"), _type_name(entry, "answer_type"))
                 _add_row(rows, question_id, image_id, question, path, answers, *types)
                 annotated.append(bool(answers))
@@ -749,8 +800,9 @@ def _select(rows: dict[str, list], keep: list[bool]) -> dict[str, list]:
 def split_by_image(dataset: datasets.Dataset, fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Splits off `fraction` of the *images*, with all their questions: (train, held_out).
 
-    No image is on both sides, whether it is known by its `image_id` or by its path. The choice depends on the image
-    ids and the seed alone, not on the order of the rows, which stays as it is within each part.
+    No image is on both sides, whether it is known by its `image_id`, by its path or by its file's bytes: copies of a
+    picture under several names are one (see `copies` for what is read of the files). Without copies the choice
+    depends on the image ids and the seed alone; never on the order of the rows, which stays as it is within each part.
 
     Raises:
         ValueError: when `fraction` is not between 0 and 1, or leaves one side without an image.
@@ -761,6 +813,9 @@ def split_by_image(dataset: datasets.Dataset, fraction: float, seed: int) -> tup
     group_of = _image_groups(image_ids, paths)
     groups = sorted(set(group_of.values()))
     held_out_count = round(fraction * len(groups))
+    if 0 < round(fraction * len(group_of)) < len(group_of) and len(groups) > 1:
+        # It is the copies that make them few, not the fraction: both sides get a picture at least.
+        held_out_count = min(max(held_out_count, 1), len(groups) - 1)
     if not 0 < held_out_count < len(groups):
         raise ValueError(
             f"fraction={fraction!r} of {len(groups)} images puts {held_out_count} on one side. Use another fraction, "
@@ -773,7 +828,7 @@ def split_by_image(dataset: datasets.Dataset, fraction: float, seed: int) -> tup
 
 
 def _image_groups(image_ids: list[str], paths: list[str]) -> dict[str, str]:
-    """{image id: the smallest id that shows the same image}; ids are joined when they share a file."""
+    """{image id: the smallest id that shows the same image}; ids are joined when they share a file or its bytes."""
     parent = {image_id: image_id for image_id in image_ids}
 
     def root(image_id: str) -> str:
@@ -781,9 +836,10 @@ def _image_groups(image_ids: list[str], paths: list[str]) -> dict[str, str]:
             parent[image_id] = image_id = parent[parent[image_id]]
         return image_id
 
-    first_of_path: dict[str, str] = {}
+    picture = copies(paths)
+    first_of_picture: dict[str, str] = {}
     for image_id, path in dict.fromkeys(zip(image_ids, paths, strict=True)):
         if path:
-            small, large = sorted((root(image_id), root(first_of_path.setdefault(path, image_id))))
+            small, large = sorted((root(image_id), root(first_of_picture.setdefault(picture[path], image_id))))
             parent[large] = small
     return {image_id: root(image_id) for image_id in parent}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -82,6 +82,7 @@ def evaluate_checkpoint(
     max_question_length: int | None = None,
     num_workers: int = 0,
     challenge_file: str | Path | None = None,
+    asked: Mapping[int, int | str] | None = None,
     predictions_file: str | Path | None = None,
     drop: list[str] | None = None,
     drop_rates: Sequence[float] = DROP_RATES,
@@ -96,6 +97,8 @@ def evaluate_checkpoint(
         baselines (`list[str]`, *optional*): `question_only`, `image_only`: score the same checkpoint without the other
             input too.
         challenge_file (path, *optional*): where to write the answers in the form that the VQA challenge server reads.
+        asked (`dict`, *optional*): what `question_ids` says of the data: the challenge file answers these, or is
+            refused before any work.
         predictions_file (path, *optional*): where to write each question's answer and score (`predictions.jsonl`).
         drop (`list[str]`, *optional*): `image`, `text`: score the checkpoint with this input missing at `drop_rates`.
         drop_rates (sequence of `float`): shares of the questions that lose the input, in [0, 1].
@@ -107,9 +110,11 @@ def evaluate_checkpoint(
         the `coverage` of them by the model's answers, with others `predictions`.
 
     Raises:
-        ValueError: no such checkpoint, an unknown baseline or input to drop, an impossible rate, or a baseline or a
-            curve for questions without answers.
+        ValueError: no such checkpoint, an unknown baseline or input to drop, an impossible rate, a baseline or a
+            curve for questions without answers, or a challenge file that would lack some of the questions.
     """
+    if challenge_file is not None and asked is not None:
+        check_all_answered(dataset["question_id"][:], asked)
     model, processor = load_checkpoint(name)
     annotated = any(dataset["answers"][:])
     for baseline in baselines or []:
@@ -165,7 +170,8 @@ def evaluate_checkpoint(
     if predictions_file is not None:
         write_predictions(predictions_file, prediction_rows(predictions, dataset))
     if challenge_file is not None:
-        write_challenge_results(challenge_file, dataset["question_id"][:], predictions)
+        ids = dataset["question_id"][:]
+        write_challenge_results(challenge_file, ids if asked is None else [asked[i] for i in ids], predictions)
     return {**results, "environment": environment()}
 
 
@@ -199,6 +205,19 @@ def robustness_curve(
             mixed[i] = without[i]
         curve.append({"rate": rate, "missing": len(missing), **score_answers(mixed, dataset)})
     return curve
+
+
+def check_all_answered(question_ids: Sequence[int], asked: Mapping[int, int | str]) -> None:
+    """Raises ValueError where there are questions that are asked and not among `question_ids`."""
+    answered = set(question_ids)
+    missing = [written for question_id, written in asked.items() if question_id not in answered]
+    if missing:
+        shown = ", ".join(str(written) for written in missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ValueError(
+            f"{len(missing):,} of {len(asked):,} questions would have no answer ({shown}), and the challenge server "
+            "refuses a file that does not answer all of them. Mend what was left out (a picture that is missing may be "
+            "replaced by any other), ask all questions, or leave --challenge_file out."
+        )
 
 
 def check_rates(rates: Sequence[float]) -> list[float]:

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
+from training_ume.scoring import NAMES, measured_by
+
 
 def need_matplotlib() -> None:
     """Raises ImportError where matplotlib is missing; asked before the work whose result is to be drawn."""
@@ -15,7 +17,7 @@ def need_matplotlib() -> None:
 
 def plot_robustness(curves: dict[str, list[dict]], path: str | Path) -> None:
     """
-    Draws the VQA accuracy over the share of questions with a missing input, one line an input, as a PNG.
+    Draws the score that fits the data over the share of questions with a missing input, one line an input, as a PNG.
 
     Args:
         curves: by the name of the missing input, the points of `training_ume.evaluation.robustness_curve`.
@@ -28,8 +30,9 @@ def plot_robustness(curves: dict[str, list[dict]], path: str | Path) -> None:
     axes = figure.add_subplot()
     for name, points in curves.items():
         rates = [100 * point["rate"] for point in points]
-        axes.plot(rates, [point["vqa_accuracy"] for point in points], marker="o", label=f"{name} missing")
-    axes.set(xlabel="questions with a missing input (%)", ylabel="VQA accuracy (%)", ylim=(0, 100))
+        score = measured_by(points[0])
+        axes.plot(rates, [point[score] for point in points], marker="o", label=f"{name} missing")
+    axes.set(xlabel="questions with a missing input (%)", ylabel=f"{NAMES[score]} (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150, format="png")

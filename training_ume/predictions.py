@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from metrics.vqa_accuracy.vqa_accuracy import answer_score, most_common_answer, normalize_answer
+from metrics.vqa_accuracy.vqa_accuracy import answer_score, is_most_common, most_common_answer
 from training_ume.results import write_text
 
 PREDICTIONS = "predictions.jsonl"
@@ -36,14 +36,13 @@ def prediction_rows(answers: list[str], dataset: Dataset) -> list[dict]:
     columns = {name: dataset[name][:] for name in COLUMNS}
     rows = []
     for i, (answer, references) in enumerate(zip(answers, dataset["answers"][:], strict=True)):
-        expected = most_common_answer(references)
         rows.append(
             {
                 **{name: values[i] for name, values in columns.items()},
-                "expected": expected,
+                "expected": most_common_answer(references),
                 "answer": answer,
                 "vqa_accuracy": 100 * answer_score(answer, references),
-                "exact_match": 100.0 * (normalize_answer(answer) == expected),
+                "exact_match": 100.0 * is_most_common(answer, references),
             }
         )
     return rows

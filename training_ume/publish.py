@@ -27,10 +27,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from training_ume.card import METRICS, read_about, render_card, write_card
+from training_ume.card import read_about, render_card, write_card
 from training_ume.console import working
 from training_ume.evaluation import first_line
 from training_ume.results import read_json
+from training_ume.scoring import NAMES
 
 # What belongs to a model repo; whatever else lies in the folder stays here.
 UPLOADED = re.compile(
@@ -266,7 +267,7 @@ def check_card(card: Path | bytes, results: dict | None) -> None:
         raise ValueError(f"The metadata of README.md cannot be read ({first_line(error)}): mend them.") from error
     if not data.get("license"):
         raise ValueError("README.md sets no licence: add `license: …` to the metadata at its top.")
-    recorded = {label: round(results["scores"][metric], 2) for metric, label in METRICS.items()} if results else {}
+    recorded = {label: round(results["scores"][metric], 2) for metric, label in NAMES.items()} if results else {}
     for result in data.eval_results or []:
         if recorded.get(result.metric_name, result.metric_value) != result.metric_value:
             raise ValueError(

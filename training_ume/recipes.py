@@ -120,6 +120,13 @@ class ModelArguments:
             "common one."
         },
     )
+    answer_scores: Literal["thirds", "official"] = field(
+        default="thirds",
+        metadata={
+            "help": "Soft score of an answer that n of N annotators gave. thirds: min(n / 3, 1). official: what VQA "
+            "accuracy gives it, of ten annotators 0.3, 0.6, 0.9, 1. One of one annotator is 1 with both."
+        },
+    )
     init_from: str | None = field(
         default=None,
         metadata={
@@ -372,7 +379,11 @@ class UMETrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Keep the weights of the best checkpoint as the final model."}
     )
     metric_for_best_model: str | None = field(
-        default="eval_vqa_accuracy", metadata={"help": "What makes a checkpoint the best one."}
+        default="auto",
+        metadata={
+            "help": "What makes a checkpoint the best one. auto: VQA accuracy, or exact match where VQA accuracy "
+            "cannot credit right answers (one annotator a question)."
+        },
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Stays false: the collator needs the columns."}

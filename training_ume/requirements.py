@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from training_ume.scoring import AUTO, NAMES
 from training_ume.values import as_kinds, number_in, parse_json
 
 # Packages of report backends that transformers does not list as available, or not beside another.
@@ -165,9 +166,10 @@ def _reason(error: BaseException) -> str:
 def check_metric(name: str | None) -> None:
     """What makes a checkpoint the best one, as far as it is known without the data."""
     bare = (name or "loss").removeprefix("eval_")
-    if bare not in ALWAYS_SCORED and not bare.startswith("vqa_accuracy_"):
+    by_type = tuple(f"{score}_" for score in NAMES)
+    if bare not in (AUTO, *ALWAYS_SCORED) and not bare.startswith(by_type):
         raise ValueError(
-            f"metric_for_best_model={name!r} is not among what evaluations give: choose from "
+            f"metric_for_best_model={name!r} is not among what evaluations give: choose from {AUTO}, "
             f"{', '.join(f'eval_{score}' for score in ALWAYS_SCORED)}, or eval_vqa_accuracy_ and a type of answers."
         )
 

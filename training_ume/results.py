@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from training_ume.recipes import DataArguments, ModelArguments
+from training_ume.scoring import NAMES, in_order, measured_by
 
 PACKAGES = (
     "ume",
@@ -211,9 +212,9 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
             `parameters`, `arguments`.
 
     Returns:
-        `list[dict]` in the order of first appearance: `vqa_accuracy` and `exact_match`, each as `{"each", "mean",
-        "sd"}` (in percent; the sample standard deviation, None for a single seed), mean `train_seconds` and
-        `train_cpu_seconds`, `parameters`.
+        `list[dict]` in the order of first appearance: `measured_by`, `vqa_accuracy` and `exact_match`, each as
+        `{"each", "mean", "sd"}` (in percent; the sample standard deviation, None for a single seed), mean
+        `train_seconds` and `train_cpu_seconds`, `parameters`.
     """
     by_name: dict[str, list[dict]] = {}
     for run in runs:
@@ -224,6 +225,7 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
             "fusion": group[0]["arguments"]["model"]["fusion"],
             "inputs": group[0]["arguments"]["data"]["inputs"],
             "seeds": [run["seed"] for run in group],
+            "measured_by": measured_by(group[0]["scores"]),
             "vqa_accuracy": _summary([run["scores"]["vqa_accuracy"] for run in group]),
             "exact_match": _summary([run["scores"]["exact_match"] for run in group]),
             "train_seconds": statistics.mean(run["train_seconds"] for run in group),
@@ -243,17 +245,18 @@ def _summary(values: list[float]) -> dict:
 
 
 def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> list[tuple[str, ...]]:
-    """The rows of `comparison_rows` and the scores of simple baselines as lines of cells, scores in percent."""
-    lines = [("", "VQA accuracy", "exact match", "seconds", "parameters (trained)")]
+    """The rows of `comparison_rows` and the scores of simple baselines as lines of cells, scores in percent, the one
+    that fits the data first."""
+    scored = in_order(measured_by(rows[0]) if rows else "vqa_accuracy")
+    lines = [("", *(NAMES[score] for score in scored), "seconds", "parameters (trained)")]
     for name, scores in baselines.items():
-        lines.append((name.replace("_", " "), f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", "", ""))
+        lines.append((name.replace("_", " "), *(f"{scores[score]:.2f}" for score in scored), "", ""))
     for row in rows:
         total, trained = row["parameters"]["total"], row["parameters"]["trainable"]
         lines.append(
             (
                 row["name"].replace("_", " "),
-                _score_text(row["vqa_accuracy"]),
-                _score_text(row["exact_match"]),
+                *(_score_text(row[score]) for score in scored),
                 f"{row['train_seconds']:.0f}",
                 f"{total:,} ({trained:,})",
             )

@@ -36,19 +36,21 @@ from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEP
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.processing_ume import with_image_size
 from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer, load_trusted
-from training_ume.answers import AnswerVocabulary
+from training_ume.answers import AnswerVocabulary, several_spellings
 from training_ume.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
 from training_ume.collator import VQACollator
 from training_ume.console import print_table
-from training_ume.data import load_vqa, split_by_image
+from training_ume.data import load_vqa, skipped_entries, split_by_image
 from training_ume.evaluation import BLIND, first_line
 from training_ume.features import open_features
 from training_ume.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.outputs import clear, files_of_runs, not_of_runs
+from training_ume.pictures import shared_pictures
 from training_ume.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.recipes import DataArguments, ModelArguments, Recipe, UMETrainingArguments
 from training_ume.requirements import check_run
 from training_ume.results import comparison_rows, comparison_table, environment, read_json, write_json, writing
+from training_ume.scoring import fitting_score
 from training_ume.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.trainer import (
     UMETrainer,
@@ -86,6 +88,7 @@ class VQAData:
     vocabulary: AnswerVocabulary
     summary: dict
     baselines: dict[str, dict]
+    remarks: dict  # what a reader of the scores should know: spellings taken as one, pictures on both sides
 
     def parts(self) -> dict[str, Dataset | StreamedQuestions]:
         """All rows that a model sees, by what they are for."""
@@ -260,6 +263,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     if training.should_save:
         write_json(run.folder / "arguments.json", arguments)
     checkpoint = checkpoint_to_go_on_from(run.folder, training)
+    if checkpoint is not None:
+        check_same_answers(run, checkpoint, data.vocabulary)
 
     set_seed(run.seed)
     model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
@@ -299,6 +304,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "recipe": recipe.name,
         "seed": run.seed,
         "scored_on": data.scored_on,
+        "selected_by": {"score": trainer.selected_by.name, "why": trainer.selected_by.why},
         "scores": score_answers(answers, data.scored),
         "baselines": data.baselines,
         **({"train_batch_size": trainer.state.train_batch_size} if training.auto_find_batch_size else {}),
@@ -309,6 +315,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "encoders": encoder_sources(model_args),
         **({"lora": facts} if model_args.lora_r else {}),
         "data": data.summary,
+        "remarks": data.remarks,
         "arguments": arguments,
         "environment": environment(),
     }
@@ -357,7 +364,9 @@ def build_trainer(
     if inputs != "both":  # a blind model beside others has no image to weigh its question against
         training = copy.copy(training)
         training.rubi_weight = 0.0
-    collator = build_collator(recipe.data, processor, vocabulary, args.problem_type, inputs, args.soft_targets)
+    collator = build_collator(
+        recipe.data, processor, vocabulary, args.problem_type, inputs, args.soft_targets, args.answer_scores
+    )
     if args.feature_cache is not None:
         collator.features = open_features(
             args.feature_cache, ume_model(model), collator, args.frozen, list(parts.values())
@@ -400,7 +409,7 @@ def epoch_table(history: list[dict]) -> list[dict]:
     table, loss = [], None
     for entry in history:
         loss = entry.get("loss", loss)
-        if "eval_loss" in entry or "eval_vqa_accuracy" in entry:
+        if "eval_loss" in entry or "eval_exact_match" in entry:
             scores = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
             times = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
             scores = {key: value for key, value in scores.items() if key not in times}
@@ -431,6 +440,7 @@ def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQADa
             "scored_on": data.scored_on,
             "baselines": data.baselines,
             "data": data.summary,
+            "remarks": data.remarks,
             "arguments": finished[0]["arguments"],
             "environment": finished[0]["environment"],
             "runs": [str(run.folder.relative_to(recipe.training.output_dir)) for run in runs],
@@ -477,6 +487,18 @@ def check_same_arguments(run: Run, arguments: dict) -> None:
         raise ValueError(
             f"The run in {run.folder} was started with other arguments: {'; '.join(changes)}. Repeat the command "
             "it was started with, or choose another --output_dir."
+        )
+
+
+def check_same_answers(run: Run, checkpoint: Path, vocabulary: AnswerVocabulary) -> None:
+    """Raises ValueError when a checkpoint's classes are other answers: its classifier would be read as if they were
+    these."""
+    config = read_json(checkpoint / "config.json") or read_json(run.folder / "base" / "config.json") or {}
+    before = config.get("id2label")
+    if before is not None and AnswerVocabulary.from_id2label(before).id2label != vocabulary.id2label:
+        raise ValueError(
+            f"{checkpoint} was trained with other answers than these questions give now (another version of the data, "
+            "or of this program): start anew with another --output_dir."
         )
 
 
@@ -555,7 +577,16 @@ def load_data(args: DataArguments, log_dir: Path) -> VQAData:
     evaluated = {name: in_image_order(part)[0] for name, part in evaluated.items()}
     scored_on, scored = list(evaluated.items())[-1]
     baselines = score_baselines(train, scored, vocabulary)
-    return VQAData(train, evaluated["validation"], scored, scored_on, vocabulary, summary, baselines)
+    remarks = {
+        "several_spellings": dict(zip(("answers", "examples"), several_spellings(train["answers"][:]), strict=True)),
+        "entries_skipped": {
+            path.stem.removeprefix("skipped_"): skipped_entries(path)
+            for path in (log_dir / f"skipped_{part}.tsv" for part in ("train", "eval"))
+            if args.on_error == "skip" and path.is_file()
+        },
+        "pictures_trained_on": {name: shared_pictures(part, train) for name, part in evaluated.items()},
+    }
+    return VQAData(train, evaluated["validation"], scored, scored_on, vocabulary, summary, baselines, remarks)
 
 
 def load_shards(args: DataArguments) -> VQAData:
@@ -585,6 +616,7 @@ def load_shards(args: DataArguments) -> VQAData:
         AnswerVocabulary(facts["answers"]),
         facts["summary"],
         facts["baselines"],
+        facts.get("remarks", {}),  # shards of earlier versions have none
     )
 
 
@@ -603,6 +635,7 @@ def shard_data(args: DataArguments, folder: str | Path, shards: int | None = Non
         "scored_on": data.scored_on,
         "summary": data.summary,
         "baselines": data.baselines,
+        "remarks": data.remarks,
     }
     parts = {"train": data.train, "validation": data.validation, data.scored_on: data.scored}
     return write_shards(parts, facts, folder, shards)
@@ -650,6 +683,7 @@ def describe_data(data: VQAData) -> str:
     """The lines printed before training: what there is, and what the vocabulary makes of it."""
     summary = data.summary
     left_out = summary["train_questions_left_out"]
+    fits = fitting_score(data.scored["answers"][:])
     parts = {"train": "training", "validation": "validation", "test": "test"}
     counts = [
         f"{summary[f'{name}_questions']:,} {adjective} questions about {summary[f'{name}_images']:,} images"
@@ -660,16 +694,33 @@ def describe_data(data: VQAData) -> str:
         f"{', '.join(counts)}, {summary['answers']:,} answers.",
         f"The best epoch is chosen on the validation questions; the final scores are those of the {data.scored_on} "
         "questions.",
+        f"The score that fits them is {fits.label}: {fits.why}.",
     ]
     if left_out:
         lines.append(f"{left_out:,} training questions are left out: their answer is not among these.")
     for part, numbers in summary["coverage"].items():
         lines.append(
             f"On the {part} questions the vocabulary holds {numbers['questions']:.2%} of the most common answers and "
-            f"{numbers['answers']:.2%} of all answers; no model can score above {100 * numbers['ceiling']:.2f}."
+            f"{numbers['answers']:.2%} of all answers; no model can score above "
+            f"{100 * numbers['ceiling' if fits.name == 'vqa_accuracy' else 'questions']:.2f}."
         )
     for name, scores in data.baselines.items():
-        lines.append(f"Without a model, {name.replace('_', ' ')}: {scores['vqa_accuracy']:.2f} VQA accuracy.")
+        lines.append(f"Without a model, {name.replace('_', ' ')}: {scores[fits.name]:.2f} {fits.label}.")
+    spelled = data.remarks.get("several_spellings", {"answers": 0})
+    if spelled["answers"]:
+        examples = "; ".join(" and ".join(map(repr, pair)) for pair in spelled["examples"])
+        lines.append(f"{spelled['answers']:,} answers have several spellings, each taken as one answer: {examples}.")
+    for part, count in data.remarks.get("entries_skipped", {}).items():
+        if count:
+            lines.append(
+                f"{count:,} entries of the {part} data could not be used and are left out: skipped_{part}.tsv."
+            )
+    for name, shared in data.remarks.get("pictures_trained_on", {}).items():
+        if shared:
+            lines.append(
+                f"WARNING: {shared:,} of the {name} pictures are trained on, too (the same files, whatever their "
+                f"names): the {name} scores are not those of unseen pictures."
+            )
     return "\n".join(lines)
 
 
@@ -879,6 +930,7 @@ def build_collator(
     problem_type: str,
     inputs: str,
     soft_targets: bool = False,
+    answer_scores: str = "thirds",
 ) -> VQACollator:
     return VQACollator(
         processor,
@@ -888,4 +940,5 @@ def build_collator(
         max_question_length=args.max_question_length,
         image_cache_bytes=args.image_cache_mb * 1_000_000,
         soft_targets=soft_targets,
+        answer_scores=answer_scores,
     )

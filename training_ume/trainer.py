@@ -6,6 +6,7 @@ Also here: the end of a run whose loss is no number any more.
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 import warnings
@@ -14,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
-import evaluate
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
-import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
 from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.averaging import WeightAverage
 from training_ume.checkpoints import delete, holds_weights_only, keep_newest, unfinished
@@ -37,6 +36,7 @@ from training_ume.requirements import ALWAYS_SCORED
 from training_ume.results import WriteError, writing
 from training_ume.rows import Scorer, as_rows, check_rows, is_named_sets
 from training_ume.sampler import GroupedByImageSampler, ProcessBatches
+from training_ume.scoring import AUTO, NAMES, FittingScore, fitting_score, measured_by, score
 from training_ume.streaming import BatchStream, StreamedQuestions
 
 # In a checkpoint: weights to go on from that the model's own file does not hold.
@@ -47,6 +47,10 @@ QUESTION_IDS = "question_ids"
 LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
 # Losses that wait to be looked at: on a GPU each look makes the next step wait.
 MOST_UNCHECKED = 100
+
+
+# Why a run's epoch is chosen by what its arguments name.
+GIVEN = "metric_for_best_model was given"
 
 
 class LossError(ValueError):
@@ -108,6 +112,11 @@ class UMETrainer(Trainer):
         if self._scores_answers:
             # ids, not [N, C] logits
             compute_metrics, preprocess_logits_for_metrics = self._score, lambda logits, labels: logits.argmax(-1)
+        # Which score makes a checkpoint the best one, and why.
+        self.selected_by = FittingScore(str(args.metric_for_best_model).removeprefix("eval_"), GIVEN)
+        if args.metric_for_best_model == AUTO:
+            args = copy.copy(args)  # the caller's may serve for other data
+            self._choose_metric(args, eval_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -253,6 +262,20 @@ class UMETrainer(Trainer):
             names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in score_names(as_rows(part))]
         return names
 
+    def _choose_metric(self, args: UMETrainingArguments, eval_dataset) -> None:
+        """Puts the score that fits the rows to evaluate in the place of `metric_for_best_model="auto"`."""
+        if args.prediction_loss_only or not self._scores_answers:
+            self.selected_by = FittingScore("loss", "evaluations give no score of the answers that is known")
+            args.metric_for_best_model, args.greater_is_better = "eval_loss", False
+            return
+        prefix, rows = "eval", eval_dataset
+        if is_named_sets(rows) and rows:
+            first, rows = next(iter(rows.items()))
+            prefix = f"eval_{first}"
+        answers = [] if rows is None or len(rows) == 0 else as_rows(rows)["answers"][:]
+        self.selected_by = fitting_score(answers)
+        args.metric_for_best_model = f"{prefix}_{self.selected_by.name}"
+
     def check_metric(self) -> None:
         """Raises ValueError when `metric_for_best_model` matters and is none of what evaluations will give."""
         wanted = self.args.metric_for_best_model
@@ -273,8 +296,20 @@ class UMETrainer(Trainer):
         return args.load_best_model_at_end or args.save_strategy == "best" or by_metric
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """
+        As HF's, but of checkpoints with the same score the one with the lower loss is the best, and of those with the
+        same loss, too, the earlier, which needed less training. So a score that never changes does not choose.
+        """
         if not self._needs_metric():
             return False  # HF's asks for the metric even where nothing depends on it
+        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
+        sets = self.eval_dataset if is_named_sets(self.eval_dataset) else ()
+        loss = next((f"eval_{part}_loss" for part in sets if name.startswith(f"eval_{part}_")), "eval_loss")
+        losses = {entry["step"]: entry[loss] for entry in self.state.log_history if loss in entry}
+        least = losses.get(self.state.best_global_step)
+        tie = metrics.get(name) is not None and metrics[name] == self.state.best_metric
+        if tie and least is not None and metrics[loss] < least:
+            self.state.best_metric = None  # so that this one takes its place
         try:
             return super()._determine_best_metric(metrics, trial)
         except KeyError as error:
@@ -728,27 +763,21 @@ def predict(
 
 def score_answers(predictions: list[str], dataset: Dataset | StreamedQuestions) -> dict:
     """
-    The VQA metric of answers to a dataset's questions.
+    The scores of answers to a dataset's questions.
 
     Returns:
-        `dict`: `vqa_accuracy` and `exact_match` in percent, `per_answer_type` and `per_question_type` where the
-        dataset knows the types.
+        `dict`: of `score`, with `per_answer_type` and `per_question_type` where the dataset knows the types.
     """
-    types = {}
-    for name in ("answer_type", "question_type"):
-        values = dataset[name][:]
-        if any(values):
-            types[f"{name}s"] = values
-    return _metric().compute(predictions=predictions, references=dataset["answers"][:], **types)
+    return score(predictions, *(dataset[name][:] for name in ("answers", "answer_type", "question_type")))
 
 
 def flat_scores(scores: dict) -> dict[str, float]:
-    """Scores as the Trainer logs them: one number a key, `vqa_accuracy_yes/no` and so on for the answer types."""
-    per_type = scores.get("per_answer_type", {})
+    """Scores as the Trainer logs them: one number a key, `vqa_accuracy_yes/no` or `exact_match_yes/no` for a type."""
+    per_type, name = scores.get("per_answer_type", {}), measured_by(scores)
     return {
         "vqa_accuracy": scores["vqa_accuracy"],
         "exact_match": scores["exact_match"],
-        **{f"vqa_accuracy_{kind}": score for kind, score in per_type.items()},
+        **{f"{name}_{kind}": score for kind, score in per_type.items()},
     }
 
 
@@ -758,14 +787,8 @@ def score_rows(answers: list[str], rows: Dataset | StreamedQuestions) -> dict[st
 
 def score_names(rows: Dataset | StreamedQuestions) -> list[str]:
     """The names of the scores that answers to these rows get."""
-    table = rows.table if isinstance(rows, StreamedQuestions) else rows
-    if not any(table["answers"][:]):
+    references, kinds = rows["answers"][:], rows["answer_type"][:]
+    if not any(references):
         return []
-    kinds = table["answer_type"][:]
-    some = table.select(sorted({kind: i for i, kind in reversed(list(enumerate(kinds)))}.values()))
-    return list(score_rows([""] * len(some), some))
-
-
-def _metric() -> evaluate.Metric:
-    # Loaded by the path of the installed module, so that it works from any working directory.
-    return evaluate.load(str(Path(vqa_accuracy.__file__).parent))
+    name = fitting_score(references).name
+    return [*NAMES, *(f"{name}_{kind}" for kind in sorted(set(kinds)) if any(kinds))]

@@ -5,6 +5,7 @@ published ones. The file stands alone (standard library, datasets, evaluate) and
 """
 
 import re
+import unicodedata
 import warnings
 from functools import lru_cache
 
@@ -42,8 +43,8 @@ Args:
 Returns:
     `dict`: everything in percent, 0 to 100, not rounded.
     - `vqa_accuracy` (`float`): mean over the questions.
-    - `exact_match` (`float`): share of predictions that equal the most common answer, both normalised; among equally
-      common answers the one listed first counts.
+    - `exact_match` (`float`): share of predictions that equal the most common answer, both normalised as far as it
+      loses nothing ("A", "-5" and "1/2" stay what they are); among equally common answers the one listed first counts.
     - `per_answer_type`, `per_question_type` (`dict[str, float]`): mean over the questions of each type, if given.
     - `per_question` (`list[float]`): in the order of the predictions, if asked for.
 Raises:
@@ -114,13 +115,76 @@ def normalize_answer(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _most_common(normalized: list[str]) -> str:
-    return max(dict.fromkeys(normalized), key=normalized.count)  # max keeps the first of equals
+# What `answer_form` keeps where the official processing drops or splits: commas that group no thousands, signs before
+# or after what they belong to, signs between digits, operators anywhere, inches and factorials.
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_TELLING = re.compile(r"[+=<>@]|^[-/\\_]|[-/\\_]$|(?<=\d)[-/\\_,;](?=\d)")
+_AFTER_DIGIT = re.compile(r"\d[\"!]$")
+_OPENING, _CLOSING = "'\"`([{", "'\"`)]}.,;!?"
+_NO_NOUN = _ARTICLES | {"and", "or"}
+
+
+def _telling_mark(words: list[str]) -> bool:
+    """Whether a mark that the official processing drops tells these words from others."""
+    for i, word in enumerate(words):
+        core = word.lstrip(_OPENING)
+        if _AFTER_DIGIT.search(core) and not word.startswith('"'):
+            return True
+        core = _THOUSANDS.sub("0", core.rstrip(_CLOSING))
+        if core in ("-", "/") and 0 < i < len(words) - 1:  # as good as a space, but not in 5 - 3
+            if words[i - 1][-1].isdigit() and words[i + 1][0].isdigit():
+                return True
+        elif _TELLING.search(core):
+            return True
+    return False
+
+
+def _telling_article(words: list[str]) -> bool:
+    """Whether one of the words is a letter or a name that only looks like an article: vitamin A, A or B, A, C."""
+    for i, word in enumerate(words):
+        if word in _ARTICLES:
+            following = words[i + 1] if i + 1 < len(words) else ""
+            if not following or (word == "a" and (len(following) == 1 or following in _NO_NOUN)):
+                return True
+    return False
+
+
+@lru_cache(maxsize=2**18)
+def answer_form(answer: str) -> str:
+    """What an answer is known by: two answers are the same where their forms are equal.
+
+    It is the official processing, case, articles, number words and punctuation included, wherever that loses nothing.
+    An answer that it would empty ("A", "+", "?") or rob of what tells it from others ("-5", "A+", "1/2", "1,5",
+    "vitamin A") keeps its letters, marks and words, in lower case. Only an answer without any visible character has an
+    empty form. The form of a form is the form itself.
+    """
+    answer = unicodedata.normalize("NFC", _clean(answer).lower())
+    words = answer.split()
+    if not any(unicodedata.category(character)[0] not in "ZC" for character in answer):
+        return ""
+    if not _telling_mark(words):
+        spaced = "".join(" " if mark in _PUNCTUATION else mark for mark in _THOUSANDS.sub("0", answer))
+        form = answer
+        while (again := normalize_answer(form)) != form:  # a few with many periods change more than once
+            form = again
+        if form and not _telling_article(_PERIOD.sub("", spaced).split()):
+            return form
+    plain = " ".join(words)
+    return plain.rstrip(".,;?") or plain
+
+
+def _most_common(forms: list[str]) -> str:
+    return max(dict.fromkeys(forms), key=forms.count)  # max keeps the first of equals
 
 
 def most_common_answer(answers: list[str]) -> str:
-    """The most common of the normalised answers of one question; among equally common ones the first listed."""
-    return _most_common(list(map(normalize_answer, answers)))
+    """The most common answer of one question by its form; among equally common ones the first listed."""
+    return _most_common(list(map(answer_form, answers)))
+
+
+def is_most_common(prediction: str, answers: list[str]) -> bool:
+    """Exact match: whether a prediction is the question's most common answer, both by their forms."""
+    return answer_form(prediction) == most_common_answer(answers)
 
 
 @lru_cache(maxsize=2**16)
@@ -265,9 +329,8 @@ class VQAAccuracy(evaluate.Metric):
             )
         scores, exact = [], []
         for prediction, answers in zip(predictions, references, strict=True):
-            normalized = list(map(normalize_answer, answers))
-            scores.append(_score(prediction, answers, normalized))
-            exact.append(normalize_answer(prediction) == _most_common(normalized))
+            scores.append(answer_score(prediction, answers))
+            exact.append(is_most_common(prediction, answers))
         results = {"vqa_accuracy": _percent(scores)}
         if answer_types is not None:
             results["per_answer_type"] = _percent_by_type(scores, answer_types)

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from training_ume.commands import command_parser
-from training_ume.commands.named_data import add_data_options, load_named
+from training_ume.commands.named_data import add_data_options, asked_in, load_named
 from training_ume.console import print_json, print_table
 from training_ume.evaluation import BLIND, DROP_RATES, LEFT, evaluate_checkpoint
 from training_ume.plots import need_matplotlib, plot_robustness
 from training_ume.results import write_json
+from training_ume.scoring import NAMES, in_order, measured_by
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -79,7 +80,10 @@ def evaluate(args: argparse.Namespace) -> dict:
             raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
         need_matplotlib()
     dataset = load_named(args, on_error="skip" if args.skipped_log else "raise", skipped_log=args.skipped_log)
+    asked = asked_in(args) if args.skipped_log or args.challenge_file else None
+    left_out = {"unusable": 0 if asked is None else len(asked) - len(dataset)}
     if args.max_questions is not None:
+        left_out["beyond_max_questions"] = max(0, len(dataset) - args.max_questions)
         dataset = dataset.select(range(min(args.max_questions, len(dataset))))
     results = evaluate_checkpoint(
         args.model,
@@ -89,11 +93,13 @@ def evaluate(args: argparse.Namespace) -> dict:
         max_question_length=args.max_question_length,
         num_workers=args.num_workers,
         challenge_file=args.challenge_file,
+        asked=asked,
         predictions_file=args.predictions,
         drop=args.drop,
         drop_rates=args.rate,
         drop_seed=args.drop_seed,
     )
+    results["left_out"] = {why: count for why, count in left_out.items() if count}
     return {**results, "data": {key: value for key, value in vars(args).items() if key not in ("model", "json")}}
 
 
@@ -101,19 +107,20 @@ def score_table(results: dict) -> list[tuple[str, ...]]:
     """One row for the model and one a baseline: its scores, overall and by type of answer."""
     rows = {"": results["scores"], **results["baselines"]}
     kinds = sorted(results["scores"].get("per_answer_type", {}))
-    lines = [("", "VQA accuracy", "exact match", *kinds)]
+    scored = in_order(measured_by(results["scores"]))
+    lines = [("", *(NAMES[score] for score in scored), *kinds)]
     for name, scores in rows.items():
         per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
         label = name.replace("_", " ") or Path(results["model"]).name
-        lines.append((label, f"{scores['vqa_accuracy']:.2f}", f"{scores['exact_match']:.2f}", *per_type))
+        lines.append((label, *(f"{scores[score]:.2f}" for score in scored), *per_type))
     return lines
 
 
 def curve_table(curves: dict[str, list[dict]]) -> list[tuple[str, ...]]:
-    """One row a rate: the VQA accuracy with each input missing."""
+    """One row a rate: the score that fits with each input missing."""
     lines = [("missing", *(f"without {name}" for name in curves))]
     for points in zip(*curves.values(), strict=True):
-        lines.append((f"{points[0]['rate']:.0%}", *(f"{point['vqa_accuracy']:.2f}" for point in points)))
+        lines.append((f"{points[0]['rate']:.0%}", *(f"{point[measured_by(point)]:.2f}" for point in points)))
     return lines
 
 
@@ -136,6 +143,9 @@ def main(argv: list[str]) -> int:
         print_json(results)
         return 0
     print(f"{results['questions']:,} questions about {results['images']:,} images in {results['seconds']:.1f} s")
+    for why, count in results["left_out"].items():
+        where = f" ({args.skipped_log})" if why == "unusable" else ""
+        print(f"{count:,} questions are {why.replace('_', ' ')}{where}: they are left out of all that follows.")
     if "scores" in results:
         print_table(score_table(results))
     if "robustness" in results:

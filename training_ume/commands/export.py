@@ -13,6 +13,7 @@ from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.console import print_json, print_table
 from training_ume.evaluation import load_checkpoint
 from training_ume.export import ABOUT, PARITY, check_folder, export_onnx, need_onnx
+from training_ume.scoring import NAMES, measured_by
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -68,13 +69,13 @@ def report(about: dict) -> list[tuple[str, ...]]:
     scored = "scores" in about
     lines = [("", "image encoder, MB", "rest, MB", "a logit differs by")]
     if scored:
-        lines = [(*lines[0], "VQA accuracy", "seconds")]
+        lines = [(*lines[0], NAMES[measured_by(next(iter(about["scores"].values())))], "seconds")]
     for precision, sizes in about["bytes"].items():
         row = [precision, *(f"{size / 1e6:.2f}" for size in sizes.values())]
         row.append(f"{about['parity'][precision]['logits']:.1e}")
         if scored:
             scores = about["scores"][precision]
-            row += [f"{scores['vqa_accuracy']:.2f}", f"{scores['seconds']:.1f}"]
+            row += [f"{scores[measured_by(scores)]:.2f}", f"{scores['seconds']:.1f}"]
         lines.append(tuple(row))
     return lines
 

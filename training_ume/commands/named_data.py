@@ -6,7 +6,7 @@ import argparse
 
 from datasets import Dataset
 
-from training_ume.data import load_vqa
+from training_ume.data import load_vqa, question_ids
 
 
 def add_data_options(group: argparse._ArgumentGroup, *, annotations: str, source: str | None = None) -> None:
@@ -34,13 +34,15 @@ def add_data_options(group: argparse._ArgumentGroup, *, annotations: str, source
 
 def load_named(args: argparse.Namespace, **options) -> Dataset:
     """The rows of the data set that `args` name; `options` are further ones of `load_vqa`."""
-    return load_vqa(
-        args.source,
-        split=args.split or ("test" if args.source == "easy_vqa" else "validation"),
-        questions=args.questions,
-        annotations=args.annotations,
-        images=args.images,
-        image_pattern=args.image_pattern,
-        name=args.name,
-        **options,
-    )
+    return load_vqa(args.source, **_named(args), **options)
+
+
+def asked_in(args: argparse.Namespace) -> dict[int, int | str]:
+    """All questions of the data set that `args` name, see `question_ids`."""
+    return question_ids(args.source, **_named(args))
+
+
+def _named(args: argparse.Namespace) -> dict:
+    names = ("questions", "annotations", "images", "image_pattern", "name")
+    split = args.split or ("test" if args.source == "easy_vqa" else "validation")
+    return {"split": split, **{name: getattr(args, name) for name in names}}

@@ -1,0 +1,123 @@
+"""Which score fits a data set, and answers scored by it.
+
+VQA accuracy asks for three annotators who agree with the answer beside one who is left out, and compares answers that
+all agree as they are spelled. Data of one annotator, or of capital letters, may score 0 by it whatever a model says;
+exact match is what tells models apart there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import evaluate
+
+import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
+from metrics.vqa_accuracy.vqa_accuracy import answer_form, is_most_common
+
+NAMES = {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"}
+# The value of `metric_for_best_model` that leaves the choice to the data.
+AUTO = "auto"
+# Fewer annotators than these cannot agree as VQA accuracy asks them to.
+ENOUGH_ANNOTATORS = 4
+# Share of the questions that VQA accuracy may be blind to. VQA v2 itself has 0.03 % of them.
+TOLERATED = 0.01
+
+
+@dataclass(frozen=True)
+class FittingScore:
+    """The name of a score (a key of `NAMES`), and a sentence that says why it fits the data."""
+
+    name: str
+    why: str
+
+    @property
+    def label(self) -> str:
+        return NAMES.get(self.name, self.name)
+
+
+def fitting_score(references: Sequence[Sequence[str]]) -> FittingScore:
+    """
+    The score to choose by and to report first: VQA accuracy, unless it is blind to more than 1 % of the questions.
+
+    Args:
+        references: the annotators' answers, one list a question; questions without answers do not count.
+    """
+    few = spelled = questions = 0
+    for row in references:
+        questions += bool(row)
+        if 0 < len(row) < ENOUGH_ANNOTATORS:
+            few += 1
+        # The official processing is not applied where all answers are alike, and models answer in the normalised form.
+        elif row and len({answer.strip() for answer in row}) == 1 and row[0].strip() != answer_form(row[0]):
+            spelled += 1
+    if few + spelled <= TOLERATED * questions:
+        return FittingScore("vqa_accuracy", f"nearly all questions have {ENOUGH_ANNOTATORS} or more answers")
+    reasons = []
+    if few:
+        reasons.append(f"{few:,} of {questions:,} questions have fewer than {ENOUGH_ANNOTATORS} answers")
+    if spelled:
+        reasons.append(
+            f"{spelled:,} of {questions:,} questions have one answer, repeated, in a spelling that is not the "
+            "normalised one"
+        )
+    return FittingScore("exact_match", f"{' and '.join(reasons)}, which VQA accuracy cannot count as right")
+
+
+def score(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    answer_types: Sequence[str] | None = None,
+    question_types: Sequence[str] | None = None,
+) -> dict:
+    """
+    Scores answers.
+
+    Args:
+        predictions: one answer a question.
+        references: the annotators' answers, one list a question.
+        answer_types, question_types (*optional*): one a question; left out where none says anything.
+
+    Returns:
+        `dict`: `measured_by` (the name of the score that fits), it and the other one in percent, and in it
+        `per_answer_type` and `per_question_type`.
+
+    Raises:
+        ValueError: as the metric does, for lengths that differ and the like.
+    """
+    types = {"answer_types": answer_types, "question_types": question_types}
+    types = {name: values for name, values in types.items() if values is not None and any(values)}
+    name = fitting_score(references).name
+    if name == "vqa_accuracy":
+        return {"measured_by": name, **_metric().compute(predictions=predictions, references=references, **types)}
+    overall = _metric().compute(predictions=predictions, references=references)
+    hits = [is_most_common(*pair) for pair in zip(predictions, references, strict=True)]
+    return {
+        "measured_by": name,
+        "exact_match": overall["exact_match"],
+        **{f"per_{of[:-1]}": _percent_by_type(hits, kinds) for of, kinds in types.items()},
+        "vqa_accuracy": overall["vqa_accuracy"],
+    }
+
+
+def measured_by(scores: dict) -> str:
+    """The score that comes first among these; results of earlier versions do not say it."""
+    return scores.get("measured_by", "vqa_accuracy")
+
+
+def in_order(first: str) -> list[str]:
+    """The names of the scores, that which fits first."""
+    return sorted(NAMES, key=lambda name: name != first)
+
+
+def _percent_by_type(hits: Sequence[bool], kinds: Sequence[str]) -> dict[str, float]:
+    groups: dict[str, list[bool]] = {}
+    for hit, kind in zip(hits, kinds, strict=True):
+        groups.setdefault(kind, []).append(hit)
+    return {kind: 100 * sum(groups[kind]) / len(groups[kind]) for kind in sorted(groups)}
+
+
+def _metric() -> evaluate.Metric:
+    # Loaded by the path of the installed module, so that it works from any working directory.
+    return evaluate.load(str(Path(vqa_accuracy.__file__).parent))
