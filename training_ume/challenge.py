@@ -37,9 +37,8 @@ def write_challenge_results(
         try:
             if isinstance(question_id, bool):
                 raise TypeError
-            question_id = (
-                question_id if strings else index(question_id)
-            )  # numpy's and torch's integers too, but no 1.0 and no "1"
+            # numpy's and torch's integers too, but no 1.0, and no "1" among numbers
+            question_id = question_id if strings else index(question_id)
         except TypeError:
             raise ValueError(f"Question ids must be integers, but question_ids[{i}] is {question_id!r}.") from None
         if not isinstance(answer, str):

@@ -166,7 +166,7 @@ def question_ids(
     name: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     **others: Any,
-) -> dict[int, int | str]:
+) -> dict[int | str, int | str]:
     """
     Which questions a source asks, also those that `load_vqa` left out.
 
@@ -175,7 +175,7 @@ def question_ids(
 
     Returns:
         `dict`: by the `question_id` of `load_vqa`'s rows, the id as the source writes it, a number or a string. An id
-        that is no 64-bit whole number is known by itself.
+        that is no 64-bit whole number stands under the words that say which it is.
     """
     if source == "easy_vqa":
         return {number: number for number in _easy_vqa_rows(split, _Problems())["question_id"]}

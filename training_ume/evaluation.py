@@ -82,7 +82,7 @@ def evaluate_checkpoint(
     max_question_length: int | None = None,
     num_workers: int = 0,
     challenge_file: str | Path | None = None,
-    asked: Mapping[int, int | str] | None = None,
+    asked: Mapping[int | str, int | str] | None = None,
     predictions_file: str | Path | None = None,
     drop: list[str] | None = None,
     drop_rates: Sequence[float] = DROP_RATES,
@@ -207,16 +207,22 @@ def robustness_curve(
     return curve
 
 
-def check_all_answered(question_ids: Sequence[int], asked: Mapping[int, int | str]) -> None:
-    """Raises ValueError where there are questions that are asked and not among `question_ids`."""
+def check_all_answered(question_ids: Sequence[int], asked: Mapping[int | str, int | str]) -> None:
+    """Raises ValueError where there are questions that are asked and not among `question_ids`, or ids of two kinds."""
+    usable = [written for question_id, written in asked.items() if isinstance(question_id, int)]
+    if len({isinstance(written, str) for written in usable}) > 1:
+        raise ValueError(
+            "Some question ids are numbers and others strings, which no challenge file may mix: write all of them one "
+            "way, or leave --challenge_file out."
+        )
     answered = set(question_ids)
     missing = [written for question_id, written in asked.items() if question_id not in answered]
     if missing:
         shown = ", ".join(str(written) for written in missing[:3]) + (", …" if len(missing) > 3 else "")
         raise ValueError(
             f"{len(missing):,} of {len(asked):,} questions would have no answer ({shown}), and the challenge server "
-            "refuses a file that does not answer all of them. Mend what was left out (a picture that is missing may be "
-            "replaced by any other), ask all questions, or leave --challenge_file out."
+            "refuses a file that does not answer all of them. Mend what was left out (a picture that is missing may "
+            "be replaced by any other), ask all questions, or leave --challenge_file out."
         )
 
 

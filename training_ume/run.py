@@ -712,9 +712,7 @@ def describe_data(data: VQAData) -> str:
         lines.append(f"{spelled['answers']:,} answers have several spellings, each taken as one answer: {examples}.")
     for part, count in data.remarks.get("entries_skipped", {}).items():
         if count:
-            lines.append(
-                f"{count:,} entries of the {part} data could not be used and are left out: skipped_{part}.tsv."
-            )
+            lines.append(f"{count:,} entries of the {part} data are left out as unusable: see skipped_{part}.tsv.")
     for name, shared in data.remarks.get("pictures_trained_on", {}).items():
         if shared:
             lines.append(

@@ -308,7 +308,7 @@ class UMETrainer(Trainer):
         losses = {entry["step"]: entry[loss] for entry in self.state.log_history if loss in entry}
         least = losses.get(self.state.best_global_step)
         tie = metrics.get(name) is not None and metrics[name] == self.state.best_metric
-        if tie and least is not None and metrics[loss] < least:
+        if tie and least is not None and metrics.get(loss, least) < least:
             self.state.best_metric = None  # so that this one takes its place
         try:
             return super()._determine_best_metric(metrics, trial)

@@ -37,7 +37,7 @@ def load_named(args: argparse.Namespace, **options) -> Dataset:
     return load_vqa(args.source, **_named(args), **options)
 
 
-def asked_in(args: argparse.Namespace) -> dict[int, int | str]:
+def asked_in(args: argparse.Namespace) -> dict[int | str, int | str]:
     """All questions of the data set that `args` name, see `question_ids`."""
     return question_ids(args.source, **_named(args))
 
