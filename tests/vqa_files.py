@@ -15,7 +15,9 @@ def write_vqa_files(folder: Path, num_images: int = 8, rare_answer: bool = False
     questions, annotations = [], []
     for image_id in range(num_images):
         colour = list(COLOURS)[image_id % len(COLOURS)]
-        Image.new("RGB", (40, 36), COLOURS[colour]).save(images / f"image{image_id}.png")
+        image = Image.new("RGB", (40, 36), COLOURS[colour])
+        image.putpixel((image_id % 40, image_id // 40), (127, 127, 127))  # no two are copies of one picture
+        image.save(images / f"image{image_id}.png")
         asked = [
             ("what color is it?", colour, "what color", "other"),
             ("is it red?", "yes" if colour == "red" else "no", "is it", "yes/no"),

@@ -27,14 +27,23 @@ def copies(paths: Iterable[str]) -> dict[str, str]:
         `{path: the smallest path among those with the same bytes}`.
     """
     distinct = sorted(set(paths))
-    # Links need not be read to know that they lead to one file.
-    real = {path: os.path.realpath(path) if path else "" for path in distinct}
-    groups = [sorted(set(real.values()) - {""})]
-    for told_apart_by in (_size, _end, _digest):
+    file_of: dict[str, Hashable] = {}
+    sizes: dict[int, dict[Hashable, str]] = defaultdict(dict)  # {size: {file: one path to it}}
+    for path in distinct:
+        try:
+            found = os.stat(path)
+        except OSError:
+            file_of[path] = path  # whoever opens it says what is wrong
+            continue
+        # Links lead to one file, which need not be read to know it; some file systems number none.
+        file_of[path] = (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
+        sizes[found.st_size].setdefault(file_of[path], path)
+    groups = [list(files.values()) for files in sizes.values() if len(files) > 1]
+    for told_apart_by in (_end, _digest):
         groups = [part for group in groups for part in _split(group, told_apart_by)]
-    same = {path: number for number, group in enumerate(groups) for path in group}
+    same = {file_of[path]: number for number, group in enumerate(groups) for path in group}
     first: dict[Hashable, str] = {}
-    return {path: first.setdefault(same.get(real[path], real[path]), path) for path in distinct}
+    return {path: first.setdefault(same.get(file_of[path], file_of[path]), path) for path in distinct}
 
 
 def shared_pictures(part: Dataset, other: Dataset) -> int:
@@ -53,10 +62,6 @@ def _split(paths: list[str], told_apart_by: Callable[[str], Hashable]) -> list[l
         except OSError:
             continue  # whoever opens it says what is wrong
     return [group for group in alike.values() if len(group) > 1]
-
-
-def _size(path: str) -> int:
-    return os.stat(path).st_size
 
 
 def _end(path: str) -> bytes:

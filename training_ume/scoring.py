@@ -50,7 +50,7 @@ def fitting_score(references: Sequence[Sequence[str]]) -> FittingScore:
         questions += bool(row)
         if 0 < len(row) < ENOUGH_ANNOTATORS:
             few += 1
-        # The official processing is not applied where all answers are alike, and models answer in the normalised form.
+        # Where all answers are alike, the official evaluation wants their very spelling, and a class has only one.
         elif row and len({answer.strip() for answer in row}) == 1 and row[0].strip() != answer_form(row[0]):
             spelled += 1
     if few + spelled <= TOLERATED * questions:
