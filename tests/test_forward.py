@@ -208,6 +208,8 @@ def test_features_come_in_an_output_object_that_still_stands_for_them():
     output = model(**batch, **FLAGS)
     assert torch.equal(output.text_embeds, text.pooler_output)
     assert len(output.text_model_output.attentions) == len(output.vision_model_output.attentions) == LAYERS
+    assert output.attentions is output.text_model_output.attentions
+    assert output.vision_hidden_states is output.vision_model_output.hidden_states
 
 
 @pytest.mark.parametrize("cls", CLASSES)
