@@ -162,6 +162,32 @@ def test_the_summary_of_deeper_lstm_q_is_all_layers_last_hidden_and_cell_states(
     assert UMELSTMConfig().num_layers * 2 * UMELSTMConfig().hidden_size == 2048
 
 
+@torch.no_grad()
+def test_the_simple_encoders_start_from_weights_of_a_known_size():
+    text = UMELSTMModel(UMELSTMConfig(2000, embedding_size=64, hidden_size=96, pad_token_id=3))
+    image = UMEVGGModel(UMEVGGConfig(hidden_sizes=[8, 8, 16, 16, 16], fc_size=32))
+    for model in (text, image):
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+        for module in model.modules():
+            model._init_weights(module)
+    table = text.embeddings.weight
+    assert float(table.std()) == pytest.approx(0.1, rel=0.05)
+    assert (table == 0).all(1).nonzero().tolist() == [[3]]
+    for name, parameter in text.rnn.named_parameters():
+        if "weight_ih" in name:
+            rows, columns = parameter.shape
+            assert 0.95 < float(parameter.abs().max()) / math.sqrt(6 / (rows + columns)) <= 1
+        elif "weight_hh" in name:
+            torch.testing.assert_close(parameter.T @ parameter, torch.eye(96), rtol=0, atol=1e-4)
+        else:
+            assert (parameter == 0).all()
+    for layer in (module for module in image.modules() if isinstance(module, nn.Conv2d)):
+        fan_out = layer.out_channels * math.prod(layer.kernel_size)
+        assert float(layer.weight.std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.25)
+        assert (layer.bias == 0).all()
+
+
 def test_word_embeddings_start_from_another_models():
     bert = build_encoder(TEXT_ENCODERS["BERT"](), "auto")
     model = UMELSTMModel(UMELSTMConfig(VOCAB_SIZE, embedding_size=TRANSFORMER["hidden_size"]))

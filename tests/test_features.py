@@ -278,6 +278,21 @@ def test_a_picture_that_was_replaced_under_its_name_is_another_one(built, tmp_pa
         FeatureCache(tmp_path / "cache").locate([str(path)])
 
 
+def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_size, os.listdir(tmp_path))))
+    features.write_whole(tmp_path / "shard.bin", b"features")
+    ((size, names),) = synced
+    assert size == len(b"features")
+    assert "shard.bin" not in names
+    assert os.listdir(tmp_path) == ["shard.bin"]
+    assert (tmp_path / "shard.bin").stat().st_mode & 0o777 == 0o644
+    monkeypatch.setattr(os, "replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        features.write_whole(tmp_path / "other.bin", b"more")
+    assert os.listdir(tmp_path) == ["shard.bin"]
+
+
 @pytest.mark.parametrize("modality", features.MODALITIES)
 def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupted_one(
     built, tmp_path, small_shards, monkeypatch, modality

@@ -183,6 +183,42 @@ def test_a_saved_model_comes_back_through_the_meta_device_with_equal_logits(name
     assert sum(len(part) for part in parts.values()) == len(list(fresh.parameters()))
 
 
+# What every parameter starts from that stands in no layer: its mean, and its standard deviation by its shape.
+STARTS = {
+    "absent": (0, lambda shape: 1.0),
+    "product_weight": (0, lambda shape: 0.5),
+    "weight": (0, lambda shape: (8 * shape[0]) ** -0.5),
+    "factors": (0, lambda shape: (3 * shape[-1]) ** -0.5),
+    "gates": (0, None),
+    "glimpses": (0, lambda shape: shape[-1] ** -0.5),
+    "pair_scorer": (0, lambda shape: shape[-1] ** -0.5),
+    "stream_embeddings": (0, lambda shape: 0.02),
+    "stream_scores": (0, None),
+    "stream_weights": (1, None),
+}
+
+
+@every_head
+@torch.no_grad()
+def test_parameters_outside_of_layers_start_from_what_their_formulas_count_on(name):
+    config = tiny_config(fusion=name, fusion_hidden_size=512, fusion_num_layers=1, fusion_rank=2)
+    inputs = {"embedding_width": 512, "input_widths": WIDTHS[1:2]} if name == "early_input" else {}
+    head = build_fusion(config, WIDTHS[:2], **inputs)
+    for module in (module for module in head.modules() if hasattr(module, "init_weights")):
+        own = dict(module.named_parameters(recurse=False))
+        for parameter in own.values():
+            parameter.fill_(torch.nan)
+        module.init_weights()
+        for key, parameter in own.items():
+            mean, deviation = STARTS[key]
+            if deviation is None:
+                assert (parameter == mean).all(), key
+            else:
+                expected = deviation(parameter.shape)
+                assert float(parameter.std()) == pytest.approx(expected, rel=0.15), key
+                assert abs(float(parameter.mean())) < 0.15 * expected, key
+
+
 @every_head
 def test_a_head_is_documented_for_the_table_of_heads(name):
     head = FUSIONS[name]

@@ -362,3 +362,19 @@ def test_a_model_is_built_and_loaded_in_inference_mode(tmp_path, fusion):
         assert joined(**batch).logits.shape == (3, 7)
     with torch.no_grad():
         assert torch.isfinite(loaded(**batch).logits).all()
+
+
+@torch.no_grad()
+def test_layers_of_head_and_classifier_start_from_the_scale_of_their_inputs():
+    model = tiny_model(fusion="co_attention", fusion_hidden_size=128)
+    for part in (model.ume.fusion, model.classifier):
+        for module in part.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.fill_(torch.nan)
+            model._init_weights(module)
+            if isinstance(module, nn.Linear):
+                assert float(module.weight.std()) == pytest.approx((3 * module.in_features) ** -0.5, rel=0.15)
+                assert (module.bias == 0).all()
+            elif isinstance(module, nn.LayerNorm):
+                assert (module.weight == 1).all()
+                assert (module.bias == 0).all()
