@@ -39,11 +39,15 @@ def _means(token_ids: int | list[int] | None, padding: int) -> bool:
 def in_given_order(outputs: ModelOutput, order: Tensor) -> Tensor:
     """What an encoder returned of tokens that stood in `order` [B, L], in the order they were given in: the states
     [B, L, D], and in `outputs` itself the inner states that go along."""
-    back = order.argsort(dim=1)
+    back, moved = order.argsort(dim=1), None
     for name, value in outputs.items():
         if name == "last_hidden_state":
             outputs[name] = reorder(value, back)
         elif name in ("hidden_states", "attentions") and value:
+            if moved is None:
+                moved = torch.compiler.is_compiling() or not torch.equal(back, order.sort(dim=1).values)
+            if not moved:
+                continue  # they stay the very tensors that gradients pass through
             outputs[name] = tuple(_tokens_in_order(layer, back) for layer in value)
     return outputs["last_hidden_state"]
 

@@ -49,6 +49,15 @@ def test_inner_states_come_back_by_modality_where_they_are_asked_for():
     assert model.config.text_config._attn_implementation == "sdpa"
 
 
+def test_gradients_pass_through_the_inner_states_that_come_back():
+    output = tiny_model()(**tiny_batch(), **FLAGS)
+    inner = [states[0] for states in (output.text_hidden_states, output.vision_hidden_states, output.text_attentions)]
+    for states in inner:
+        states.retain_grad()
+    output.logits.sum().backward()
+    assert all(states.grad is not None for states in inner)
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 @torch.no_grad()
 def test_a_tuple_holds_what_the_output_holds(cls):
