@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -28,7 +29,7 @@ from transformers.utils import ModelOutput
 
 from .fusion_ume import Stream, masked_mean, real_first, reorder
 from .numerics_ume import cut_off
-from .padding_ume import in_given_order, read_each_size, real_tokens
+from .padding_ume import in_given_order, is_padded, read_each_size, real_tokens
 from .simple_encoders_ume import SIMPLE_ENCODERS
 
 
@@ -267,14 +268,15 @@ class EncoderAdapter:
         record: dict[str, bool] | None = None,
         pixel_mask: Tensor | None = None,
     ) -> tuple[Stream, ModelOutput]:
-        """As `vision`, and what the encoder returned; see `run`. Of padded images it returned several things: none."""
-        if pixel_mask is not None and not pixel_mask.all():
+        """As `vision`, and what the encoder returned; see `run`; of padded images, their states on one grid."""
+        if is_padded(pixel_values, pixel_mask):
             if any((record or {}).values()):
                 raise ValueError(
                     "Inner states of images of different sizes do not fit into one tensor: ask for "
                     "output_hidden_states and output_attentions with images of one size."
                 )
-            return read_each_size(lambda x: self.read_image(encoder, x)[0], pixel_values, pixel_mask), ModelOutput()
+            stream = read_each_size(lambda x: self.read_image(encoder, x)[0], pixel_values, pixel_mask)
+            return stream, BaseModelOutput(last_hidden_state=stream.states)
         outputs = self._look(encoder, pixel_values, record)
         states, num_special, grid = _image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

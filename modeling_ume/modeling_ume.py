@@ -47,7 +47,7 @@ from .outputs_ume import (
     records,
     refuse_unknown,
 )
-from .padding_ume import unpadded  # noqa: F401
+from .padding_ume import join_streams
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
@@ -407,18 +407,20 @@ class UMEEncoders(UMEPreTrainedModel):
         """input_ids [B, L] and masks alike → the questions' `Stream` of B rows."""
         return self._encode_text(input_ids, attention_mask, token_type_ids)[0]
 
-    def encode_image(self, pixel_values: Tensor) -> Stream:
-        """pixel_values [U, 3, H, W] → the images' `Stream` of U rows."""
-        return self._encode_image(pixel_values)[0]
+    def encode_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> Stream:
+        """pixel_values [U, 3, H, W] and pixel_mask [U, H, W], 0 where padded → the images' `Stream` of U rows."""
+        return self._encode_image(pixel_values, pixel_mask=pixel_mask)[0]
 
     def _encode_text(self, *inputs: Tensor | None, **kwargs) -> tuple[Stream, ModelOutput]:
         """As `encode_text`, and what the encoder returned; takes what [`EncoderAdapter.read_text`] takes."""
         return self._adapters["text"].read_text(self.text_model, *inputs, **kwargs)
 
-    def _encode_image(self, pixel_values: Tensor, record: dict[str, bool] | None = None) -> tuple[Stream, ModelOutput]:
+    def _encode_image(
+        self, pixel_values: Tensor, record: dict[str, bool] | None = None, pixel_mask: Tensor | None = None
+    ) -> tuple[Stream, ModelOutput]:
         """As `encode_image`, and what the encoder returned."""
         pixel_values = pixel_values.to(self.vision_model.dtype)
-        return self._adapters["vision"].read_image(self.vision_model, pixel_values, record)
+        return self._adapters["vision"].read_image(self.vision_model, pixel_values, record, pixel_mask)
 
 
 class UMEModel(UMEEncoders):
@@ -465,6 +467,8 @@ class UMEModel(UMEEncoders):
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        pixel_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
         **unknown,
     ) -> UMEModelOutput | tuple:
         r"""
@@ -492,6 +496,11 @@ class UMEModel(UMEEncoders):
                 embeddings, instead of `input_ids`, for the text encoders that take them.
             output_attentions, output_hidden_states (`bool`, *optional*): also return the encoders' inner states, see
                 [`EncoderRecords`]. Default: what the config says.
+            pixel_mask (`torch.Tensor` of shape `(images, height, width)`, *optional*): 0 where an image was padded on
+                the right and at the bottom to the size of the others. Each is then read at its own size, as if it had
+                come alone. Default: no image was padded.
+            vision_mask (`torch.Tensor` of shape `(images, tokens)`, *optional*): 1 for those of `vision_states` that
+                the image has. Default: all.
 
         Raises:
             ValueError: when neither modality is given, one is given twice, or questions and images do not match in
@@ -510,6 +519,8 @@ class UMEModel(UMEEncoders):
             if texts is not None:
                 _check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
                 _check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
+            if vision_states is not None:
+                _check_shape("vision_mask", vision_mask, vision_states.shape[:2], "one value a token")
         text = image = None
         record, recorded = self._recorded(output_attentions, output_hidden_states), {}
         questions = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "text_states": text_states}
@@ -532,12 +543,12 @@ class UMEModel(UMEEncoders):
             if pixel_values is not None:
                 raise ValueError("pixel_values and vision_states were both given: give the images once.")
             grid = None if vision_grid is None else tuple(vision_grid.tolist())
-            image = self._stream("vision", vision_states, vision_pooled, grid=grid)
+            image = self._stream("vision", vision_states, vision_pooled, vision_mask, grid)
         elif pixel_values is not None:
             if image_present is not None:
                 # Their gradients pass through the encoder, where zero times what is no number is no number.
                 pixel_values = cut_off(pixel_values, looked_at(pixel_values, image_index, image_present))
-            image, outputs = self._encode_image(pixel_values, record)
+            image, outputs = self._encode_image(pixel_values, record, pixel_mask)
             recorded.update(records("vision", outputs))
         if text is None and image is None:
             raise ValueError("Neither input_ids nor pixel_values was given: a UME model needs at least one of them.")
@@ -766,6 +777,12 @@ def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor
     return Stream(*rows, images.grid, distinct=images, index=image_index)
 
 
+def _as_inputs(image: Stream) -> dict[str, Tensor]:
+    """A stream of images as what `forward` takes."""
+    grid = {} if image.grid is None else {"vision_grid": torch.tensor(image.grid)}
+    return {"vision_states": image.states, "vision_pooled": image.pooled, "vision_mask": image.mask, **grid}
+
+
 def looked_at(images: Tensor, image_index: Tensor | None, image_present: Tensor) -> Tensor:
     """[U] bool: which of the images any example has. Without `image_index` each example has its own."""
     if image_index is None:
@@ -832,7 +849,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def encode_images(self, pixel_values: Tensor) -> dict[str, Tensor]:
+    def encode_images(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> dict[str, Tensor]:
         r"""
         Runs the image encoder alone, for questions that come later: `model(**questions, **encoded, image_index=…)`.
 
@@ -840,14 +857,26 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`): each image once.
+            pixel_mask (`torch.Tensor` of shape `(images, height, width)`, *optional*): 0 where an image was padded.
 
         Returns:
             `dict`: what `forward` takes instead of pixels: `vision_states` `(images, tokens, width)`, `vision_pooled`
-            `(images, width)` and, where the tokens form a grid, `vision_grid` `(2,)`, which lies on the CPU.
+            `(images, width)`, where the tokens form a grid, `vision_grid` `(2,)`, which lies on the CPU, and, where
+            images were padded, `vision_mask` `(images, tokens)`.
         """
-        image = self.ume.encode_image(pixel_values)
-        grid = {} if image.grid is None else {"vision_grid": torch.tensor(image.grid)}
-        return {"vision_states": image.states, "vision_pooled": image.pooled, **grid}
+        encoded = _as_inputs(self.ume.encode_image(pixel_values, pixel_mask))
+        return encoded if pixel_mask is not None else {k: v for k, v in encoded.items() if k != "vision_mask"}
+
+    def join_images(self, encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `encode_images` said of several images one by one → what it says of all of them together."""
+        streams = []
+        for image in encoded:
+            grid = tuple(image["vision_grid"].tolist()) if "vision_grid" in image else None
+            mask = image.get("vision_mask")
+            mask = torch.ones(image["vision_states"].shape[:2]) if mask is None else mask
+            mask = mask.to(image["vision_states"].device).bool()
+            streams.append(Stream(image["vision_states"], mask, image["vision_pooled"], mask.any(1), grid))
+        return _as_inputs(join_streams(streams))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by part (`"encoders"`, `"fusion"`, `"classifier"`), e.g. for a learning rate each."""
@@ -877,6 +906,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        pixel_mask: Tensor | None = None,
+        vision_mask: Tensor | None = None,
         **unknown,
     ) -> UMEVQAOutput | tuple:
         r"""
@@ -904,6 +935,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             vision_grid=vision_grid,
             return_dict=True,
             inputs_embeds=inputs_embeds,
+            pixel_mask=pixel_mask,
+            vision_mask=vision_mask,
             **self._recorded(output_attentions, output_hidden_states),
         )
         head = self.ume.fusion
@@ -1018,17 +1051,21 @@ class UMEForImageTextRetrieval(UMEEncoders):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        pixel_mask: Tensor | None = None,
     ) -> UMEFeaturesOutput | tuple:
-        """pixel_values [U, 3, H, W] → the images' features [U, D], as `get_text_features` returns those of texts."""
+        """pixel_values [U, 3, H, W] (and pixel_mask [U, H, W], 0 where padded) → the images' features [U, D], as
+        `get_text_features` returns those of texts."""
         record = self._recorded(output_attentions, output_hidden_states)
-        return self._features_output(*self._image_features(pixel_values, record), return_dict)
+        return self._features_output(*self._image_features(pixel_values, record, pixel_mask), return_dict)
 
     def _text_features(self, *inputs) -> tuple[Tensor, ModelOutput]:
         text, outputs = self._encode_text(*inputs)
         return F.normalize(self.text_projection(text.pooled), dim=-1), outputs
 
-    def _image_features(self, pixel_values: Tensor, record: dict[str, bool]) -> tuple[Tensor, ModelOutput]:
-        image, outputs = self._encode_image(pixel_values, record)
+    def _image_features(
+        self, pixel_values: Tensor, record: dict[str, bool], pixel_mask: Tensor | None = None
+    ) -> tuple[Tensor, ModelOutput]:
+        image, outputs = self._encode_image(pixel_values, record, pixel_mask)
         return F.normalize(self.vision_projection(image.pooled), dim=-1), outputs
 
     def _features_output(
@@ -1050,6 +1087,7 @@ class UMEForImageTextRetrieval(UMEEncoders):
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        pixel_mask: Tensor | None = None,
         **unknown,
     ) -> UMERetrievalOutput | tuple:
         r"""
@@ -1061,7 +1099,8 @@ class UMEForImageTextRetrieval(UMEEncoders):
                 by the loss only. Default: the i-th text belongs to the i-th image.
             return_loss (`bool`, *optional*): True adds the loss, see [`contrastive_loss`]. The Trainer needs it in
                 the batch. Under DDP the negatives of a text or image are those of its own process's batch.
-            return_dict, inputs_embeds, output_attentions, output_hidden_states: as in [`UMEModel.forward`].
+            return_dict, inputs_embeds, output_attentions, output_hidden_states, pixel_mask: as in
+                [`UMEModel.forward`].
 
         Raises:
             ValueError: when there are no texts or no images, or the loss cannot tell which image a text belongs to.
@@ -1079,7 +1118,7 @@ class UMEForImageTextRetrieval(UMEEncoders):
         record = self._recorded(output_attentions, output_hidden_states)
         texts = (input_ids, attention_mask, token_type_ids, inputs_embeds)
         text, text_outputs = self._text_features(*texts, record)  # [T, D]
-        image, image_outputs = self._image_features(pixel_values, record)  # [U, D]
+        image, image_outputs = self._image_features(pixel_values, record, pixel_mask)  # [U, D]
         # Half precision is too coarse for logits of up to 100.
         with torch.autocast(text.device.type, enabled=False):
             scale = widen(self.logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()

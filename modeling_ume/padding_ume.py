@@ -60,18 +60,25 @@ def _tokens_in_order(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(2, rows).gather(3, rows.transpose(2, 3))
 
 
-def image_sizes(pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[int, int]]:
-    """
-    The heights and widths of U images that were padded to one size.
-
-    Raises:
-        ValueError: when the mask has another shape, or does not show an upper left rectangle of each image.
-    """
+def is_padded(pixel_values: Tensor, pixel_mask: Tensor | None) -> bool:
+    """Whether any image of a batch was padded; ValueError for a mask of another shape."""
+    if pixel_mask is None:
+        return False
     if pixel_mask.shape != (pixel_values.shape[0], *pixel_values.shape[-2:]):
         raise ValueError(
             f"pixel_mask has shape {list(pixel_mask.shape)} for pixel_values of shape {list(pixel_values.shape)}: "
             "give one value a pixel, [images, height, width]."
         )
+    return not bool(pixel_mask.all())
+
+
+def image_sizes(pixel_mask: Tensor) -> list[tuple[int, int]]:
+    """
+    The heights and widths of U images that were padded to one size, by pixel_mask [U, H, W].
+
+    Raises:
+        ValueError: when the mask does not show an upper left rectangle of each image.
+    """
     real = pixel_mask.bool()
     heights, widths = real.any(2).sum(1), real.any(1).sum(1)  # [U] each
     rows, columns = (torch.arange(n, device=real.device) for n in real.shape[1:])
@@ -87,9 +94,9 @@ def image_sizes(pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[int, int
 
 def unpadded(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[Tensor]:
     """U images [3, h, w] out of a padded batch [U, 3, H, W]."""
-    if pixel_mask is None:
+    if not is_padded(pixel_values, pixel_mask):
         return list(pixel_values)
-    sizes = image_sizes(pixel_values, pixel_mask)
+    sizes = image_sizes(pixel_mask)
     return [image[:, :height, :width] for image, (height, width) in zip(pixel_values, sizes, strict=True)]
 
 
@@ -112,18 +119,30 @@ def read_each_size(read, pixel_values: Tensor, pixel_mask: Tensor) -> Stream:
         read: pixel_values of one size → their stream.
 
     Returns:
-        A stream whose grid is large enough for all; cells and tokens that an image does not have are masked.
+        See `join_streams`; a row an image.
     """
-    sizes, groups, order = image_sizes(pixel_values, pixel_mask), [], []
+    sizes, groups, order = image_sizes(pixel_mask), [], []
     for height, width in dict.fromkeys(sizes):
         rows = [row for row, size in enumerate(sizes) if size == (height, width)]
         groups.append(read(pixel_values[rows][:, :, :height, :width]))
         order += rows
-    parts = _on_one_grid(groups)
+    stream = join_streams(groups)
     back = torch.tensor(order, device=pixel_values.device).argsort()
-    joined = [torch.cat(part).index_select(0, back) for part in zip(*parts, strict=True)]
-    grid = None if groups[0].grid is None else tuple(max(side) for side in zip(*(g.grid for g in groups), strict=True))
-    return Stream(*joined, grid)
+    rows = [part.index_select(0, back) for part in (stream.states, stream.mask, stream.pooled, stream.present)]
+    return Stream(*rows, stream.grid)
+
+
+def join_streams(streams: list[Stream]) -> Stream:
+    """The rows of several streams of images in one, whose grid is large enough for all; what a row lacks is masked.
+
+    Raises:
+        ValueError: when some have a grid and others none.
+    """
+    grids = [stream.grid for stream in streams]
+    if len({grid is None for grid in grids}) > 1:
+        raise ValueError("Some images of a batch form a grid of tokens and others do not: ask about one at a time.")
+    joined = [torch.cat(part) for part in zip(*_on_one_grid(streams), strict=True)]
+    return Stream(*joined, None if grids[0] is None else tuple(map(max, zip(*grids, strict=True))))
 
 
 def _on_one_grid(groups: list[Stream]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

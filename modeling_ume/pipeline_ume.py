@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from PIL import Image
@@ -176,19 +176,35 @@ class UMEVQAPipeline(Pipeline):
     def _forward(self, inputs: dict) -> dict:
         model_inputs, states = dict(inputs["model_inputs"]), list(inputs["states"])
         if "pixel_values" in model_inputs:
-            encoded = self.model.encode_images(model_inputs.pop("pixel_values"))
-            grid = tuple(encoded["vision_grid"].tolist()) if "vision_grid" in encoded else None
+            pixel_values, pixel_mask = model_inputs.pop("pixel_values"), model_inputs.pop("pixel_mask", None)
             new = [i for i, state in enumerate(states) if state is None]
-            for i, *row in zip(new, encoded["vision_states"], encoded["vision_pooled"], strict=True):
-                # Its own copy: a row of a batch would keep the whole batch in memory.
-                states[i] = (*(values.clone() for values in row), grid)
+            # Of images of different sizes each has a grid of its own.
+            masks = [None] if pixel_mask is None else pixel_mask.split(1)
+            parts = [pixel_values] if pixel_mask is None else pixel_values.split(1)
+            encoded = [self._encode(*part) for part in zip(parts, masks, strict=True)]
+            for i, state in zip(new, chain.from_iterable(encoded), strict=True):
+                states[i] = state
         for key, state in zip(inputs["keys"], states, strict=True):
             self._kept[key] = state
             self._kept.move_to_end(key)
         while len(self._kept) > KEPT_IMAGES:
             self._kept.popitem(last=False)
-        model_inputs.update(_batch(states))
+        encoded = [_as_encoded(state) for state in states]
+        alike = len({(state[0].shape, state[2]) for state in states}) == 1
+        joined = _stack(encoded) if alike else self.model.join_images(encoded)
+        model_inputs.update(joined)
         return {"logits": self.model(**model_inputs, return_dict=True).logits, "counts": inputs["counts"]}
+
+    def _encode(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> list[State]:
+        """The states of images of one size; of a single one, which may be padded, at its own."""
+        if pixel_mask is not None:
+            height, width = (int(pixel_mask[0].any(side).sum()) for side in (1, 0))
+            pixel_values = pixel_values[:, :, :height, :width]
+        encoded = self.model.encode_images(pixel_values)
+        grid = tuple(encoded["vision_grid"].tolist()) if "vision_grid" in encoded else None
+        rows = zip(encoded["vision_states"], encoded["vision_pooled"], strict=True)
+        # Its own copy: a row of a batch would keep the whole batch in memory.
+        return [(tokens.clone(), pooled.clone(), grid) for tokens, pooled in rows]
 
     def forget_images(self) -> None:
         """
@@ -246,16 +262,17 @@ def _content(image) -> tuple[bytes, Callable[[], Image.Image]]:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(), lambda: picture
 
 
-def _batch(states: list[State]) -> dict[str, Tensor]:
-    """The states of U images → `vision_states` [U, N, D], `vision_pooled` [U, D_p] and their `vision_grid`."""
-    tokens, pooled, grids = zip(*states, strict=True)
-    if len({(len(values), grid) for values, grid in zip(tokens, grids, strict=True)}) > 1:
-        raise ValueError(
-            f"The images of one batch have different numbers of tokens ({', '.join(str(len(t)) for t in tokens)}): "
-            "let the image processor resize or crop to one height and width, or ask about one image at a time."
-        )
-    grid = {} if grids[0] is None else {"vision_grid": torch.tensor(grids[0])}
-    return {"vision_states": torch.stack(tokens), "vision_pooled": torch.stack(pooled), **grid}
+def _as_encoded(state: State) -> dict[str, Tensor]:
+    """What `encode_images` says of that image alone."""
+    tokens, pooled, grid = state
+    encoded = {"vision_states": tokens[None], "vision_pooled": pooled[None]}
+    return encoded if grid is None else {**encoded, "vision_grid": torch.tensor(grid)}
+
+
+def _stack(encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The same of images with equally many tokens on equal grids."""
+    rows = {name: torch.cat([image[name] for image in encoded]) for name in ("vision_states", "vision_pooled")}
+    return {**encoded[0], **rows}
 
 
 def _encoder_signature(encoder: nn.Module) -> tuple:

@@ -185,11 +185,42 @@ def tokenize(tokenizer, questions: list[str], **options):
     There is always a mask, of the lengths that the tokenizer padded: many, such as SigLIP's, make none by themselves,
     and which of equal ids is padding cannot be told afterwards.
     """
-    options.setdefault("return_attention_mask", True)
+    if options.get("return_attention_mask") is None:
+        options["return_attention_mask"] = True
     encoded = tokenizer(questions, **options)
     if not any(len(ids) for ids in encoded["input_ids"]):
         encoded = tokenizer(questions, **{**options, "padding": "max_length", "truncation": True, "max_length": 1})
     return encoded
+
+
+def process_images(image_processor, images: list, **options) -> dict:
+    """
+    What the image processor makes of them. A `pixel_mask` [U, H, W] stays only where it says that images were padded.
+
+    Raises:
+        ValueError: when the images come out with different sizes, or with a mask of another kind, which nobody reads.
+    """
+    name = type(image_processor).__name__
+    try:
+        processed = dict(image_processor(images, **options))
+    except (ValueError, RuntimeError) as error:
+        if len(images) == 1 or ("size" not in str(error) and "tensor" not in str(error) and "shape" not in str(error)):
+            raise
+        raise ValueError(
+            f"{name} could not make one batch of {len(images)} images: {str(error).splitlines()[0]} The encoder needs "
+            "images of one size, or padded ones with a pixel_mask: let the image processor resize or crop to one "
+            "height and width, or give the images one by one."
+        ) from error
+    unread = [key for key in processed if "mask" in key and key != "pixel_mask"]
+    if unread:
+        raise ValueError(
+            f"{name} returns {', '.join(unread)}, which no image encoder of UME reads, so an image's padding would "
+            "change its answers: choose an image processor that gives pixel_values alone, or with pixel_mask."
+        )
+    mask = processed.get("pixel_mask")
+    if mask is not None and all((part != 0).all() for part in mask if hasattr(part, "all")):
+        del processed["pixel_mask"]
+    return processed
 
 
 def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: str, top_k: int) -> list[list[dict]]:
@@ -421,7 +452,8 @@ class UMEProcessor(ProcessorMixin):
 
         Returns:
             `BatchFeature` with `input_ids` [B, L], `attention_mask` [B, L], `token_type_ids` [B, L] if the tokenizer
-            makes them, and `pixel_values` [U, 3, H, W]; only those of the modality that was given.
+            makes them, and `pixel_values` [U, 3, H, W], with `pixel_mask` [U, H, W] where the image processor padded
+            images to the size of the largest; only those of the modality that was given.
 
         Raises:
             ValueError: if neither images nor text are given, if they were given in each other's place, if one of them
@@ -474,7 +506,7 @@ class UMEProcessor(ProcessorMixin):
                 for image in images
                 for picture in (from_array(image) if _is_array(image) else [read_image(image)])
             ]
-            batch.update(self.image_processor(images, **{"return_tensors": "pt", **image_options}))
+            batch.update(process_images(self.image_processor, images, **{"return_tensors": "pt", **image_options}))
         return BatchFeature(batch)
 
     def decode_answers(self, logits: torch.Tensor, top_k: int = 1) -> list[list[dict]]:

@@ -1,5 +1,6 @@
 """No answer depends on the rest of its batch: on padding of questions, on either side, and of images."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import TRANSFORMER, tiny_batch, tiny_model
@@ -7,9 +8,9 @@ from PIL import Image
 from transformers import BertConfig, BertTokenizer, SiglipTextConfig, ViTConfig, ViTImageProcessor
 
 from configuration_ume import UMEConfig
-from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
-from modeling_ume.padding_ume import real_tokens
+from modeling_ume.padding_ume import padded, real_tokens
 from training_ume.collator import VQACollator
 from training_ume.encoder_facts import TEXT_ENCODERS, VOCAB_SIZE, available
 
@@ -140,3 +141,114 @@ def test_a_tokenizer_that_makes_no_mask_gets_one_of_the_lengths_it_padded(side, 
     for found in (ask(picture, SHORT), ask(picture, [LONG, SHORT])[1]):
         assert [answer["answer"] for answer in found] == [answer["answer"] for answer in expected]
         assert found[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+class PaddingProcessor:
+    """As DETR's: images keep their sizes and are padded to the largest of the batch, with a mask."""
+
+    def __init__(self, mask="pixel_mask"):
+        self.mask = mask
+
+    def __call__(self, images, **options):
+        return self.preprocess(images, **options)
+
+    def preprocess(self, images, return_tensors=None, do_normalize=True, **options):
+        arrays = [torch.tensor(np.asarray(image)).permute(2, 0, 1) / 255 for image in images]
+        batch = padded([2 * array - 1 if do_normalize else array for array in arrays])
+        mask = batch.pop("pixel_mask", torch.ones(len(images), *batch["pixel_values"].shape[2:]))
+        return {**batch, self.mask: mask}
+
+    def to_dict(self):
+        return {"mask": self.mask}
+
+
+SIZES = [(32, 32), (48, 32), (32, 64), (48, 32)]  # width and height
+
+
+def pictures():
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)) for width, height in SIZES]
+
+
+def processor_of(model, image_processor):
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=16)
+    processor = UMEProcessor(ViTImageProcessor(), tokenizer, id2label=model.config.id2label)
+    processor.image_processor = image_processor
+    return processor
+
+
+@pytest.mark.parametrize(
+    ("image", "fields"), [("vit", {}), ("vit", {"feature_grid": 2}), ("resnet", {}), ("convnext", {})]
+)
+@pytest.mark.parametrize("fusion", ["ume", "early_summation", "product", "gated_cross_attention", "early_input"])
+def test_an_image_says_the_same_alone_and_padded_to_the_size_of_others(fusion, image, fields):
+    model = shaken(tiny_model(image=image, fusion=fusion, **fields))
+    processor, images = processor_of(model, PaddingProcessor()), pictures()
+    together = processor(images=images, text=[SHORT] * 4)
+    assert together["pixel_values"].shape == (4, 3, 64, 48)
+    logits = model(**together).logits
+    encoded = model.encode_images(together["pixel_values"], together["pixel_mask"])
+    questions = {
+        name: together[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in together
+    }
+    torch.testing.assert_close(model(**questions, **encoded).logits, logits, rtol=0, atol=1e-5)
+    for row, picture in enumerate(images):
+        alone = processor(images=picture, text=SHORT)
+        assert "pixel_mask" not in alone
+        torch.testing.assert_close(model(**alone).logits[0], logits[row], rtol=0, atol=2e-5)
+    noise = together["pixel_values"].masked_fill(together["pixel_mask"][:, None] == 0, torch.nan)
+    assert torch.equal(model(**{**together, "pixel_values": noise}).logits, logits)
+
+
+def test_padded_images_take_every_way_into_a_model(tmp_path):
+    model = shaken(tiny_model())
+    processor, images = processor_of(model, PaddingProcessor()), pictures()
+    alone = torch.cat([model(**processor(images=picture, text=SHORT)).logits for picture in images])
+    ask = UMEVQAPipeline(model=model, processor=processor, batch_size=4)
+    scores = [
+        [answer["score"] for answer in found] for found in ask([{"image": i, "question": SHORT} for i in images])
+    ]
+    expected = alone.softmax(-1).topk(5).values
+    torch.testing.assert_close(torch.tensor(scores), expected, rtol=0, atol=1e-5)
+    assert ask(images[1], SHORT)[0]["score"] == pytest.approx(expected[1, 0].item(), abs=1e-5)  # from what is kept
+    rows = []
+    for i, picture in enumerate(images):
+        picture.save(tmp_path / f"{i}.png")
+        rows.append({"question_id": i, "question": SHORT, "image": str(tmp_path / f"{i}.png")})
+    for cached in (0, 10**6):
+        collate = VQACollator(processor, image_cache_bytes=cached)
+        for part in (rows[:1], rows, rows[1:3]):  # of the cache, an image comes beside others than it was read with
+            logits = model(**collate(part)).logits
+            expected = alone[[row["question_id"] for row in part]]
+            torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
+    retrieval = shaken(UMEForImageTextRetrieval(model.config))
+    together = processor(images=images)
+    features = retrieval.get_image_features(**together)
+    for row, picture in enumerate(images):
+        own = retrieval.get_image_features(**processor(images=picture))
+        torch.testing.assert_close(own.pooler_output[0], features.pooler_output[row])
+
+
+def test_a_mask_that_nobody_would_read_and_images_that_are_no_batch_are_refused_with_a_sentence():
+    model = tiny_model()
+    processor = processor_of(model, PaddingProcessor("pixel_attention_mask"))
+    with pytest.raises(ValueError, match=r"PaddingProcessor returns pixel_attention_mask, which no image encoder"):
+        processor(images=pictures())
+    unequal = processor_of(model, ViTImageProcessor(do_resize=False))
+    with pytest.raises(ValueError, match=r"could not make one batch of 4 images: .* let the image processor resize"):
+        unequal(images=pictures())
+    pixels = torch.zeros(2, 3, 32, 32)
+    for mask, message in (
+        (torch.ones(2, 32), r"pixel_mask has shape \[2, 32\] for pixel_values of shape"),
+        (torch.ones(2, 32, 32).tril(), "does not show the upper left part of each image"),
+        (torch.zeros(2, 32, 32), "none can be padding alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(pixel_values=pixels, pixel_mask=mask)
+    mask = torch.ones(2, 32, 32)
+    mask[0, 24:] = 0
+    with pytest.raises(ValueError, match="Inner states of images of different sizes do not fit into one tensor"):
+        model(pixel_values=pixels, pixel_mask=mask, output_hidden_states=True)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_ume.processing_ume import tokenize
+from modeling_ume.padding_ume import padded, unpadded
+from modeling_ume.processing_ume import process_images, tokenize
 
 from .answers import ANSWER_SCORES
 from .data import VQADataError, open_image
@@ -30,7 +31,8 @@ class VQACollator:
 
     A batch of B questions about U distinct images holds, where they apply:
     `input_ids`, `attention_mask`, `token_type_ids` [B, L] (padded to the longest question), `labels` (see below),
-    `image_index` [B] (long, values 0 … U−1) and `pixel_values` [U, 3, H, W], in this order: Trainer and accelerate
+    `image_index` [B] (long, values 0 … U−1) and `pixel_values` [U, 3, H, W], with `pixel_mask` [U, H, W] where the
+    image processor leaves images their own sizes and pads the smaller ones, in this order: Trainer and accelerate
     take the batch size from the first tensor, which must therefore never be `pixel_values`.
 
     Labels are there when a vocabulary is given and the rows have answers: [B] (long, −100 = not in the vocabulary)
@@ -112,7 +114,7 @@ class VQACollator:
             if "vision" in self.features:
                 batch.update(self.features["vision"].batch(list(position)))
             else:
-                batch["pixel_values"] = self._encode_images(list(position), rows)
+                batch.update(padded(self._encode_images(list(position), rows)))
         return batch
 
     @property
@@ -147,8 +149,8 @@ class VQACollator:
             return self.vocabulary.hard_targets(answers)
         return self.vocabulary.soft_targets(answers, self.answer_scores)
 
-    def _encode_images(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> Tensor:
-        """The processed images [U, 3, H, W] of U distinct paths."""
+    def _encode_images(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """The processed images [3, H, W] of U distinct paths, without the padding that made them one batch."""
         new = [path for path in paths if path not in self._cache]
         processed = dict(zip(new, self._process(new, rows), strict=True)) if new else {}
         images = [processed[path] if path in processed else self._cache[path] for path in paths]
@@ -157,9 +159,9 @@ class VQACollator:
                 # A copy of its own: a view would keep the whole batch alive.
                 self._cache[path] = image.clone()
                 self._cached_bytes += image.nbytes
-        return torch.stack(images)
+        return images
 
-    def _process(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> Tensor:
+    def _process(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
         images = []
         contents = {row["image"]: row["image_bytes"] for row in rows if "image_bytes" in row}  # a stream's rows
         for path in paths:
@@ -175,20 +177,21 @@ class VQACollator:
                 raise VQADataError(f"{error} Its questions here: question_id {_listed(questions)}.") from error
         image_processor = self.processor.image_processor
         try:
-            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+            processed = process_images(image_processor, images, return_tensors="pt")
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"{type(image_processor).__name__} could not make one batch of the images {_listed(paths)}: {reason} "
                 "The encoder needs images of one size: let the image processor resize or crop to one height and width."
             ) from error
+        pixel_values = processed["pixel_values"]
         if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4:
             shape = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
             raise ValueError(
                 f"{type(image_processor).__name__} gives pixel_values of shape {shape}, but the model takes "
                 "[images, 3, height, width]: let the image processor resize or crop to one height and width."
             )
-        return pixel_values
+        return unpadded(pixel_values, processed.get("pixel_mask"))
 
 
 def _listed(values: Sequence) -> str:

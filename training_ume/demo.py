@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.padding_ume import unpadded
 from modeling_ume.pipeline_ume import UMEVQAPipeline
 from modeling_ume.processing_ume import to_rgb
 from training_ume.attribution import integrated_map
@@ -210,8 +211,11 @@ def reasons_for(judge: Judge, image: Image.Image, question: str, said: str) -> R
     """Integrated gradients over the image and Shapley values of both modalities, as docs/explain.md says them."""
     model, processor = judge.model, judge.processor
     target = answer_id(model, said)
-    inputs = {name: value.to(model.device) for name, value in processor(images=image, text=question).items()}
+    inputs = processor(images=image, text=question)
     seen = processor(images=image, images_kwargs={"do_normalize": False})["pixel_values"][0]  # [3, H, W]
+    [own] = unpadded(inputs["pixel_values"], inputs.pop("pixel_mask", None))
+    inputs["pixel_values"], seen = own[None], seen[:, : own.shape[1], : own.shape[2]]
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
     cells, _ = integrated_map(model, inputs, target)
     with torch.no_grad():
         encoded = model.encode_images(inputs.pop("pixel_values"))

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.padding_ume import unpadded
 from training_ume.attribution import grad_cam, integrated_map, token_scores
 from training_ume.collator import VQACollator
 from training_ume.trainer import in_image_order
@@ -155,6 +156,9 @@ def explain(
     offsets = inputs.pop("offset_mapping")[0].tolist()
     special = inputs.pop("special_tokens_mask")[0].bool()
     seen = processor(images=image, images_kwargs={"do_normalize": False})["pixel_values"][0]
+    if "pixel_mask" in inputs:  # padded to a fixed size: the image is explained as it is read
+        [own] = unpadded(inputs["pixel_values"], inputs.pop("pixel_mask"))
+        inputs["pixel_values"], seen = own[None], seen[:, : own.shape[1], : own.shape[2]]
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with torch.no_grad():
         output = model(**inputs)
@@ -334,7 +338,7 @@ def explain_dataset(
         DataLoader(ordered, batch_size, collate_fn=VQACollator(processor)), desc="explaining", leave=False
     ):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
-        inputs |= model.encode_images(inputs.pop("pixel_values"))
+        inputs |= model.encode_images(inputs.pop("pixel_values"), inputs.pop("pixel_mask", None))
         values.append(subset_probabilities(model, inputs))
         given = model(**inputs).fusion_weights
         if "modality_weights" in given:

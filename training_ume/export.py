@@ -323,7 +323,13 @@ class OnnxVQA:
             ValueError: when an image cannot be read.
         """
         images = images if isinstance(images, (list, tuple)) else [images]
-        pixel_values = self.processor(images=[read_image(image) for image in images])["pixel_values"]
+        processed = self.processor(images=[read_image(image) for image in images])
+        if "pixel_mask" in processed:
+            raise ValueError(
+                "The image processor pads images of different sizes, which the exported graphs do not read: encode "
+                "them one by one, or let it resize or crop to one height and width."
+            )
+        pixel_values = processed["pixel_values"]
         return self.encode_pixels(pixel_values.numpy())
 
     def encode_pixels(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:

@@ -502,7 +502,12 @@ def _encode(
             if modality == "text":
                 stream = model.ume.encode_text(**batch)
             else:
-                stream = model.ume.encode_image(batch["pixel_values"])
+                stream = model.ume.encode_image(batch["pixel_values"], batch.get("pixel_mask"))
+                if not stream.mask.all():
+                    raise ValueError(
+                        "The image processor leaves images their own sizes, which give different numbers of tokens: "
+                        "let it resize or crop to one height and width to store features."
+                    )
             states, pooled, mask = (t.cpu() for t in (stream.states.half(), stream.pooled.half(), stream.mask))
         if modality == "text":
             states = [tokens[real].numpy() for tokens, real in zip(states, mask, strict=True)]

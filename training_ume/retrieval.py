@@ -123,7 +123,7 @@ def evaluate_retrieval(
     was_training = model.training
     model.eval()
     text = features(texts, "question", model.get_text_features, TEXT_KEYS)  # [T, D]
-    image = features(images, "image", model.get_image_features, ("pixel_values",))  # [U, D]
+    image = features(images, "image", model.get_image_features, ("pixel_values", "pixel_mask"))  # [U, D]
     model.train(was_training)
     image_index = torch.tensor([position[pair["image"]] for pair in pairs])
     return {"texts": len(text), "images": len(image), **recall_at_k(text @ image.T, image_index, ks)}
