@@ -289,7 +289,7 @@ class EncoderAdapter:
         present = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
         return Stream(states, mask, pooled, present, grid), outputs
 
-    def _look(self, encoder, pixel_values: Tensor, record: dict[str, bool] | None):
+    def _look(self, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None):
         """Runs the image encoder; one that cannot take images of this size says so."""
         inputs = _image_inputs(encoder, self.arguments, pixel_values)
         made_for, size = _image_size(encoder.config), tuple(pixel_values.shape[-2:])
