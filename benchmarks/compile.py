@@ -23,18 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor  # noqa: E402
-from training_ume.export import (  # noqa: E402
+from training_ume.build.tokenizer import words_tokenizer  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
+from training_ume.report.markdown import align  # noqa: E402
+from training_ume.serve.onnx_export import export_onnx  # noqa: E402
+from training_ume.serve.onnx_graphs import (  # noqa: E402
     GRAPHS,
     PRECISIONS,
     Traced,
-    export_onnx,
     made_up_images,
     need_onnx,
     question_inputs,
     trace,
 )
-from training_ume.results import align, environment, write_json  # noqa: E402
-from training_ume.run import words_tokenizer  # noqa: E402
 
 SHAPES = {
     "tiny": (

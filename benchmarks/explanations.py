@@ -20,22 +20,17 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from configuration_ume.parsing import parse_recipe  # noqa: E402
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor  # noqa: E402
-from modeling_ume.processing_ume import read_image  # noqa: E402
-from training_ume.attribution import cam_layer, grad_cam, integrated_map  # noqa: E402
-from training_ume.data import load_vqa  # noqa: E402
-from training_ume.evaluation import load_checkpoint  # noqa: E402
-from training_ume.faithfulness import (  # noqa: E402
-    PATCHES,
-    explanations_table,
-    masking_curves,
-    mass_in_box,
-    patch_order,
-    shape_box,
-)
-from training_ume.recipes import parse_recipe  # noqa: E402
-from training_ume.results import environment, read_json, write_json  # noqa: E402
-from training_ume.run import train_and_evaluate  # noqa: E402
+from modeling_ume.images_ume import read_image  # noqa: E402
+from training_ume.data.load import load_vqa  # noqa: E402
+from training_ume.evaluation.load import load_checkpoint  # noqa: E402
+from training_ume.explain.attribution import cam_layer, grad_cam, integrated_map  # noqa: E402
+from training_ume.explain.faithfulness import PATCHES, masking_curves, mass_in_box, patch_order, shape_box  # noqa: E402
+from training_ume.records.files import read_json, write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
+from training_ume.report.faithfulness import explanations_table  # noqa: E402
+from training_ume.training.run import train_and_evaluate  # noqa: E402
 
 ABOUT_THE_SHAPE = re.compile(r"what shape|circle|rectangle|triangle")
 # The recipe easy_vqa with a convolutional encoder, as it is, and with one of tokens.

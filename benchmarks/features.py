@@ -27,16 +27,23 @@ from transformers.utils import logging
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training_ume.answers import AnswerVocabulary  # noqa: E402
-from training_ume.collator import VQACollator  # noqa: E402
-from training_ume.data import FEATURES  # noqa: E402
-from training_ume.doc_tables import vqa_v2_features  # noqa: E402
-from training_ume.feature_sets import distinct_rows  # noqa: E402
-from training_ume.features import BATCH_ROWS, COLUMN, FeatureCache, build_features, open_features  # noqa: E402
-from training_ume.recipes import ModelArguments  # noqa: E402
-from training_ume.results import environment, write_json  # noqa: E402
-from training_ume.run import build_model, build_processor, build_tokenizer, keep_freed_memory  # noqa: E402
-from training_ume.sampler import GroupedByImageSampler  # noqa: E402
+from configuration_ume.arguments import ModelArguments  # noqa: E402
+from training_ume.build.model import build_model  # noqa: E402
+from training_ume.build.processor import build_processor  # noqa: E402
+from training_ume.build.tokenizer import build_tokenizer  # noqa: E402
+from training_ume.data.answers import AnswerVocabulary  # noqa: E402
+from training_ume.data.collator import VQACollator  # noqa: E402
+from training_ume.data.rows import FEATURES  # noqa: E402
+from training_ume.data.sampler import GroupedByImageSampler  # noqa: E402
+from training_ume.features.build import BATCH_ROWS, build_features  # noqa: E402
+from training_ume.features.from_recipe import distinct_rows  # noqa: E402
+from training_ume.features.store import COLUMN, FeatureCache, open_features  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import (  # noqa: E402
+    environment,
+    keep_freed_memory,
+)
+from training_ume.report.heads_and_encoders import vqa_v2_features  # noqa: E402
 
 SHAPES = {
     "tiny": {

@@ -16,9 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training_ume.recipes import parse_recipe  # noqa: E402
-from training_ume.results import environment, write_json  # noqa: E402
-from training_ume.run import train_and_evaluate  # noqa: E402
+from configuration_ume.parsing import parse_recipe  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
+from training_ume.training.run import train_and_evaluate  # noqa: E402
 
 
 def main() -> None:

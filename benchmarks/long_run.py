@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training_ume.results import environment, write_json  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
 
 WARM_UP = 0.1  # of the samples: caches fill, the allocator finds its level
 QUESTIONS = 5000

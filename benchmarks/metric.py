@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from metrics.vqa_accuracy.vqa_accuracy import normalize_answer  # noqa: E402
-from training_ume.results import environment, write_json  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
 
 REFERENCE_QUESTIONS = 5000
 

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modeling_ume.fusion_ume import VectorCombination  # noqa: E402
+from modeling_ume.fusion_pairs_ume import VectorCombination  # noqa: E402
 from modeling_ume.pairs_ume import weighted_pair_sum  # noqa: E402
-from training_ume.results import environment, write_json  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
 
 FIRST = 32  # question tokens
 SECONDS = (49, 197, 577, 1025)  # image tokens: 7×7, and 14×14, 24×24, 32×32 patches with a class token

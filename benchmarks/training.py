@@ -24,11 +24,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor  # noqa: E402
-from training_ume.answers import AnswerVocabulary  # noqa: E402
-from training_ume.collator import VQACollator  # noqa: E402
-from training_ume.data import open_image  # noqa: E402
-from training_ume.results import environment, write_json  # noqa: E402
-from training_ume.run import words_tokenizer  # noqa: E402
+from training_ume.build.tokenizer import words_tokenizer  # noqa: E402
+from training_ume.data.answers import AnswerVocabulary  # noqa: E402
+from training_ume.data.collator import VQACollator  # noqa: E402
+from training_ume.data.images import open_image  # noqa: E402
+from training_ume.records.files import write_json  # noqa: E402
+from training_ume.records.machine import environment  # noqa: E402
 
 QUESTIONS_PER_IMAGE = 5.4  # VQA v2's training part: 443,757 questions about 82,783 images
 WORDS = ["what", "is", "the", "man", "dog", "color", "of", "on", "left", "how", "many", "are", "there", "in", "this"]

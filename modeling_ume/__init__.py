@@ -10,10 +10,13 @@ from transformers import (
 )
 
 from .configuration_ume import UMEConfig
-from .fusion_ume import FUSIONS, FusionHead, FusionOutput, Stream
-from .modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel
+from .fusion_base_ume import FusionHead
+from .fusion_ume import FUSIONS
+from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
 from .pipeline_ume import UMEVQAPipeline
 from .processing_ume import UMEProcessor
+from .retrieval_ume import UMEForImageTextRetrieval
+from .streams_ume import FusionOutput, Stream
 
 # Where this package is imported, UME checkpoints load through the Auto classes without remote code.
 AutoConfig.register("ume", UMEConfig, exist_ok=True)

@@ -4,19 +4,13 @@ What decides is what an encoder shows (the rank of its output, its arguments, th
 its name.
 """
 
-import copy
 import importlib
 import inspect
-import math
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import (
@@ -27,10 +21,13 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import ModelOutput
 
-from .fusion_ume import Stream, masked_mean, real_first, reorder
 from .numerics_ume import cut_off
 from .padding_ume import in_given_order, is_padded, read_each_size, real_tokens
+from .probe_ume import Shape, _shape
 from .simple_encoders_ume import SIMPLE_ENCODERS
+from .streams_ume import Stream, masked_mean, real_first, reorder
+from .text_ume import _text_inputs, position_limit
+from .vision_ume import _image_inputs, _image_size, _image_tokens, average_grid
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -104,17 +101,6 @@ def build_encoder(config: PretrainedConfig, pooling: str) -> PreTrainedModel:
     encoder = encoder_class(config)._from_config(config, **pooling_kwargs(config, pooling))
     encoder.config = config
     return encoder
-
-
-@dataclass
-class Shape:
-    """What an encoder gives, found by running it: token width, whether it pools and how wide, special tokens."""
-
-    width: int
-    pooled_width: int | None  # None: no pooled vector
-    num_special: int  # tokens that are not content; of text encoders 0, their special tokens are content
-    unread: set[str]  # parameters that the tokens do not depend on, by name
-    unread_pooled: set[str]  # those that the pooled vector does not depend on
 
 
 class EncoderAdapter:
@@ -362,253 +348,3 @@ def _eager(encoder: PreTrainedModel):
     finally:
         for config, implementation in kept:
             config._attn_implementation = implementation
-
-
-def position_limit(encoder: PreTrainedModel) -> int | None:
-    """How many tokens an encoder can read that has a table of positions; None: it has no such table."""
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Embedding) and ("position" in name or "wpe" in name):
-            limit = getattr(encoder.config, "max_position_embeddings", module.num_embeddings)
-            # The table may begin with rows that stand for no position, up to that of the padding.
-            return limit if module.padding_idx is None else limit - module.padding_idx - 1
-    return None
-
-
-def _text_inputs(
-    arguments: set[str],
-    input_ids: Tensor | None,
-    mask: Tensor,
-    token_type_ids: Tensor | None = None,
-    inputs_embeds: Tensor | None = None,
-) -> dict:
-    inputs = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-    inputs["attention_mask"] = mask
-    if token_type_ids is not None and "token_type_ids" in arguments:
-        inputs["token_type_ids"] = token_type_ids
-    if "use_cache" in arguments:
-        inputs["use_cache"] = False  # a question is read once, nothing is generated
-    return inputs
-
-
-def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
-    inputs = {"pixel_values": pixel_values}
-    size = _image_size(encoder.config)
-    if size is not None and size != tuple(pixel_values.shape[-2:]) and "interpolate_pos_encoding" in arguments:
-        inputs["interpolate_pos_encoding"] = True
-    if "noise" in arguments:
-        # Patches are sorted by their noise: ascending numbers leave them in place.
-        (height, width), (rows, columns) = pixel_values.shape[-2:], _pair(encoder.config.patch_size)
-        patches = (height // rows) * (width // columns)
-        inputs["noise"] = torch.arange(patches, device=pixel_values.device).expand(pixel_values.shape[0], -1)
-    return inputs
-
-
-def _image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor, int, tuple[int, int] | None]:
-    """Returns tokens [U, N, D] with those that are not content first, their number, and the grid (H, W)."""
-    states = outputs.last_hidden_state
-    if states.ndim == 4:  # a feature map [U, C, H, W]
-        pooled = outputs.get("pooler_output")
-        if pooled is not None and states.shape[1] != pooled.flatten(1).shape[1] == states.shape[3]:
-            states = states.permute(0, 3, 1, 2)  # it was [U, H, W, C], as timm's Swin gives it
-        return states.flatten(2).transpose(1, 2), 0, tuple(states.shape[-2:])
-    num_tokens = states.shape[1]
-    # Detection tokens stand behind the patches (YOLOS); everything else that is not a patch stands before them.
-    behind = getattr(config, "num_detection_tokens", 0)
-    patch_size = getattr(config, "patch_stride", None) or getattr(config, "patch_size", None)
-    grid = _find_grid(num_tokens - behind, image_size, _pair(patch_size))
-    if grid is None:
-        return states, 0, None
-    num_special = num_tokens - math.prod(grid)
-    if behind:
-        before, patches, behind = states.split([num_special - behind, math.prod(grid), behind], dim=1)
-        states = torch.cat([before, behind, patches], dim=1)
-    return states, num_special, grid
-
-
-def _find_grid(num_tokens: int, image_size: tuple[int, int], patch_size: tuple[int, int] | None):
-    """The grid (H, W) that leaves the fewest of `num_tokens` over, or None where nothing comes close.
-
-    It is that of the patches, which hierarchical encoders halve from stage to stage; where the config has none, or
-    their grid does not fit, one of the image's aspect ratio.
-    """
-    of_patches = []
-    if patch_size is not None:
-        for up in (0, 1):  # some encoders cut what is left of a patch at the border, some pad it
-            rows, columns = ((s + up * (p - 1)) // p for s, p in zip(image_size, patch_size, strict=True))
-            while rows * columns > num_tokens and (rows > 1 or columns > 1):
-                rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
-            of_patches.append((rows, columns))
-    height, width = image_size
-    most_rows = math.isqrt(num_tokens * height // width) + 1
-    of_its_shape = [(rows, round(rows * width / height)) for rows in range(1, most_rows + 1)]
-    for grids in (of_patches, of_its_shape):
-        fitting = [grid for grid in grids if max(num_tokens - MAX_SPECIAL_TOKENS, 1) <= math.prod(grid) <= num_tokens]
-        if fitting:
-            return max(fitting, key=math.prod)
-    return None
-
-
-def average_grid(states: Tensor, grid: tuple[int, int] | None, side: int) -> tuple[Tensor, tuple[int, int]]:
-    """Averages the last H·W of the tokens [U, N, D] over side × side cells; the tokens before them stay.
-
-    Returns:
-        The tokens [U, N − H·W + side², D] and their grid (side, side).
-
-    Raises:
-        ValueError: when the image has no grid, or a coarser one.
-    """
-    if grid is None or side > min(grid):
-        has = "no grid of tokens" if grid is None else f"a grid of {grid[0]}×{grid[1]} tokens"
-        raise ValueError(f"feature_grid={side} is impossible: the image encoder gives {has}.")
-    num_special = states.shape[1] - math.prod(grid)
-    cells = states[:, num_special:].transpose(1, 2).unflatten(2, grid)  # [U, D, H, W]
-    cells = F.adaptive_avg_pool2d(cells, side).flatten(2).transpose(1, 2)  # [U, side², D]
-    return torch.cat([states[:, :num_special], cells], dim=1), (side, side)
-
-
-MAX_SPECIAL_TOKENS = 16  # class, distillation and register tokens of one image; no encoder has more
-
-
-def _image_size(config) -> tuple[int, int] | None:
-    """The image size (height, width) that the encoder was made for, where its config says one."""
-    size = getattr(config, "image_size", None)
-    if size is None:
-        size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")  # timm's: channels, height, width
-    return _pair(size)
-
-
-def _pair(size) -> tuple[int, int] | None:
-    """A size as configs write it (a number, a pair, None) as (height, width)."""
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else tuple(size)[-2:]
-
-
-class _WeightsUnknown(TorchDispatchMode):
-    """Computes what weights and pixels have no part in, such as masks and positions; of the rest, only the shape.
-
-    Weights and pixels live on the meta device. Where they meet numbers that exist, the result has no values either; a
-    question about its values, such as "is any masked?", is answered with 0 or no.
-    """
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        unknown = any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in tree_leaves((args, kwargs)))
-        if not unknown:
-            return func(*args, **kwargs)
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return False if args[0].dtype == torch.bool else 0
-        try:
-            return func(*args, **kwargs)
-        except (RuntimeError, NotImplementedError):
-            args, kwargs = tree_map(_without_values, (args, kwargs))
-            return func(*args, **kwargs)
-
-
-@contextmanager
-def _autocast_unasked():
-    """Says that autocast is off: torch refuses the question for the meta device, and transformers 5.0 asks it."""
-    ask = torch.is_autocast_enabled
-    torch.is_autocast_enabled = lambda *device: False
-    try:
-        yield
-    finally:
-        torch.is_autocast_enabled = ask
-
-
-def _without_values(leaf):
-    if isinstance(leaf, Tensor):
-        return leaf.to("meta")
-    return torch.device("meta") if isinstance(leaf, torch.device) else leaf
-
-
-_SHAPES: dict[tuple, Shape] = {}  # loading builds a model twice, and a run may build many alike
-
-
-def _shape(encoder: PreTrainedModel, modality: str) -> Shape:
-    """What `_probe` finds, once for every class and config."""
-    settings = tuple(_constructor_kwargs(encoder).items())
-    key = type(encoder), encoder.config.to_json_string(use_diff=False), settings, modality
-    if key not in _SHAPES:
-        _SHAPES[key] = _probe(encoder, modality)
-    return _SHAPES[key]
-
-
-def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
-    """Runs a twin of the encoder whose weights are on the meta device: shapes are computed and nothing else.
-
-    Raises:
-        ValueError: when the encoder is of another modality, or does not return tokens.
-    """
-    config = copy.deepcopy(encoder.config)
-    kind = f"The {modality} encoder {config.model_type!r}"
-    main_input = "input_ids" if modality == "text" else "pixel_values"
-    arguments = set(inspect.signature(encoder.forward).parameters)
-    if main_input not in arguments:
-        raise ValueError(f"{kind} takes no {main_input}: choose {_WANTED[modality]}.")
-    if modality == "text" and "attention_mask" not in arguments:
-        raise ValueError(f"{kind} takes no attention_mask, so padding would change its answers: choose another.")
-    # The fused attentions may need real memory; what comes out has the same shape.
-    config._attn_implementation = "eager"
-    config._experts_implementation = "batched_mm"
-    config.return_dict = True
-    # In inference mode there would be no graph to look at.
-    with torch.inference_mode(False), torch.device("meta"), torch.no_grad():
-        twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
-    no_mode = torch.inference_mode(False)
-    with no_mode, torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
-        if modality == "text":
-            tokens = torch.ones(1, 8, dtype=torch.long)
-            inputs = _text_inputs(arguments, tokens, torch.ones_like(tokens))
-        else:
-            size = _image_size(config) or (224, 224)
-            pixels = torch.empty(1, getattr(config, "num_channels", 3), *size, device="meta")
-            inputs = _image_inputs(twin, arguments, pixels)
-        try:
-            outputs = twin(**inputs)
-        except Exception as error:  # anything may go wrong in a model that reads something else
-            given = "input_ids and attention_mask" if modality == "text" else f"pixel_values {list(pixels.shape)}"
-            raise ValueError(
-                f"{kind} does not run on {given} alone ({type(error).__name__}: {error}): choose {_WANTED[modality]}."
-            ) from error
-    states = getattr(outputs, "last_hidden_state", None)
-    if not isinstance(states, Tensor) or states.ndim not in ((3,) if modality == "text" else (3, 4)):
-        found = "none" if states is None else f"one of shape {list(getattr(states, 'shape', []))}"
-        raise ValueError(f"{kind} must return its tokens as last_hidden_state, but there is {found}: choose another.")
-    num_special = 0
-    if modality == "vision":
-        states, num_special, _ = _image_tokens(config, outputs, size)
-    elif states.shape[1] != 8:
-        raise ValueError(f"{kind} returns {states.shape[1]} states for 8 tokens: choose one that keeps every token.")
-    pooled = outputs.get("pooler_output")
-    return Shape(
-        width=states.shape[-1],
-        pooled_width=None if pooled is None else pooled.flatten(1).shape[-1],
-        num_special=num_special,
-        unread=_unread(twin, outputs.last_hidden_state),
-        unread_pooled=set() if pooled is None else _unread(twin, pooled),
-    )
-
-
-def _unread(model: PreTrainedModel, output: Tensor) -> set[str]:
-    """Names of the trainable parameters that are nowhere in the graph that computed `output`."""
-    nodes, seen, read = [output.grad_fn], set(), set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):  # a leaf: where the gradient of a parameter accumulates
-            read.add(id(node.variable))
-        nodes += [following for following, _ in node.next_functions]
-    return {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in read}
-
-
-_WANTED = {"text": "a model that reads text", "vision": "a model that reads single pictures"}
-
-
-def _constructor_kwargs(encoder: PreTrainedModel) -> dict:
-    """How to build the encoder's like: without a pooler if it has none."""
-    if "add_pooling_layer" not in inspect.signature(type(encoder).__init__).parameters:
-        return {}
-    return {"add_pooling_layer": getattr(encoder, "pooler", None) is not None}

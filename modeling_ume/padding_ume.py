@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .fusion_ume import Stream, reorder
+from .streams_ume import Stream, reorder
 
 
 def real_tokens(config, input_ids: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from transformers import Pipeline
 
 # transformers 5.0 copies only what an entry file itself imports.
 from .arguments_ume import route_arguments  # noqa: F401
+from .images_ume import is_image, read_image
 from .numerics_ume import widen  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
-from .processing_ume import UMEProcessor, decode_logits, is_image, read_image
+from .processing_ume import UMEProcessor
 from .stored_ume import storable  # noqa: F401
+from .tasks_ume import decode_logits
 from .trust_ume import ForeignCodeError  # noqa: F401
 
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32

@@ -12,7 +12,8 @@ from pathlib import Path
 # Here lies an evaluate.py, which must not hide the package of that name: look here last.
 sys.path.append(sys.path.pop(0))
 
-from training_ume.card import read_about, render_card, write_card
+from training_ume.hub.card import render_card, write_card
+from training_ume.hub.read import read_about
 
 
 def main(argv: list[str]) -> int:

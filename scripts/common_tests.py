@@ -25,8 +25,9 @@ sys.path.append(sys.path.pop(0))
 import pytest
 import transformers
 
-from training_ume.common_tests import FAILED, PASSED, SKIPPED, Outcome, judge, read_rules
-from training_ume.results import environment, write_json
+from training_ume.records.files import write_json
+from training_ume.records.machine import environment
+from training_ume.report.common_tests import FAILED, PASSED, SKIPPED, Outcome, judge, read_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".common"

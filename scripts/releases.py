@@ -96,7 +96,7 @@ def save_models(folder: Path) -> None:
     from transformers import AutoConfig, ViTImageProcessor
 
     from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
-    from training_ume.run import words_tokenizer
+    from training_ume.build.tokenizer import words_tokenizer
 
     answers = dict(enumerate([*COLOURS, "yes", "no"]))
     tokenizer = words_tokenizer(QUESTIONS, max_length=16)
@@ -357,7 +357,7 @@ def load_elsewhere(saved_by: str, loaded_by: str, scratch: Path) -> list[dict]:
 
 def run(releases: list[str], scratch: Path, jobs: int, say=print) -> dict:
     """Tries all that is to be tried with the given releases, the last of which counts as the newest."""
-    from training_ume.results import environment
+    from training_ume.records.machine import environment
 
     started, newest = time.monotonic(), releases[-1]
     results = {"releases": releases, "newest": newest, "cases": CASES, "versions": {}, "training": {}, "loads": []}
@@ -412,9 +412,9 @@ def main(argv: list[str]) -> int:
 
 def report(releases: list[str], out: Path, jobs: int) -> int:
     """Runs, writes the results, prints the matrix; 1 where something failed."""
-    from training_ume.console import print_table
-    from training_ume.releases import failures, matrix
-    from training_ume.results import write_json
+    from training_ume.records.files import write_json
+    from training_ume.report.console import print_table
+    from training_ume.report.releases import failures, matrix
 
     missing = [release for release in releases if not (ENVIRONMENTS / release / "bin" / "python").exists()]
     if missing:

@@ -15,14 +15,16 @@ from pathlib import Path
 sys.path.append(sys.path.pop(0))
 
 from modeling_ume import FUSIONS
-from training_ume.ablations import ablations_table
-from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table
-from training_ume.benchmark_tables import benchmarks_table, compile_table, demo_table, long_run_table
-from training_ume.doc_tables import encoders_table, features_table, heads_table, markdown
-from training_ume.explain import modality_table
-from training_ume.faithfulness import explanations_table
-from training_ume.reliability_tables import reliability_sections
-from training_ume.thesis import proof_tables, references_table, rows_table, steps_table
+from training_ume.evidence.thesis import steps_table
+from training_ume.report.ablations import ablations_table
+from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_plot, arena_table
+from training_ume.report.benchmarks import benchmarks_table, compile_table, demo_table, long_run_table
+from training_ume.report.explanation import modality_table
+from training_ume.report.faithfulness import explanations_table
+from training_ume.report.heads_and_encoders import encoders_table, features_table, heads_table
+from training_ume.report.markdown import markdown
+from training_ume.report.reliability import reliability_sections
+from training_ume.report.thesis import proof_tables, references_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

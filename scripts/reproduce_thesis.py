@@ -15,7 +15,7 @@ from pathlib import Path
 # Here lies an evaluate.py, which must not hide the package of that name: look here last.
 sys.path.append(sys.path.pop(0))
 
-from training_ume.thesis import (
+from training_ume.evidence.thesis import (
     OFFICIAL_FILES,
     SAMPLE_FILES,
     choose_rows,
@@ -23,8 +23,8 @@ from training_ume.thesis import (
     make_jobs,
     parse_encoders,
     reproduce,
-    summary,
 )
+from training_ume.report.thesis import summary
 
 EPILOG = """All other arguments change all recipes, as those of scripts/train.py do (--max_train_questions 400).
 

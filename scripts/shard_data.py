@@ -14,8 +14,8 @@ import sys
 # Here lies an evaluate.py, which must not hide the package of that name: look here last.
 sys.path.append(sys.path.pop(0))
 
-from training_ume.recipes import parse_recipe
-from training_ume.run import shard_data
+from configuration_ume.parsing import parse_recipe
+from training_ume.data.prepare import shard_data
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -23,7 +23,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from faults import FAULTS, Fault, can_mount
 
-from training_ume.results import environment, write_json
+from training_ume.records.files import write_json
+from training_ume.records.machine import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 

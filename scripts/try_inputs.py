@@ -24,7 +24,8 @@ import hypothesis
 from odd_inputs import KINDS, REFUSED, RIGHT, Kind, outcome
 from transformers.utils import logging as transformers_logging
 
-from training_ume.results import environment, write_json
+from training_ume.records.files import write_json
+from training_ume.records.machine import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 ELSE = "anything else"

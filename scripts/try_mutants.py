@@ -30,7 +30,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from mutant_runs import Worker, copy_tree, explanations
 from mutants import ROOT, draw_mutants, find_mutants, mutated_files, shares
 
-from training_ume.results import environment, read_json, write_json
+from training_ume.records.files import read_json, write_json
+from training_ume.records.machine import environment
 
 # Tests that are far from the lines that are changed, or start processes of their own at length.
 NOT_THESE = {

@@ -27,7 +27,7 @@ from modeling_ume import (
     UMEProcessor,
 )
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMEVGGConfig
-from training_ume.run import words_tokenizer
+from training_ume.build.tokenizer import words_tokenizer
 
 PAIRS = {"BERT_ViT": ("bert", "vit"), "DistilBERT_ResNet": ("distilbert", "resnet"), "LSTM_VGG": ("lstm", "vgg")}
 HEADS = ("ume", "concat", "co_attention", "early_input")

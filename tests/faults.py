@@ -24,9 +24,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from training_ume.checkpoints import last_whole_checkpoint
-from training_ume.predictions import PREDICTIONS
-from training_ume.results import read_json
+from training_ume.records.checkpoints import last_whole_checkpoint
+from training_ume.records.files import read_json
+from training_ume.records.predictions import PREDICTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -45,7 +45,7 @@ def call(module: str, argv: list[str], log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if module == "cache_features":  # so small that a tiny data set has many shards
-        from training_ume import features
+        from training_ume.features import store as features
 
         features.ROWS_PER_SHARD = {"text": 2, "vision": 3}
         features.BATCH_ROWS = {"text": 1, "vision": 1}

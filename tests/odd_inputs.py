@@ -32,15 +32,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast, ViTImageProcessor
 
 from configuration_ume import UMEConfig
+from configuration_ume.parsing import parse_recipe
 from metrics.vqa_accuracy import vqa_accuracy
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.processing_ume import read_image
-from training_ume.answers import AnswerVocabulary
-from training_ume.collator import VQACollator
-from training_ume.data import load_vqa, open_image
-from training_ume.evaluation import load_checkpoint
-from training_ume.features import FeatureCache, build_features
-from training_ume.recipes import parse_recipe
+from modeling_ume.images_ume import read_image
+from training_ume.data.answers import AnswerVocabulary
+from training_ume.data.collator import VQACollator
+from training_ume.data.images import open_image
+from training_ume.data.load import load_vqa
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.features.build import build_features
+from training_ume.features.store import FeatureCache
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = tuple(str(ROOT / package) for package in ("modeling_ume", "configuration_ume", "training_ume", "metrics"))

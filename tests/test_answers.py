@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from metrics.vqa_accuracy.vqa_accuracy import answer_score
-from training_ume.answers import AnswerVocabulary, Coverage
-from training_ume.challenge import write_challenge_results
+from training_ume.data.answers import AnswerVocabulary, Coverage
+from training_ume.evaluation.challenge import write_challenge_results
 
 ROWS = [
     ["Yes"] * 6 + ["no"] * 4,

@@ -10,9 +10,10 @@ from conftest import tiny_config
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
-from training_ume import arena
-from training_ume.arena import contenders, draw_images, interval, matched_width, stream_widths, summarise
-from training_ume.arena_report import PLOTS, arena_overview, arena_page, arena_plot, arena_table, kind_rows
+from training_ume.evidence import arena
+from training_ume.evidence.contenders import contenders, matched_width, stream_widths
+from training_ume.evidence.statistics import draw_images, interval, summarise
+from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_plot, arena_table, kind_rows
 
 main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "arena.py"))["main"]
 

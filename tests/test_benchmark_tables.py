@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training_ume import benchmark_tables
-from training_ume.benchmark_tables import BENCHMARKS, benchmarks_table
+from training_ume.report import benchmarks as benchmark_tables
+from training_ume.report.benchmarks import BENCHMARKS, benchmarks_table
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 MACHINE = {"hardware": {"cpu": "Z80", "cores": 1}, "versions": {"torch": "2"}}

@@ -18,11 +18,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
-import training_ume.card
-from training_ume.card import DATA_SETS, About, read_about, read_run, render_card
-from training_ume.data import FEATURES
-from training_ume.plots import plot_learning_curve
-from training_ume.predictions import (
+import training_ume.hub.sections
+from training_ume.data.rows import FEATURES
+from training_ume.evaluation.scores import score_answers
+from training_ume.hub.card import render_card
+from training_ume.hub.data_sets import DATA_SETS
+from training_ume.hub.read import About, read_about, read_run
+from training_ume.records.files import write_json
+from training_ume.records.predictions import (
     PREDICTIONS,
     mean_score,
     prediction_rows,
@@ -30,8 +33,7 @@ from training_ume.predictions import (
     score_interval,
     write_predictions,
 )
-from training_ume.results import write_json
-from training_ume.trainer import score_answers
+from training_ume.report.curves import plot_learning_curve
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "card.md"

@@ -6,7 +6,9 @@ import os
 import pytest
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from training_ume.checkpoints import (
+from configuration_ume.parsing import parse_recipe
+from training_ume.commands import train
+from training_ume.records.checkpoints import (
     delete,
     holds_weights_only,
     keep_newest,
@@ -14,11 +16,9 @@ from training_ume.checkpoints import (
     remove_unfinished,
     unfinished,
 )
-from training_ume.commands import train
-from training_ume.recipes import parse_recipe
-from training_ume.results import read_json
-from training_ume.run import train_and_evaluate
-from training_ume.trainer import UMETrainer
+from training_ume.records.files import read_json
+from training_ume.training.run import train_and_evaluate
+from training_ume.training.trainer import UMETrainer
 
 REST = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 INDEX = json.dumps({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}})

@@ -14,8 +14,9 @@ import pytest
 from test_compare import write_run
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from training_ume import commands, console
+from training_ume import commands
 from training_ume.commands import COMMANDS, main
+from training_ume.report import console
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = [

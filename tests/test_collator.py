@@ -10,9 +10,11 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
-import training_ume.collator as collator_module
-from training_ume.answers import AnswerVocabulary
-from training_ume.collator import VQACollator, VQADataError, open_image
+import training_ume.data.collator as collator_module
+from training_ume.data.answers import AnswerVocabulary
+from training_ume.data.collator import VQACollator
+from training_ume.data.images import open_image
+from training_ume.data.json_entries import VQADataError
 
 WORDS = ["[PAD]", "[UNK]", "what", "colour", "is", "it", "?"]
 

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from training_ume.common_tests import FAILED, PASSED, SKIPPED, Outcome, Rule, common_tests_table, judge, read_rules
+from training_ume.report.common_tests import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Outcome,
+    Rule,
+    common_tests_table,
+    judge,
+    read_rules,
+)
 
 ROOT = Path(__file__).parent.parent
 PAIRS = ["BERT_ViT"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training_ume.results import merge_runs, write_json
+from training_ume.records.comparison import merge_runs
+from training_ume.records.files import write_json
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "compare.py"
 

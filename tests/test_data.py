@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_ume.data import FEATURES, VQADataError, infer_image_pattern, load_vqa, open_image, split_by_image
+from training_ume.data.images import infer_image_pattern, open_image
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.load import load_vqa
+from training_ume.data.rows import FEATURES
+from training_ume.data.splits import split_by_image
 
 SHARED = os.environ.get("UME_SHARED")
 COCO_PATTERN = "COCO_val2014_{image_id:012d}.jpg"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
 from configuration_ume import RECIPES
-from training_ume.evaluation import load_checkpoint
+from training_ume.evaluation.load import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 # Runs train.py and writes down which questions each process trained on, and on request kills one of them.

@@ -17,26 +17,24 @@ from PIL import Image
 from test_pipeline import ANSWERS, make_model, make_processor
 
 from modeling_ume import UMEVQAPipeline
-from training_ume import demo
 from training_ume.commands.demo import main
-from training_ume.demo import (
+from training_ume.serve import page as demo
+from training_ume.serve.html import bar, render
+from training_ume.serve.judges import (
     KEPT_ANSWERS,
     MAX_QUESTION,
     SIDE,
     Judge,
     Visit,
     answer,
-    bar,
-    build_demo,
-    find_examples,
     give_reasons,
     heat_map,
     load_judges,
     read_question,
     read_upload,
-    render,
-    write_space,
 )
+from training_ume.serve.page import build_demo, find_examples
+from training_ume.serve.space import write_space
 
 ROOT = Path(__file__).parent.parent
 

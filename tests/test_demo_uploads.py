@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from training_ume import demo_uploads
-from training_ume.demo import chosen, read_question, read_upload
-from training_ume.demo_uploads import Uploads
+from training_ume.serve import uploads as demo_uploads
+from training_ume.serve.judges import chosen, read_question, read_upload
+from training_ume.serve.uploads import Uploads
 
 LIMIT = 100_000
 BOUNDARY = b"abcdef123"

@@ -13,15 +13,11 @@ from transformers import CONFIG_MAPPING
 
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.encoders_ume import (
-    EncoderAdapter,
-    build_encoder,
-    encoder_class,
-    position_limit,
-)
+from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
-from training_ume.encoder_facts import (
+from modeling_ume.text_ume import position_limit
+from training_ume.report.encoder_facts import (
     IMAGE_ENCODERS,
     IMAGE_SIZE,
     TEXT,

@@ -15,17 +15,12 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
-from training_ume.attribution import cam_layer, grad_cam, integrated_map, sum_over_cells, token_scores
-from training_ume.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, available
-from training_ume.explain import (
-    explain,
-    merge_words,
-    modality_means,
-    pair_maps,
-    shapley_values,
-    subset_probabilities,
-)
-from training_ume.faithfulness import PATCHES, masking_curves, mass_in_box, patch_order, shape_box
+from training_ume.explain.attribution import cam_layer, grad_cam, integrated_map, sum_over_cells, token_scores
+from training_ume.explain.explanation import explain
+from training_ume.explain.faithfulness import PATCHES, masking_curves, mass_in_box, patch_order, shape_box
+from training_ume.explain.shapley import modality_means, shapley_values, subset_probabilities
+from training_ume.explain.words import merge_words, pair_maps
+from training_ume.report.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, available
 
 pytest.importorskip("captum")
 ROOT = Path(__file__).parent.parent
@@ -335,8 +330,8 @@ def test_an_order_that_names_what_the_answer_hangs_on_has_a_low_deletion_and_a_h
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A tiny model that `scripts/train.py` would train: (its folder, an image, the paths of its data)."""
-    from training_ume.recipes import parse_recipe
-    from training_ume.run import train_and_evaluate
+    from configuration_ume.parsing import parse_recipe
+    from training_ume.training.run import train_and_evaluate
 
     folder = tmp_path_factory.mktemp("trained")
     files = write_vqa_files(folder / "data")
@@ -466,9 +461,9 @@ def write_squares(folder, count=300):
 
 @pytest.mark.slow
 def test_a_trained_models_integrated_map_lies_on_the_shape_and_its_order_beats_chance(tmp_path):
-    from training_ume.evaluation import load_checkpoint
-    from training_ume.recipes import parse_recipe
-    from training_ume.run import train_and_evaluate
+    from configuration_ume.parsing import parse_recipe
+    from training_ume.evaluation.load import load_checkpoint
+    from training_ume.training.run import train_and_evaluate
 
     files, boxes = write_squares(tmp_path / "data")
     encoder = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
@@ -500,7 +495,7 @@ def test_a_trained_models_integrated_map_lies_on_the_shape_and_its_order_beats_c
 
 
 def test_explaining_an_answer_the_model_does_not_give_keeps_the_one_it_gives(trained):
-    from training_ume.evaluation import load_checkpoint
+    from training_ume.evaluation.load import load_checkpoint
 
     model, processor = load_checkpoint(trained[0])
     given = explain(model, processor, trained[1], "what color is it?")

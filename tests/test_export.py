@@ -12,9 +12,11 @@ from vqa_files import COLOURS, write_vqa_files
 
 from modeling_ume import FUSIONS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from training_ume.commands.export import main, report
-from training_ume.data import load_vqa
-from training_ume.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, VOCAB_SIZE, available
-from training_ume.export import OnnxVQA, QuestionFusion, export_onnx, measure_parity, trace
+from training_ume.data.load import load_vqa
+from training_ume.report.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, VOCAB_SIZE, available
+from training_ume.serve.onnx_answers import OnnxVQA
+from training_ume.serve.onnx_export import export_onnx, measure_parity
+from training_ume.serve.onnx_graphs import QuestionFusion, trace
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'ume[export]'")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'ume[export]'")

@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.features
-import training_ume.trainer
-from training_ume.checkpoints import last_whole_checkpoint
+import training_ume.features.store
+import training_ume.training.trainer
 from training_ume.commands import train
-from training_ume.results import WriteError, read_json, write_json
-from training_ume.trainer import LossError, UMETrainer
+from training_ume.records.checkpoints import last_whole_checkpoint
+from training_ume.records.files import WriteError, read_json, write_json
+from training_ume.training.trainer import LossError, UMETrainer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

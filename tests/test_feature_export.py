@@ -11,12 +11,12 @@ from datasets import load_dataset
 from test_features import Setting, build, contents
 from test_scripts import script
 
-import training_ume.feature_export as feature_export
-import training_ume.features as features
-from training_ume.doc_tables import feature_bytes, vqa_v2_features
-from training_ume.feature_export import export_features, fetch_features, push_features
-from training_ume.features import FeatureCache, begin, finish, save_shard, shard_index
-from training_ume.results import read_json, write_json
+import training_ume.features.publish as feature_export
+import training_ume.features.store as features
+from training_ume.features.publish import export_features, fetch_features, push_features
+from training_ume.features.store import FeatureCache, begin, finish, save_shard, shard_index
+from training_ume.records.files import read_json, write_json
+from training_ume.report.heads_and_encoders import feature_bytes, vqa_v2_features
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"ROWS_PER_SHARD": {"text": 3, "vision": 3}, "BATCH_ROWS": {"text": 1, "vision": 1}}

@@ -21,22 +21,21 @@ from PIL import Image
 from transformers import BertConfig, BertModel, CTRLTokenizer, set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
-import training_ume.features as features
-from modeling_ume.encoders_ume import average_grid
-from training_ume.data import VQADataError
-from training_ume.evaluation import evaluate_checkpoint
-from training_ume.feature_keys import file_stamps, saved_names
-from training_ume.feature_sets import distinct_rows
-from training_ume.features import FeatureCache, build_features, describe, open_features
-from training_ume.recipes import parse_recipe
-from training_ume.run import (
-    build_collator,
-    build_model,
-    build_processor,
-    load_data,
-    train_and_evaluate,
-    words_tokenizer,
-)
+import training_ume.features.store as features
+from configuration_ume.parsing import parse_recipe
+from modeling_ume.vision_ume import average_grid
+from training_ume.build.model import build_model
+from training_ume.build.processor import build_collator, build_processor
+from training_ume.build.tokenizer import words_tokenizer
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.prepare import load_data
+from training_ume.evaluation.evaluate import evaluate_checkpoint
+from training_ume.features.build import build_features
+from training_ume.features.from_recipe import distinct_rows
+from training_ume.features.identity import describe
+from training_ume.features.keys import file_stamps, saved_names
+from training_ume.features.store import FeatureCache, open_features
+from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
 ORIGIN = {"name": None, "revision": None}

@@ -16,9 +16,10 @@ from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.commands import main
-from training_ume.data import VQADataError, load_vqa
-from training_ume.demo import load_judges
-from training_ume.evaluation import load_checkpoint
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.load import load_vqa
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.serve.judges import load_judges
 
 ROOT = Path(__file__).resolve().parent.parent
 # Loaders of this package's own classes, which end in `load_trusted`. `PeftConfig` reads plain values.

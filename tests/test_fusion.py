@@ -14,7 +14,10 @@ from transformers import CLIPTextConfig, GPT2Config
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, FusionHead, Stream, UMEForVisualQuestionAnswering
-from modeling_ume.fusion_ume import EncoderInputs, MembersFusion, Projection, build_fusion, masked_mean, masked_softmax
+from modeling_ume.fusion_base_ume import Projection
+from modeling_ume.fusion_pooled_ume import EncoderInputs
+from modeling_ume.fusion_ume import MembersFusion, build_fusion
+from modeling_ume.streams_ume import masked_mean, masked_softmax
 
 WIDTHS = [12, 20, 8]
 LENGTHS = [5, 9, 4]

@@ -15,8 +15,8 @@ from odd_inputs import saved_checkpoint
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 from modeling_ume.loading_ume import load_encoder
-from training_ume.evaluation import load_checkpoint
-from training_ume.publish import answer_elsewhere
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.hub.publish import answer_elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [

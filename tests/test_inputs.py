@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from odd_inputs import KINDS, cached_features, outcome, saved_checkpoint
 
-from training_ume.evaluation import load_checkpoint
-from training_ume.features import FeatureCache
-from training_ume.reliability_tables import inputs_table
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.features.store import FeatureCache
+from training_ume.report.reliability import inputs_table
 
 settings.register_profile(
     "odd inputs", deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training_ume import data, json_entries
-from training_ume.data import VQADataError, load_vqa
-from training_ume.json_entries import JSONEntries
+from training_ume.data import json_entries
+from training_ume.data import load as data
+from training_ume.data.json_entries import JSONEntries, VQADataError
+from training_ume.data.load import load_vqa
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.limits_ume import check_encoder_size
-from training_ume.evaluation import load_checkpoint
+from training_ume.evaluation.load import load_checkpoint
 
 HUGE = 10_000_000
 OWN = (

@@ -24,9 +24,9 @@ from safetensors.torch import load_file  # noqa: E402
 from test_trainer import interrupt_after  # noqa: E402
 from vqa_files import write_tiny_recipe, write_vqa_files  # noqa: E402
 
-from training_ume.lora import describe_lora, lora_facts, lora_layers, save_adapter, with_lora  # noqa: E402
-from training_ume.recipes import parse_recipe  # noqa: E402
-from training_ume.run import train_and_evaluate  # noqa: E402
+from configuration_ume.parsing import parse_recipe  # noqa: E402
+from training_ume.build.lora import describe_lora, lora_facts, lora_layers, save_adapter, with_lora  # noqa: E402
+from training_ume.training.run import train_and_evaluate  # noqa: E402
 
 TEXTS = {
     "bert": TEXT_CONFIGS["bert"],

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers.models.auto import auto_factory
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.run
-from training_ume.recipes import parse_recipe
+import training_ume.training.run
+from configuration_ume.parsing import parse_recipe
 
 # transformers 5.0 looks for an adapter's base only where it lay in training.
 pytestmark = pytest.mark.skipif(

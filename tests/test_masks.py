@@ -5,9 +5,10 @@ import torch
 from conftest import tiny_batch, tiny_config, tiny_model
 
 from modeling_ume import FUSIONS, UMEForImageTextRetrieval
-from modeling_ume.fusion_ume import LateFusion, Stream, masked_softmax
-from modeling_ume.modeling_ume import contrastive_loss, select_images
+from modeling_ume.fusion_late_ume import LateFusion
 from modeling_ume.pairs_ume import pair_mean, weighted_pair_sum
+from modeling_ume.retrieval_ume import contrastive_loss
+from modeling_ume.streams_ume import Stream, masked_softmax, select_images
 
 GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
 WIDTHS = (6, 5, 4, 3)

@@ -5,7 +5,7 @@ import torch
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
-from training_ume.encoder_facts import IMAGE_ENCODERS, IMAGE_SIZE, TEXT_ENCODERS, VOCAB_SIZE, available
+from training_ume.report.encoder_facts import IMAGE_ENCODERS, IMAGE_SIZE, TEXT_ENCODERS, VOCAB_SIZE, available
 
 pytestmark = pytest.mark.slow
 

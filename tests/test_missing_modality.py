@@ -11,11 +11,15 @@ from conftest import tiny_batch, tiny_config, tiny_model
 from datasets import Dataset
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+from configuration_ume.parsing import parse_recipe
 from modeling_ume import Stream, UMEConfig
-from modeling_ume.modeling_ume import drop_modality
-from training_ume.evaluation import robustness_curve
-from training_ume.recipes import parse_recipe
-from training_ume.run import build_model, build_processor, load_data, train_and_evaluate, words_tokenizer
+from modeling_ume.streams_ume import drop_modality
+from training_ume.build.model import build_model
+from training_ume.build.processor import build_processor
+from training_ume.build.tokenizer import words_tokenizer
+from training_ume.data.prepare import load_data
+from training_ume.evaluation.evaluate import robustness_curve
+from training_ume.training.run import train_and_evaluate
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 LABELS = torch.tensor([0, 3, 6])

@@ -14,16 +14,19 @@ from PIL import Image
 from transformers import TrainerState
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+from configuration_ume.parsing import parse_recipe
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, answer_score, is_most_common, normalize_answer
-from training_ume.answers import AnswerVocabulary, several_spellings
-from training_ume.challenge import write_challenge_results
 from training_ume.commands import main
-from training_ume.data import VQADataError, load_vqa, question_ids, split_by_image
-from training_ume.pictures import copies, shared_pictures
-from training_ume.recipes import parse_recipe
-from training_ume.run import describe_data, load_data, train_and_evaluate
-from training_ume.scoring import fitting_score, score
-from training_ume.trainer import UMETrainer
+from training_ume.data.answers import AnswerVocabulary, several_spellings
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.load import load_vqa, question_ids
+from training_ume.data.pictures import copies, shared_pictures
+from training_ume.data.prepare import describe_data, load_data
+from training_ume.data.splits import split_by_image
+from training_ume.evaluation.challenge import write_challenge_results
+from training_ume.evaluation.scores import fitting_score, score
+from training_ume.training.run import train_and_evaluate
+from training_ume.training.trainer import UMETrainer
 
 # Answers that the official processing empties or makes one.
 DIFFERENT = [

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.requirements
-import training_ume.run
+import training_ume.training.run
+from configuration_ume.arguments import UMETrainingArguments
+from configuration_ume.parsing import parse_recipe
 from training_ume.commands import train
-from training_ume.outputs import clear, files_of_runs, not_of_runs
-from training_ume.recipes import UMETrainingArguments, parse_recipe
+from training_ume.records.outputs import clear, files_of_runs, not_of_runs
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from configuration_ume import UMEConfig
 from modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
 from modeling_ume.padding_ume import padded, real_tokens
-from training_ume.collator import VQACollator
-from training_ume.encoder_facts import TEXT_ENCODERS, VOCAB_SIZE, available
+from training_ume.data.collator import VQACollator
+from training_ume.report.encoder_facts import TEXT_ENCODERS, VOCAB_SIZE, available
 
 QUESTION = torch.tensor([7, 19, 4, 33, 11])
 # Where its tokens stand in a row of nine: behind, before, between and around padding.

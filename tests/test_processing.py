@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from modeling_ume import UMEProcessor
-from modeling_ume.processing_ume import read_image
-from training_ume.data import open_image
+from modeling_ume.images_ume import read_image
+from training_ume.data.images import open_image
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "it", "?", "red", "blue", "a", "shape"]
 ANSWERS = {0: "red", 1: "blue", 2: "a shape"}

@@ -14,11 +14,11 @@ from test_pipeline import make_model, make_processor
 from transformers.models.auto import auto_factory
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.card
-import training_ume.publish
-from training_ume.publish import ABSOLUTE_PATH, answer_elsewhere, check_files, publish
-from training_ume.recipes import parse_recipe
-from training_ume.run import train_and_evaluate
+import training_ume.hub.publish
+import training_ume.hub.sections
+from configuration_ume.parsing import parse_recipe
+from training_ume.hub.publish import ABSOLUTE_PATH, answer_elsewhere, check_files, publish
+from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
 # Runs scripts/publish.py for each case in one process. What would load the model, in two more processes of seconds

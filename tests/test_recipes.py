@@ -6,7 +6,7 @@ import pytest
 from vqa_files import write_tiny_recipe
 
 from configuration_ume import UMEConfig
-from training_ume.recipes import parse_recipe, shipped_recipes
+from configuration_ume.parsing import parse_recipe, shipped_recipes
 
 FILES = {"train_questions": "q.json", "train_annotations": "a.json", "train_images": "images"}
 PATHS = [f"--{part}_{name}={name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")]

@@ -11,7 +11,7 @@ from conftest import tiny_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from training_ume.releases import COMPARED, KNOWN, TOLERANCE, failures, matrix, releases_table
+from training_ume.report.releases import COMPARED, KNOWN, TOLERANCE, failures, matrix, releases_table
 
 spec = importlib.util.spec_from_file_location("releases", Path(__file__).parent.parent / "scripts" / "releases.py")
 releases = importlib.util.module_from_spec(spec)

@@ -12,10 +12,10 @@ from PIL import Image
 from transformers import AutoModelForZeroShotImageClassification, Trainer, TrainingArguments, ViTImageProcessor
 
 from modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.modeling_ume import contrastive_loss
-from training_ume.data import VQADataError
-from training_ume.retrieval import PairCollator, evaluate_retrieval, recall_at_k
-from training_ume.run import words_tokenizer
+from modeling_ume.retrieval_ume import contrastive_loss
+from training_ume.build.tokenizer import words_tokenizer
+from training_ume.data.json_entries import VQADataError
+from training_ume.evaluation.retrieval import PairCollator, evaluate_retrieval, recall_at_k
 
 
 def tiny_retrieval(*args, seed=0, **kwargs) -> UMEForImageTextRetrieval:

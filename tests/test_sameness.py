@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from training_ume.results import PACKAGES, environment
+from training_ume.records.machine import PACKAGES, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # What no two runs have in common: time, and where it was done.

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader
 
-from training_ume.sampler import GroupedByImageSampler, ProcessBatches
+from training_ume.data.sampler import GroupedByImageSampler, ProcessBatches
 
 
 def image_ids(images=60, seed=0):

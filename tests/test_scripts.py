@@ -99,7 +99,7 @@ def test_training_prints_the_ceiling_before_and_the_table_after(tmp_path, traine
 
 
 def test_ctrl_c_says_where_the_checkpoint_is_and_how_to_go_on(tmp_path, trained, capsys, monkeypatch):
-    from training_ume.trainer import UMETrainer
+    from training_ume.training.trainer import UMETrainer
 
     _, files = trained
     step, seen = UMETrainer.training_step, []

@@ -11,16 +11,18 @@ from PIL import Image
 from test_trainer import assert_same_weights, interrupt_after
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.run
-import training_ume.streaming
-import training_ume.trainer
-from training_ume.collator import VQACollator
-from training_ume.data import VQADataError, open_image
-from training_ume.evaluation import load_checkpoint
-from training_ume.recipes import parse_recipe
-from training_ume.run import load_data, shard_data, train_and_evaluate
-from training_ume.streaming import FORMAT, INDEX, StreamedQuestions, open_shards, shuffled
-from training_ume.trainer import predict
+import training_ume.data.streaming
+import training_ume.training.run
+import training_ume.training.trainer
+from configuration_ume.parsing import parse_recipe
+from training_ume.data.collator import VQACollator
+from training_ume.data.images import open_image
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.prepare import load_data, shard_data
+from training_ume.data.streaming import FORMAT, INDEX, StreamedQuestions, open_shards, shuffled
+from training_ume.evaluation.answering import predict
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.training.run import train_and_evaluate
 
 SHARDS = 4
 

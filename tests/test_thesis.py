@@ -8,26 +8,24 @@ from pathlib import Path
 import pytest
 from vqa_files import write_vqa_files
 
+from configuration_ume.parsing import parse_recipe, shipped_recipes
 from modeling_ume import FUSIONS
-from training_ume import thesis
-from training_ume.recipes import parse_recipe, shipped_recipes
-from training_ume.results import write_json
-from training_ume.run import load_image_processor, plan_runs, run_arguments
-from training_ume.thesis import (
-    OFFICIAL,
+from training_ume.build.processor import load_image_processor
+from training_ume.evidence import thesis
+from training_ume.evidence.thesis import (
     OFFICIAL_FILES,
-    ROWS,
-    THESIS,
     choose_rows,
     find_data,
     make_jobs,
     parse_encoders,
-    proof_tables,
-    references_table,
     reproduce,
-    rows_table,
     steps_table,
 )
+from training_ume.evidence.thesis_rows import OFFICIAL, ROWS, THESIS
+from training_ume.records.files import write_json
+from training_ume.records.run_folder import run_arguments
+from training_ume.report.thesis import proof_tables, references_table, rows_table
+from training_ume.training.run import plan_runs
 
 main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "reproduce_thesis.py"))["main"]
 PATHS = [f"--{part}_{name}={name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")]

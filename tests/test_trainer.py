@@ -12,15 +12,24 @@ from torch import nn
 from torch.utils.data import DataLoader
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.run
-import training_ume.trainer
+import training_ume.training.run
+import training_ume.training.trainer
+from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
-from training_ume.checkpoints import last_whole_checkpoint
-from training_ume.evaluation import load_checkpoint
-from training_ume.recipes import parse_recipe
-from training_ume.results import align, comparison_rows, comparison_table, environment, read_json, write_json
-from training_ume.run import build_model, build_processor, load_data, train_and_evaluate, words_tokenizer
-from training_ume.trainer import UMETrainer, predict
+from training_ume.build.model import build_model
+from training_ume.build.processor import build_processor
+from training_ume.build.tokenizer import words_tokenizer
+from training_ume.data.prepare import load_data
+from training_ume.evaluation.answering import predict
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.records.checkpoints import last_whole_checkpoint
+from training_ume.records.comparison import comparison_rows
+from training_ume.records.files import read_json, write_json
+from training_ume.records.machine import environment
+from training_ume.report.markdown import align
+from training_ume.report.scores import comparison_table
+from training_ume.training.run import train_and_evaluate
+from training_ume.training.trainer import UMETrainer
 
 
 @pytest.fixture
@@ -300,7 +309,7 @@ def test_answers_come_in_the_order_of_the_rows_whatever_the_batch(tiny, tmp_path
     recipe = tiny(num_train_epochs=1)
     train_and_evaluate(recipe)
     model, processor = load_checkpoint(recipe.training.output_dir)
-    from training_ume.collator import VQACollator
+    from training_ume.data.collator import VQACollator
 
     rows = load_data(recipe.data, log_dir=tmp_path).train.shuffle(seed=3)
     collator = VQACollator(processor)

@@ -11,9 +11,14 @@ from torch.utils.data import Subset
 from transformers import TrainerCallback
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
-from training_ume.recipes import parse_recipe
-from training_ume.run import build_model, build_processor, build_trainer, load_data, words_tokenizer
-from training_ume.trainer import UMETrainer, score_answers
+from configuration_ume.parsing import parse_recipe
+from training_ume.build.model import build_model
+from training_ume.build.processor import build_processor
+from training_ume.build.tokenizer import words_tokenizer
+from training_ume.data.prepare import load_data
+from training_ume.evaluation.scores import score_answers
+from training_ume.training.run import build_trainer
+from training_ume.training.trainer import UMETrainer
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -1,1 +1,5 @@
-"""What trains and measures a UME model and stays at home: data, answers, collator, trainer, recipes, results."""
+"""What trains, measures and shows a model and stays at home; what travels with a checkpoint is in `modeling_ume`."""
+
+from .moved import install
+
+install()

@@ -30,7 +30,7 @@ from modeling_ume import (
     UMEProcessor,
     UMEVQAPipeline,
 )
-from training_ume.run import words_tokenizer
+from training_ume.build.tokenizer import words_tokenizer
 
 LSTM = {"model_type": "ume_lstm", "vocab_size": VOCAB_SIZE, "embedding_size": 8, "hidden_size": 12, "num_layers": 2}
 VGG = {"model_type": "ume_vgg", "hidden_sizes": [4, 4, 6, 6, 8], "fc_size": 12, "image_size": 32}

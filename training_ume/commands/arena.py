@@ -11,15 +11,16 @@ With --ablations the contenders are not heads but changes of the recipe, one at 
 import sys
 from pathlib import Path
 
+from configuration_ume.parsing import parse_recipe
 from modeling_ume import FUSIONS
-from training_ume.ablations import ABLATIONS, RESOLUTION, ablations_table, run_ablations
-from training_ume.arena import LEARNING_RATES, run_arena
-from training_ume.arena_report import arena_table
 from training_ume.commands import command_parser
-from training_ume.console import print_json, print_markdown
-from training_ume.evaluation import BLIND
-from training_ume.recipes import parse_recipe
-from training_ume.results import write_json
+from training_ume.data.inputs import BLIND
+from training_ume.evidence.ablations import ABLATIONS, RESOLUTION, run_ablations
+from training_ume.evidence.arena import LEARNING_RATES, run_arena
+from training_ume.records.files import write_json
+from training_ume.report.ablations import ablations_table
+from training_ume.report.arena import arena_table
+from training_ume.report.console import print_json, print_markdown
 
 
 def main(argv: list[str]) -> int:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 
 from training_ume.commands import command_parser
-from training_ume.console import print_json
-from training_ume.evaluation import ask
+from training_ume.evaluation.answering import ask
+from training_ume.report.console import print_json
 
 
 def typed() -> Iterator[str]:

@@ -12,11 +12,11 @@ The same command goes on where it was interrupted, and completes a cache when th
 import argparse
 import sys
 
+from configuration_ume.parsing import parse_recipe
 from training_ume.commands import command_parser
-from training_ume.feature_sets import cache_recipe
-from training_ume.features import MODALITIES
-from training_ume.recipes import parse_recipe
-from training_ume.results import WriteError
+from training_ume.features.from_recipe import cache_recipe
+from training_ume.features.identity import MODALITIES
+from training_ume.records.files import WriteError
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -12,7 +12,9 @@ import argparse
 import sys
 
 from training_ume.commands import command_parser
-from training_ume.demo import build_demo, launch, load_judges, need_gradio, write_space
+from training_ume.serve.judges import load_judges
+from training_ume.serve.page import build_demo, launch, need_gradio
+from training_ume.serve.space import write_space
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

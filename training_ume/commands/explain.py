@@ -10,15 +10,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from modeling_ume.processing_ume import read_image
+from modeling_ume.images_ume import read_image
 from training_ume.commands import command_parser
 from training_ume.commands.named_data import add_data_options, load_named
-from training_ume.console import print_json, print_table, working
-from training_ume.evaluation import load_checkpoint
-from training_ume.explain import explain, explain_dataset, modality_table, need_captum
-from training_ume.explain_plots import plot_explanation, plot_modalities
-from training_ume.plots import need_matplotlib
-from training_ume.results import environment, write_json
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.explain.explanation import explain, need_captum
+from training_ume.explain.shapley import explain_dataset
+from training_ume.records.files import write_json
+from training_ume.records.machine import environment
+from training_ume.report.console import print_json, print_table, working
+from training_ume.report.curves import need_matplotlib
+from training_ume.report.explanation import modality_table, plot_explanation, plot_modalities
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from training_ume.commands import command_parser
 from training_ume.commands.named_data import add_data_options, load_named
-from training_ume.console import print_json, print_table
-from training_ume.evaluation import load_checkpoint
-from training_ume.export import ABOUT, PARITY, check_folder, export_onnx, need_onnx
-from training_ume.scoring import NAMES, measured_by
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.evaluation.scores import NAMES, measured_by
+from training_ume.report.console import print_json, print_table
+from training_ume.serve.onnx_export import PARITY, check_folder, export_onnx
+from training_ume.serve.onnx_graphs import ABOUT, need_onnx
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import argparse
 
 from datasets import Dataset
 
-from training_ume.data import load_vqa, question_ids
+from training_ume.data.load import load_vqa, question_ids
 
 
 def add_data_options(group: argparse._ArgumentGroup, *, annotations: str, source: str | None = None) -> None:

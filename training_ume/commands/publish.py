@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from training_ume.commands import command_parser
-from training_ume.publish import publish
+from training_ume.hub.publish import publish
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -6,11 +6,11 @@ ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only --re
 
 import sys
 
+from configuration_ume.parsing import parse_recipe
 from training_ume.commands import description, invocation
-from training_ume.recipes import parse_recipe
-from training_ume.results import WriteError
-from training_ume.run import how_to_resume, train_and_evaluate
-from training_ume.trainer import LossError
+from training_ume.records.files import WriteError
+from training_ume.training.run import how_to_resume, train_and_evaluate
+from training_ume.training.trainer import LossError
 
 
 def main(argv: list[str]) -> int:

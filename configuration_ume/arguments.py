@@ -1,0 +1,480 @@
+"""What a recipe says: the model, the data and the training, each a dataclass whose fields are the command line's too.
+
+`check_together` refuses what only contradicts when the three are read side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from transformers import TrainingArguments
+
+from configuration_ume.requirements import check_arguments, check_before
+from configuration_ume.values import parse_json, typed_config
+from modeling_ume.fusion_ume import FUSIONS
+
+
+@dataclass
+class ModelArguments:
+    """The two encoders and what joins them. Each encoder is either pretrained (a name) or new (a config)."""
+
+    _argument_group_name = "model"
+
+    text_model: str | None = field(
+        default=None, metadata={"help": "Pretrained question encoder: a Hub name or a folder."}
+    )
+    text_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the text model."})
+    text_config: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "New question encoder instead: its config as JSON with `model_type`; `vocab_size` follows "
+            "the tokenizer."
+        },
+    )
+    vision_model: str | None = field(
+        default=None, metadata={"help": "Pretrained image encoder: a Hub name or a folder."}
+    )
+    vision_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the vision model."})
+    vision_config: dict | str | None = field(
+        default=None, metadata={"help": "New image encoder instead: its config as JSON with `model_type`."}
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tokenizer: a Hub name or a folder, or `words` for a word-level one made from the training "
+            "questions. Left out, it is the text model's own."
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Side in pixels to which images are resized; left out, a pretrained image encoder has its own."
+        },
+    )
+    image_mean: list[float] | None = field(
+        default=None, metadata={"help": "Mean of each colour, for a new image encoder (left out: 0.5 each)."}
+    )
+    image_std: list[float] | None = field(
+        default=None, metadata={"help": "Deviation of each colour, as above (left out: 0.5 each)."}
+    )
+    fusion: str = field(default="ume", metadata={"help": "Fusion head."})
+    fusion_hidden_size: int = field(
+        default=512, metadata={"help": "Common width D to which the head brings each modality."}
+    )
+    fusion_num_heads: int | None = field(
+        default=None, metadata={"help": "Attention heads of the fusion head (left out: the head's own default)."}
+    )
+    fusion_num_members: int = field(
+        default=1,
+        metadata={"help": "Heads side by side, each with a classifier; their probabilities are averaged."},
+    )
+    fusion_num_layers: int = field(
+        default=1, metadata={"help": "Layers of the fusion head, for heads that have layers."}
+    )
+    fusion_rank: int | None = field(
+        default=None, metadata={"help": "Rank of a bilinear fusion head (left out: the head's own default)."}
+    )
+    fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
+    classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
+    modality_dropout: float = field(
+        default=0.0, metadata={"help": "How often an example loses its question or its image in training, in [0, 1)."}
+    )
+    text_pooling: str = field(
+        default="auto", metadata={"help": "What summarises a question: auto, cls, mean, pooler or last."}
+    )
+    vision_pooling: str = field(
+        default="auto", metadata={"help": "What summarises an image: auto, cls, mean, pooler or last."}
+    )
+    feature_grid: int | None = field(
+        default=None,
+        metadata={"help": "Average the image's tokens over a grid of G×G (left out: the encoder's own grid)."},
+    )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the features of the frozen encoders, as scripts/cache_features.py makes it: they are "
+            "read from there and the encoders never run."
+        },
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification"] = field(
+        default="single_label_classification",
+        metadata={
+            "help": "single_label_classification: cross-entropy on the most common answer. "
+            "multi_label_classification: binary cross-entropy on the soft scores of all ten."
+        },
+    )
+    soft_targets: bool = field(
+        default=False,
+        metadata={
+            "help": "Cross-entropy on the soft scores of all ten answers, as shares of their sum, instead of the most "
+            "common one."
+        },
+    )
+    answer_scores: Literal["thirds", "official"] = field(
+        default="thirds",
+        metadata={
+            "help": "Soft score of an answer that n of N annotators gave. thirds: min(n / 3, 1). official: what VQA "
+            "accuracy gives it, of ten annotators 0.3, 0.6, 0.9, 1. One of one annotator is 1 with both."
+        },
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from all weights of an earlier run, a folder or a Hub name: the same encoders, head and "
+            "answers, for example at another image_size."
+        },
+    )
+    freeze_text: bool = field(default=False, metadata={"help": "Keep the question encoder as it is."})
+    freeze_vision: bool = field(default=False, metadata={"help": "Keep the image encoder as it is."})
+    lora_r: int = field(
+        default=0, metadata={"help": "Rank of LoRA on the encoders' linear layers; 0 trains without LoRA."}
+    )
+    lora_alpha: int | None = field(default=None, metadata={"help": "LoRA's scale (left out: twice the rank)."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before LoRA's matrices."})
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention of both encoders: eager, sdpa, flash_attention_2 … (left out: each encoder's own)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for part in ("text", "vision"):
+            name, config = f"{part}_model", f"{part}_config"
+            if isinstance(getattr(self, config), str):
+                setattr(self, config, parse_json(config, getattr(self, config), '\'{"model_type": "bert", …}\''))
+            if getattr(self, name) is not None and getattr(self, config) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} and {config} are both given: an encoder is either pretrained or "
+                    f"new. Empty one of them (`--{name} null` or `--{config} null`)."
+                )
+            if getattr(self, name) is None and getattr(self, config) is None:
+                raise ValueError(
+                    f"Neither {name} nor {config} is given: name a pretrained encoder, or configure a new one."
+                )
+            if getattr(self, config) is not None and "model_type" not in getattr(self, config):
+                raise ValueError(f"{config} has no `model_type`: add the kind of encoder, for example bert or resnet.")
+            if getattr(self, config) is not None:
+                setattr(self, config, typed_config(config, getattr(self, config)))
+            if getattr(self, f"{part}_revision") is not None and getattr(self, name) is None:
+                raise ValueError(f"{part}_revision is given without {name}: a new encoder has no revision.")
+        if self.text_config is not None and self.tokenizer is None:
+            raise ValueError(
+                "text_config needs a tokenizer: give `words` (made from the training questions), a Hub name or a "
+                "folder."
+            )
+        if self.text_model is not None and self.tokenizer is not None:
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r} contradicts text_model={self.text_model!r}, which brings its own "
+                "tokenizer: leave tokenizer out (`--tokenizer null`)."
+            )
+        if self.vision_config is not None and self.image_size is None:
+            raise ValueError("vision_config needs image_size: the side in pixels to which images are resized.")
+        if self.vision_model is not None:
+            for name in ("image_mean", "image_std"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} contradicts vision_model={self.vision_model!r}, which brings its own image "
+                        f"processor: leave it out (`--{name} null`)."
+                    )
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion={self.fusion!r} is not known: choose one of {', '.join(sorted(FUSIONS))}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} is impossible: it is a number of pixels, 1 or more.")
+        for name, least in (("image_mean", None), ("image_std", 0)):
+            values = getattr(self, name)
+            if values is not None and (
+                len(values) != 3 or not all(math.isfinite(x) and (least is None or x > least) for x in values)
+            ):
+                more = "" if least is None else " above 0"
+                raise ValueError(f"{name}={values} is impossible: give three numbers{more}, one a colour.")
+        if self.soft_targets and self.problem_type == "multi_label_classification":
+            raise ValueError(
+                "soft_targets is for a softmax, and problem_type=multi_label_classification has soft scores anyway: "
+                "leave one of them out."
+            )
+        if self.lora_r < 0:
+            raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
+        if self.lora_r and self.freeze_text and self.freeze_vision:
+            raise ValueError("lora_r is given while both encoders are frozen: LoRA would have nothing to adapt.")
+        if self.feature_cache is not None and not (self.freeze_text or self.freeze_vision):
+            raise ValueError(
+                f"feature_cache={self.feature_cache!r} is given, but no encoder is frozen: features replace frozen "
+                "encoders only. Set freeze_text, freeze_vision or both, or leave feature_cache out."
+            )
+        if not self.lora_r and (self.lora_alpha is not None or self.lora_dropout):
+            raise ValueError("lora_alpha and lora_dropout need lora_r: give the rank, or leave them out.")
+
+    @property
+    def frozen(self) -> list[str]:
+        """The modalities whose encoders stay as they are."""
+        return [modality for modality in ("text", "vision") if getattr(self, f"freeze_{modality}")]
+
+
+@dataclass
+class DataArguments:
+    """Where questions, answers and images come from, and what of them is used."""
+
+    _argument_group_name = "data"
+
+    source: Literal["easy_vqa", "vqa_v2", "hub", "stream"] = field(
+        default="vqa_v2",
+        metadata={
+            "help": "easy_vqa: the pip package of that name. vqa_v2: files in VQA v2's layout. hub: a dataset with "
+            "VQAv2's columns. stream: what scripts/shard_data.py wrote, read while training."
+        },
+    )
+    train_questions: str | None = field(
+        default=None, metadata={"help": "Questions JSON (plain, .gz or inside the official .zip)."}
+    )
+    train_annotations: str | None = field(default=None, metadata={"help": "Annotations JSON with the answers."})
+    train_images: str | None = field(default=None, metadata={"help": "Folder with the images."})
+    train_image_pattern: str | None = field(
+        default=None,
+        metadata={
+            "help": "File name of an image, for example COCO_train2014_{image_id:012d}.jpg (needs train_images)."
+        },
+    )
+    eval_questions: str | None = field(
+        default=None,
+        metadata={"help": "Questions to validate on; with validation_fraction, to score once at the end instead."},
+    )
+    eval_annotations: str | None = field(default=None, metadata={"help": "Their answers."})
+    eval_images: str | None = field(default=None, metadata={"help": "Folder with their images."})
+    eval_image_pattern: str | None = field(default=None, metadata={"help": "File name of an image to validate on."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub dataset, or a folder that `datasets.load_dataset` reads; for stream, a folder with shards or "
+            "a Hub dataset made of one."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
+    train_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to train on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split of the Hub dataset to validate on; with validation_fraction, to score once at the end "
+            "instead (left out: validation, or with validation_fraction none)."
+        },
+    )
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the training images, with all their questions, to hold out for validation. The best "
+            "epoch is chosen on them; test data, where there is any, is then scored once, at the end."
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for every training seed."})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "A missing image and the like: raise stops, skip leaves the question out, counts and logs it."
+        },
+    )
+    top_k_answers: int | None = field(default=None, metadata={"help": "Keep the K most frequent answers …"})
+    min_answer_count: int | None = field(
+        default=None, metadata={"help": "… or those given to this many questions or more; neither: all."}
+    )
+    inputs: Literal["both", "question", "image"] = field(
+        default="both", metadata={"help": "What the model gets to see."}
+    )
+    max_question_length: int | None = field(
+        default=None, metadata={"help": "Longest question in tokens; the rest is cut off."}
+    )
+    group_by_image: bool = field(
+        default=True, metadata={"help": "Put questions about the same image into the same batch: it is encoded once."}
+    )
+    bucket_by_length: bool = field(
+        default=False,
+        metadata={
+            "help": "Put images whose questions are of similar length into the same training batch: less padding, but "
+            "batches that are a little more alike."
+        },
+    )
+    image_cache_mb: int = field(
+        default=0,
+        metadata={"help": "Keep processed images in memory up to this size; worth it where all fit (easy-VQA: 250)."},
+    )
+    max_train_questions: int | None = field(
+        default=None, metadata={"help": "Train on the first so many questions only, for a trial."}
+    )
+    max_eval_questions: int | None = field(
+        default=None, metadata={"help": "Validate on the first so many questions only."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.source == "vqa_v2":
+            # Blind training never opens an image, so it needs no folder.
+            needed = (
+                ["questions", "annotations"] if self.inputs == "question" else ["questions", "annotations", "images"]
+            )
+            for name in needed:
+                if getattr(self, f"train_{name}") is None:
+                    raise ValueError(f"source=vqa_v2 needs train_{name}: give the path as `--train_{name} PATH`.")
+            missing = [f"eval_{name}" for name in needed if getattr(self, f"eval_{name}") is None]
+            if self.validation_fraction is None and missing:
+                raise ValueError(
+                    f"There is nothing to validate on: give {', '.join(missing)}, or a validation_fraction of the "
+                    "training images to hold out."
+                )
+            if 0 < len(missing) < len(needed):
+                raise ValueError(f"The eval_* files to score are incomplete: give {', '.join(missing)} too, or none.")
+        if self.source == "hub" and self.dataset_name is None:
+            raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
+        if self.source == "stream" and self.dataset_name is None:
+            raise ValueError(
+                "source=stream needs dataset_name: the folder that scripts/shard_data.py wrote, or a name on the Hub."
+            )
+        if self.source == "stream" and self.bucket_by_length:
+            raise ValueError("bucket_by_length contradicts source=stream, whose questions are not known beforehand.")
+        if self.source == "stream" and not self.group_by_image:
+            raise ValueError(
+                "group_by_image=false contradicts source=stream, where an image comes once, with all its questions."
+            )
+        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction} is impossible: it lies between 0 and 1.")
+        if self.top_k_answers is not None and self.min_answer_count is not None:
+            raise ValueError(
+                "top_k_answers and min_answer_count are both given: the vocabulary is cut by one of them. Empty the "
+                "other (`--top_k_answers null` or `--min_answer_count null`)."
+            )
+        for name in ("top_k_answers", "min_answer_count", "max_train_questions", "max_eval_questions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more, or leave it out.")
+        if self.source == "hub" and self.eval_split is None and self.validation_fraction is None:
+            self.eval_split = "validation"
+
+    @property
+    def has_eval_part(self) -> bool:
+        """Whether there is data beside the training part: to validate on, or, with a validation_fraction, to test."""
+        given = {"easy_vqa": True, "vqa_v2": self.eval_questions is not None, "hub": self.eval_split is not None}
+        return given[self.source]
+
+
+@dataclass
+class UMETrainingArguments(TrainingArguments):
+    """HF's TrainingArguments with the defaults that a VQA run wants, and what UME adds."""
+
+    _argument_group_name = "training (every field of transformers.TrainingArguments works; these are the usual ones)"
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch or best."}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep; the best one is always kept."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the weights of the best checkpoint as the final model."}
+    )
+    metric_for_best_model: str | None = field(
+        default="auto",
+        metadata={
+            "help": "What makes a checkpoint the best one. auto: VQA accuracy, or exact match where VQA accuracy "
+            "cannot credit right answers (one annotator a question)."
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Stays false: the collator needs the columns."}
+    )
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Stays labels."})
+    resume_from_checkpoint: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on from the last whole checkpoint in output_dir; finished runs of a set are not run again."
+        },
+    )
+    overwrite_output: bool = field(
+        default=False, metadata={"help": "Delete what an earlier run of this script left in output_dir."}
+    )
+    fusion_learning_rate_multiplier: float = field(
+        default=1.0, metadata={"help": "Learning rate of the fusion head, as a multiple."}
+    )
+    classifier_learning_rate_multiplier: float = field(
+        default=1.0, metadata={"help": "Learning rate of the classifier, as a multiple."}
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Evaluate and keep an exponential moving average of the trained weights with this decay a step, "
+            "which rises to it as (1 + step) / (10 + step); 0: none."
+        },
+    )
+    rubi_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Train against answers that the question alone gives away, with RUBi: the weight of its "
+            "question-only loss (in the paper 1); 0: without."
+        },
+    )
+    beside: list[str] | None = field(
+        default=None,
+        metadata={"help": "Train these on equal terms too: names of other fusion heads, question_only, image_only."},
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "Train everything once for each of these seeds (instead of `seed`)."}
+    )
+
+    def __post_init__(self) -> None:
+        check_before(self)
+        super().__post_init__()
+        if self.hub_token is not None:
+            raise ValueError(
+                "hub_token would be written into the run's files: leave it out, and log in with `hf auth login` or "
+                "set the variable HF_TOKEN."
+            )
+        if self.resume_from_checkpoint and self.overwrite_output:
+            raise ValueError("resume_from_checkpoint and overwrite_output contradict each other: choose one.")
+        for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "rubi_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
+        for name in ("ema_decay", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: it lies in [0, 1).")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is impossible: give a finite number.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more.")
+        for name in ("learning_rate", "num_train_epochs", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
+        for name in ("beside", "seeds"):
+            values = getattr(self, name) or []
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names the same run twice: {' '.join(map(str, values))}.")
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # nothing to pin for, and torch warns at every epoch
+        check_arguments(self)
+
+
+class Recipe(NamedTuple):
+    """What `parse_recipe` returns: the recipe's name and its three parts, with the command line's changes."""
+
+    name: str
+    model: ModelArguments
+    data: DataArguments
+    training: UMETrainingArguments
+
+
+def check_together(recipe: Recipe) -> None:
+    """Raises ValueError where fields of different parts of a recipe contradict each other."""
+    if recipe.data.source == "stream" and recipe.model.feature_cache is not None:
+        raise ValueError(
+            "feature_cache contradicts source=stream: a cache stands beside image files. Empty one of them "
+            "(`--feature_cache null`, or another --source)."
+        )
+    if recipe.training.label_smoothing_factor and recipe.model.problem_type == "multi_label_classification":
+        raise ValueError(
+            "label_smoothing_factor is for a softmax: leave it out (`--label_smoothing_factor 0`), or train with "
+            "problem_type=single_label_classification."
+        )
+    if recipe.training.rubi_weight and recipe.data.inputs != "both":
+        raise ValueError(
+            f"rubi_weight weighs questions against images, but inputs={recipe.data.inputs!r}: leave it out "
+            "(`--rubi_weight 0`)."
+        )

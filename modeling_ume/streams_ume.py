@@ -1,0 +1,179 @@
+"""A `Stream` is what one modality says to a fusion head; here is what is done with streams whatever they hold.
+
+Masks say which tokens are real, presence says which rows have the modality at all: sums, means and softmaxes run over
+real tokens and present modalities only.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from .numerics_ume import cut_off, shares, widen
+
+
+@dataclass
+class Stream:
+    """One modality as the heads see it, for a batch of B examples.
+
+    Attributes:
+        states: token states, [B, N, D_m].
+        mask: [B, N] bool, True where a token is real.
+        pooled: the encoder's summary in one vector, [B, D_p] (D_p is D_m for nearly every encoder).
+        present: [B] bool, False where this example lacks the modality; its states are then ignored.
+        grid: (H, W) when the last H·W tokens are an image's cells, row by row; None otherwise.
+        distinct: where several examples share one image, the stream of the U distinct ones; `states`, `mask` and
+            `pooled` are its rows `index`. What acts on one token can be done on these, once an image.
+        index: [B], the row of `distinct` that each example has.
+    """
+
+    states: Tensor
+    mask: Tensor
+    pooled: Tensor
+    present: Tensor
+    grid: tuple[int, int] | None = None
+    distinct: "Stream | None" = None
+    index: Tensor | None = None
+
+    def to(self, device, non_blocking: bool = False) -> "Stream":
+        """The stream on another device, to which the hooks of a model that is spread over several bring it."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Stream(
+            **{
+                name: value.to(device, non_blocking=non_blocking) if isinstance(value, (Tensor, Stream)) else value
+                for name, value in parts.items()
+            }
+        )
+
+
+@dataclass
+class FusionOutput:
+    """What a head returns.
+
+    Attributes:
+        fused: [B, K, D]: one fused vector (K = 1), or one view a modality for the heads that combine late.
+        weights: what the head attended to, by name, each non-negative and summing to 1 over what is real.
+        present: [B, K] bool, which views count, of the heads that combine late; at least one an example.
+        log_shares: [B, K], ln of how much each view counts, of the heads that learn it; `combine` takes it.
+    """
+
+    fused: Tensor
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    present: Tensor | None = None
+    log_shares: Tensor | None = None
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last dimension where `mask` is True, at least in float32; a row without True is all zero."""
+    scores = widen(scores).masked_fill(~mask, -torch.inf)
+    # A row that is -inf throughout would give NaN, in backward too.
+    scores = torch.where(mask.any(-1, keepdim=True), scores, 0.0)
+    return scores.softmax(-1) * mask
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Mean over tokens [B, N, D] → [B, D] where `mask` [B, N] is True; zero for a row without any."""
+    return torch.einsum("bn,bnd->bd", shares(mask, states.dtype), cut_off(states, mask))
+
+
+def take(x: Tensor, index: Tensor | None) -> Tensor:
+    """Each example's row of x: [U, …] → [B, …]."""
+    # index_select, unlike indexing, has a backward that adds in the same order every time.
+    return x if index is None else x.index_select(0, index)
+
+
+def is_present(stream: Stream) -> Tensor:
+    """[B] bool: the example has the modality and at least one real token of it."""
+    return stream.present & stream.mask.any(1)
+
+
+def real_first(mask: Tensor) -> Tensor:
+    """mask [B, N] → the order [B, N] that puts the real tokens of each row in front, each in its turn."""
+    # Not by a stable sort, which ONNX lacks: here no two keys are equal.
+    length = mask.shape[1]
+    positions, behind = (torch.arange(start, start + length, device=mask.device) for start in (0, length))
+    return torch.where(mask, positions, behind).argsort(dim=1)
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Puts the tokens of x, [B, N] or [B, N, D], into `order` [B, N]."""
+    return x.gather(1, order if x.ndim == 2 else order[..., None].expand_as(x))
+
+
+def presence(streams: list[Stream]) -> Tensor:
+    """[B, K] bool: which modalities each example has."""
+    return torch.stack([is_present(stream) for stream in streams], dim=1)
+
+
+def cut_off_masked(stream: Stream) -> Stream:
+    """The stream with zeros for tokens that are not real and for what an absent modality holds."""
+    present = is_present(stream)
+    return Stream(
+        cut_off(stream.states, stream.mask & present[:, None]),
+        stream.mask,
+        cut_off(stream.pooled, present),
+        stream.present,
+        stream.grid,
+        None if stream.distinct is None else cut_off_masked(stream.distinct),
+        stream.index,
+    )
+
+
+def _described(value) -> str:
+    return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _check_shape(name: str, value: Tensor | None, shape: tuple, what: str) -> None:
+    if value is not None and (not isinstance(value, Tensor) or value.shape != shape):
+        raise ValueError(f"{name} is {_described(value)}: give {what}, {list(shape)}.")
+
+
+def _check_ids(name: str, ids: Tensor, number: int | None, what: str) -> None:
+    """Raises ValueError for what is no index into `number` things; on a GPU, which would have to be waited for, only
+    for a wrong type."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} is {_described(ids)}: give whole numbers (torch.long).")
+    if number is not None and ids.device.type == "cpu" and ids.numel():
+        least, most = (int(bound) for bound in ids.aminmax())
+        if least < 0 or most >= number:
+            raise ValueError(
+                f"{name} holds {least if least < 0 else most}, but {what} are numbered 0 to {number - 1}: do they "
+                "belong together?"
+            )
+
+
+def drop_modality(text: Stream, image: Stream, rate: float) -> None:
+    """Takes text or image, evenly chosen, from each example that has both, with probability `rate`, as if absent."""
+    both = is_present(text) & is_present(image)  # [B]
+    draw = torch.rand(both.shape, device=both.device)
+    # The two ends of [0, 1) never meet, as rate < 1: no example loses both.
+    text.present = text.present & ~(both & (draw < rate / 2))
+    image.present = image.present & ~(both & (draw >= 1 - rate / 2))
+
+
+def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor | None = None) -> Stream:
+    """Gives each question its image: a stream of U images and image_index [B] → a stream of B rows.
+
+    Raises:
+        ValueError: when without `image_index` the number of images is not that of the questions (`batch_size` holds
+            the question batch), or `image_index` has another length than it.
+    """
+    if image_index is None:
+        if batch_size is not None and batch_size.shape[0] != images.states.shape[0]:
+            raise ValueError(
+                f"{len(batch_size)} questions came with {len(images.states)} images: pass image_index, which says for "
+                "each question the row of its image in pixel_values."
+            )
+        return images
+    if batch_size is not None and batch_size.shape[0] != image_index.shape[0]:
+        raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
+    image_index = image_index.to(images.states.device)  # of a model that is spread over several
+    rows = [take(x, image_index) for x in (images.states, images.mask, images.pooled, images.present)]
+    return Stream(*rows, images.grid, distinct=images, index=image_index)
+
+
+def looked_at(images: Tensor, image_index: Tensor | None, image_present: Tensor) -> Tensor:
+    """[U] bool: which of the images any example has. Without `image_index` each example has its own."""
+    if image_index is None:
+        return image_present.bool()
+    return torch.zeros(images.shape[0], device=images.device).index_add(0, image_index, image_present.float()) > 0

@@ -1,0 +1,1 @@
+"""The layouts that rows are read from, a file each."""

@@ -1,0 +1,98 @@
+"""Answering: a model's answers to many questions in batches, and to a few about one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from modeling_ume import UMEForVisualQuestionAnswering, UMEVQAPipeline
+from modeling_ume.images_ume import read_image
+from training_ume.data.streaming import StreamedQuestions
+from training_ume.evaluation.load import load_checkpoint
+
+
+def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iterator[tuple[str, list[dict]]]:
+    """
+    The best answers of a checkpoint to questions about one image, which is read and encoded once.
+
+    Args:
+        name (`str`): see `load_checkpoint`.
+        image (`str`): path or URL.
+        questions: a list is answered in one batch; of anything else, each as it comes.
+
+    Yields:
+        A question and `top_k` dicts `{"answer": str, "score": probability}`, the best first.
+
+    Raises:
+        ValueError: no such checkpoint, an impossible top_k, an image that cannot be read (these before the first
+            question is taken), an empty question.
+    """
+    model, processor = load_checkpoint(name)
+    pipeline = UMEVQAPipeline(model=model, processor=processor, device=model.device, top_k=top_k)
+    picture = read_image(image)
+    if isinstance(questions, list):
+        yield from zip(questions, pipeline(picture, questions), strict=True)
+    else:
+        for question in questions:
+            yield question, pipeline(picture, question)
+
+
+def words(questions: list[str]) -> list[int]:
+    """How many words each question has: as good as tokens for telling long ones from short ones."""
+    return [len(question.split()) for question in questions]
+
+
+def in_image_order(dataset: Dataset) -> tuple[Dataset, list[int]]:
+    """
+    Rows sorted by image (questions about one image in their old order), and the old index of each row.
+
+    Images whose longest questions are alike stand together, so that batches have little padding.
+    """
+    images, longest = dataset["image"][:], {}
+    for image, length in zip(images, words(dataset["question"][:]), strict=True):
+        longest[image] = max(length, longest.get(image, 0))
+    order = sorted(range(len(images)), key=lambda row: (longest[images[row]], images[row]))
+    return dataset.select(order), order
+
+
+@torch.no_grad()
+def predict(
+    model: UMEForVisualQuestionAnswering,
+    collator: Callable,
+    dataset: Dataset | StreamedQuestions,
+    batch_size: int,
+    num_workers: int = 0,
+) -> list[str]:
+    """
+    Answers every question of a dataset.
+
+    Args:
+        model: in eval mode or not, on any one device.
+        collator (`VQACollator`): makes the batches; what it leaves out (question or image), the model does not see.
+        dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`, answers not needed.
+        batch_size (`int`): questions a batch. Questions about one image share its encoding.
+
+    Returns:
+        `list[str]`: one answer a row, in the order of the rows.
+    """
+    was_training = model.training
+    model.eval()
+    if isinstance(dataset, StreamedQuestions):
+        batches = dataset.batches(batch_size)
+        loader = dataset.loader(batches, collator, num_workers=num_workers)
+        order = [position for step in batches.positions() for position in step[0]]
+    else:
+        ordered, order = in_image_order(dataset)
+        loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
+    answers = [""] * len(order)
+    positions = iter(order)
+    for batch in tqdm(loader, desc="answering", leave=False):
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        for answer in model(**inputs, return_dict=True).logits.argmax(-1).tolist():
+            answers[next(positions)] = model.config.id2label[answer]
+    model.train(was_training)
+    return answers

@@ -1,0 +1,54 @@
+"""Loading a checkpoint with its processor, and saying what is wrong with one that does not load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.trust_ume import ForeignCodeError
+from training_ume.records.files import first_line, read_json
+
+
+def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
+    """
+    Loads a model and its processor, onto the GPU if there is one.
+
+    Args:
+        name (`str`): a folder that `scripts/train.py` wrote (a run, a checkpoint, a LoRA adapter), or a Hub name.
+
+    Returns:
+        The model in eval mode, and its processor.
+
+    Raises:
+        ValueError: when there is no UME checkpoint of that name; one sentence that says what was found instead.
+    """
+    path = Path(name)
+    advice = "give a folder that scripts/train.py wrote, or the name of a UME model on the Hub."
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        if config is None and not (path / "adapter_config.json").is_file():
+            raise ValueError(f"The folder {name!r} holds no model (it has no config.json): {advice}")
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if config is not None and kind != "ume":
+            raise ValueError(f"The model in {name!r} is of type {kind!r}, not 'ume': {advice}")
+    elif path.exists():
+        raise ValueError(f"{name!r} is a file, not a model: {advice}")
+    elif name.count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"There is no model {name!r}: {advice}")
+    try:
+        model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True)
+        processor = UMEProcessor.from_pretrained(name)
+    except ForeignCodeError:
+        raise
+    except Exception as error:  # a damaged file makes the libraries below raise anything, a bare Exception too
+        raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {advice}") from error
+    foreign = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if foreign:
+        raise ValueError(
+            f"The weights in {name!r} are not those of its config.json ({len(foreign)} lack or have no place, such as "
+            f"{foreign[0]}): {advice}"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), processor

@@ -1,0 +1,1 @@
+"""Comparisons that hold: the arena, ablations, the thesis, their statistics."""

@@ -1,0 +1,80 @@
+"""Which words mattered: pair weights and scores of tokens merged into words."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from modeling_ume import UMEProcessor
+
+WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+@dataclass
+class PairMaps:
+    """The head's own weights of question token × image token, which sum to 1 over all pairs.
+
+    Attributes:
+        tokens: the question's tokens as the model reads them, T of them, special ones too.
+        maps: [T, h, w], what each token gives to each cell of the image.
+        off_grid: [T], what it gives to image tokens that are no place in the image, such as a class token.
+    """
+
+    tokens: list[str]
+    maps: np.ndarray
+    off_grid: np.ndarray
+
+
+# --------------------------------------------------------------------------------------------- tokens, cells and words
+
+
+def pair_maps(weights: dict[str, Tensor], grid: Tensor, tokens: list[str]) -> PairMaps | None:
+    """The head's "pair_weights" [1, T, N] as a map a token; None where it has none."""
+    if "pair_weights" not in weights:
+        return None
+    pairs, grid = weights["pair_weights"][0].detach().float().cpu(), tuple(grid.tolist())
+    places = pairs[:, -math.prod(grid) :]
+    return PairMaps(
+        tokens=tokens,
+        maps=places.unflatten(1, grid).numpy(),
+        off_grid=pairs[:, : -math.prod(grid)].sum(1).numpy(),
+    )
+
+
+def merge_words(question: str, offsets: list[list[int]], special: list[bool], scores: list[float]) -> list[dict]:
+    """
+    Sums the scores of tokens over the words that they are pieces of; special tokens are left out.
+
+    Args:
+        offsets: of each token, where it begins and ends in the question.
+
+    Returns:
+        One dict a word of which the model has read a piece: `word`, `start`, `end`, `score`. A mark is a word, too.
+    """
+    spans = [match.span() for match in WORD.finditer(question)]
+    sums: dict[tuple[int, int], float] = {}
+    for (start, end), is_special, score in zip(offsets, special, scores, strict=True):
+        if is_special or not spans:
+            continue
+        # The word it shares most with; of a token that is a space only, the word behind it.
+        span = max(spans, key=lambda s: (min(s[1], end) - max(s[0], start), s[0]))
+        sums[span] = sums.get(span, 0.0) + score
+    return [
+        {"word": question[start:end], "start": start, "end": end, "score": score}
+        for (start, end), score in sorted(sums.items())
+    ]
+
+
+def token_texts(
+    processor: UMEProcessor, text: dict[str, Tensor], question: str, offsets: list[list[int]], special: Tensor
+) -> list[str]:
+    """Each token as it stands in the question; special ones by their names."""
+    names = processor.tokenizer.convert_ids_to_tokens(text["input_ids"][0].tolist())
+    return [
+        name if is_special else question[start:end].strip() or name
+        for name, (start, end), is_special in zip(names, offsets, special.tolist(), strict=True)
+    ]

@@ -1,0 +1,151 @@
+"""What a card is made from: what a person says of a model, and what its run left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from training_ume.evaluation.scores import NAMES, in_order, measured_by
+from training_ume.records.files import read_json
+from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions
+
+
+@dataclass
+class About:
+    """
+    What a person says about a model, as YAML.
+
+    Args:
+        license (`str`): the weights' licence, a Hub identifier such as apache-2.0.
+        title (`str`, *optional*): defaults to `ume-<recipe>`.
+        data (`str` or `dict`, *optional*): a name of `DATA_SETS` or the fields of a `DataSet`; left out, what the
+            recipe names.
+        base_models (`dict[str, str | None]`): Hub names of encoders that the run read from folders, by modality;
+            null for a folder that is no copy of a Hub model.
+        limits (`list[str]`): sentences to add to those that follow from the results.
+        benchmark (`dict`, *optional*): `id` and `task_id` of the Hub benchmark that was scored, for `.eval_results/`.
+    """
+
+    license: str
+    title: str | None = None
+    data: str | dict | None = None
+    base_models: dict[str, str | None] = field(default_factory=dict)
+    limits: list[str] = field(default_factory=list)
+    benchmark: dict[str, str] | None = None
+
+
+def read_about(path: str | Path) -> About:
+    """
+    Reads an `About` from YAML.
+
+    Raises:
+        ValueError: for a file that is not there, is no YAML, has unknown fields, or no licence.
+    """
+    try:
+        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} must be `field: value` lines, for example `license: apache-2.0`.")
+    return _from_dict(About, said, str(path))
+
+
+def _from_dict(what: type, said: dict, where: str):
+    known = {f.name: f for f in dataclasses.fields(what)}
+    for name in said:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+            raise ValueError(f"{where} has a field {name!r}, which is unknown: {hint}")
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and not said.get(name):
+            raise ValueError(f"{where} has no {name}: add a line `{name}: …`.")
+    return what(**said)
+
+
+@dataclass
+class Run:
+    """What a finished run left in its folder."""
+
+    folder: Path
+    results: dict
+    rows: list[dict]  # of predictions.jsonl
+    comparison: list[dict]  # all runs that were trained on equal terms; may be empty
+
+    @property
+    def metric(self) -> str:
+        """The headline: what the best epoch was chosen by."""
+        if "selected_by" in self.results:
+            chosen_by = self.results["selected_by"]["score"]
+            return chosen_by if chosen_by in NAMES else measured_by(self.results["scores"])
+        chosen_by = self.results["arguments"]["training"].get("metric_for_best_model", "")
+        return "exact_match" if "exact_match" in chosen_by else "vqa_accuracy"
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The scores and what they are called, that which fits the data first."""
+        return {name: NAMES[name] for name in in_order(measured_by(self.results["scores"]))}
+
+    @property
+    def own(self) -> dict | None:
+        """This model's row of the comparison."""
+        return next((row for row in self.comparison if row["name"] == self.results["name"]), None)
+
+
+def read_run(folder: str | Path) -> Run:
+    """
+    Reads the folder of one run of `scripts/train.py`.
+
+    Raises:
+        ValueError: if a file is missing, or `predictions.jsonl` is of other answers than `results.json`.
+    """
+    folder = Path(folder)
+    results = read_json(folder / "results.json")
+    if results is None or "scores" not in results:
+        runs = (results or {}).get("runs", [])
+        advice = f"give one of its runs, for example {folder / runs[0]}." if runs else "give a folder of train.py."
+        raise ValueError(f"{folder} holds no results.json of a single finished run: {advice}")
+    try:
+        rows = read_predictions(folder / PREDICTIONS)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no {PREDICTIONS}, which a card needs for its intervals and examples: write it with "
+            f"`python scripts/evaluate.py {folder} … --predictions {folder / PREDICTIONS}` on the "
+            f"{results['scored_on']} questions."
+        ) from None
+    for metric, label in NAMES.items():
+        answered, recorded = mean_score(rows, metric), results["scores"][metric]
+        if abs(answered - recorded) > 0.005:
+            raise ValueError(
+                f"{folder / PREDICTIONS} has {answered:.2f} {label}, results.json has {recorded:.2f}: they are not of "
+                "the same answers. Write the predictions anew with scripts/evaluate.py."
+            )
+    return Run(folder, results, rows, _comparison(folder, results))
+
+
+def _comparison(folder: Path, results: dict) -> list[dict]:
+    if "comparison" in results:
+        return results["comparison"]
+    for parent in folder.absolute().parents[:3]:  # seed0, or beside/concat/seed0
+        above = read_json(parent / "results.json") or {}
+        if folder.absolute().relative_to(parent).as_posix() in above.get("runs", []):
+            return above["comparison"]
+    return []
+
+
+def _base_models(run: Run, about: About) -> dict[str, str | None]:
+    """Hub names of the pretrained encoders by modality; None where only a folder is known."""
+    names = {}
+    for modality in ("text", "vision"):
+        name = run.results["arguments"]["model"][f"{modality}_model"]
+        source = run.results.get("encoders", {}).get(modality, {})
+        if name is not None:
+            is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and "sha256" not in source and not Path(name).is_dir()
+            names[modality] = about.base_models.get(modality, name if is_hub else None)
+    return names

@@ -1,0 +1,114 @@
+"""What a model answered, question by question: the file `predictions.jsonl` beside a run's results.json.
+
+Intervals, tables by type and confusions come from it, without the model or the data. Questions about one image share
+what is hard about it, so intervals draw whole images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from metrics.vqa_accuracy.vqa_accuracy import answer_score, is_most_common, most_common_answer
+from training_ume.records.files import write_text
+
+PREDICTIONS = "predictions.jsonl"
+
+
+COLUMNS = ("question_id", "image_id", "image", "question", "question_type", "answer_type")
+
+
+def prediction_rows(answers: list[str], dataset: Dataset) -> list[dict]:
+    """
+    One entry a question.
+
+    Args:
+        answers (`list[str]`): what the model said, one a row of `dataset`.
+        dataset (`Dataset`): rows of `load_vqa` with answers.
+
+    Returns:
+        `list[dict]`: `question_id`, `image_id`, `image` (its path), `question`, `question_type`, `answer_type`,
+        `expected` (the most common answer, normalised), `answer`, and its scores `vqa_accuracy` and `exact_match` in
+        percent, whose means are those of the metric.
+    """
+    columns = {name: dataset[name][:] for name in COLUMNS}
+    rows = []
+    for i, (answer, references) in enumerate(zip(answers, dataset["answers"][:], strict=True)):
+        rows.append(
+            {
+                **{name: values[i] for name, values in columns.items()},
+                "expected": most_common_answer(references),
+                "answer": answer,
+                "vqa_accuracy": 100 * answer_score(answer, references),
+                "exact_match": 100.0 * is_most_common(answer, references),
+            }
+        )
+    return rows
+
+
+def write_predictions(path: str | Path, rows: Iterable[dict]) -> None:
+    """Writes one JSON object a line, in one step: a reader sees the old file or the new one."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_predictions(path: str | Path) -> list[dict]:
+    """
+    Reads what `write_predictions` wrote.
+
+    Raises:
+        ValueError: if a line is not what `prediction_rows` makes, or the file is empty.
+        FileNotFoundError: if there is no file.
+    """
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+        try:
+            row = json.loads(line)
+            rows.append({name: row[name] for name in (*COLUMNS, "expected", "answer", "vqa_accuracy", "exact_match")})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is not an answered question ({type(error).__name__}: {error}): write the "
+                "file anew with scripts/evaluate.py --predictions."
+            ) from error
+    return rows
+
+
+def mean_score(rows: list[dict], metric: str) -> float:
+    """The mean of `metric` over the questions, in percent."""
+    return float(np.mean([row[metric] for row in rows]))
+
+
+def score_interval(
+    rows: list[dict], metric: str, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap interval of the mean score, drawing images with all their questions (Efron & Tibshirani, "An
+    Introduction to the Bootstrap", 1993, chapters 8 and 13).
+
+    Args:
+        rows: of `prediction_rows`.
+        metric (`str`): `vqa_accuracy` or `exact_match`.
+        level (`float`): share of the resampled means inside the interval.
+        resamples (`int`): number of draws; each draws as many images as there are, with replacement.
+
+    Returns:
+        `(low, high)` in percent. Of a single image, both are its own mean.
+    """
+    images: dict[str, list[float]] = {}
+    for row in rows:
+        images.setdefault(row["image_id"], []).append(row[metric])
+    sums = np.array([sum(scores) for scores in images.values()])
+    counts = np.array([len(scores) for scores in images.values()])
+    generator = np.random.default_rng(seed)
+    means = []
+    while len(means) < resamples:
+        some = min(
+            resamples - len(means), max(1, 1_000_000 // len(sums))
+        )  # all would be [resamples, images] in memory
+        drawn = generator.integers(len(sums), size=(some, len(sums)))
+        means.extend(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,98 @@
+"""The folder of a run: what may be written over, which checkpoint is whole, with what arguments it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from configuration_ume.arguments import ModelArguments, Recipe, UMETrainingArguments
+from training_ume.records.files import read_json
+
+# Arguments that change where and how a run is watched, not what it learns.
+NOT_COMPARED = {
+    "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
+    "run_name", "log_level", "logging_steps", "logging_strategy", "logging_first_step", "save_total_limit",
+    "dataloader_num_workers", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
+    "do_eval", "label_names", "greater_is_better", "accelerator_config",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its name in the table, its head, what it sees, its seed and its folder."""
+
+    name: str
+    fusion: str
+    inputs: str
+    seed: int
+    folder: Path
+
+
+def check_output(training: UMETrainingArguments) -> None:
+    """Refuses an output folder that is not empty, unless told to resume or to overwrite."""
+    folder = Path(training.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={str(folder)!r} is a file: choose a folder.")
+    allowed = training.resume_from_checkpoint or training.overwrite_output
+    if folder.is_dir() and any(folder.iterdir()) and not allowed:
+        raise ValueError(
+            f"The output folder {folder} is not empty. Add --resume_from_checkpoint to go on with what was begun "
+            "there, --overwrite_output to start anew, or choose another --output_dir."
+        )
+    if not training.resume_from_checkpoint:
+        return
+    # One seed's run lies in the folder itself, those of several in folders of their own: a model would stay beside
+    # results that are not its own.
+    several, found = len(training.seeds or []) > 1, read_json(folder / "results.json") or {}
+    if several and (folder / "arguments.json").is_file():
+        raise ValueError(
+            f"The output folder {folder} holds the run of a single seed, beside which there cannot be several: resume "
+            "it with its one seed, or choose another --output_dir."
+        )
+    if not several and "runs" in found:
+        raise ValueError(
+            f"The output folder {folder} holds the runs of several seeds, beside which there cannot be a single one: "
+            "resume them with --seeds, or choose another --output_dir."
+        )
+
+
+def run_arguments(run: Run, recipe: Recipe) -> dict:
+    """Everything that decides what a run learns; of TrainingArguments, what differs from the defaults."""
+    training = recipe.training.to_dict()
+    # Not from another UMETrainingArguments: making one resets what the process knows about its process group.
+    defaults = {
+        field.name: None if field.default is dataclasses.MISSING else field.default
+        for field in dataclasses.fields(UMETrainingArguments)
+    }
+    named = {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay", "lr_scheduler_type"}
+    training = {
+        key: value
+        for key, value in training.items()
+        if key not in NOT_COMPARED and (key in named or (value or None) != (defaults.get(key) or None))
+    }
+    return {
+        "model": {**dataclasses.asdict(recipe.model), "fusion": run.fusion},
+        "data": {**dataclasses.asdict(recipe.data), "inputs": run.inputs},
+        "training": {**training, "seed": run.seed},
+    }
+
+
+def check_same_arguments(run: Run, arguments: dict) -> None:
+    """Raises ValueError when the folder holds a run with other arguments: resuming it would mix the two."""
+    before = read_json(run.folder / "arguments.json")
+    if before is None:
+        return
+    # A run of an older version lacks the fields that are newer; it did what their defaults do.
+    before["model"] = {field.name: field.default for field in dataclasses.fields(ModelArguments)} | before["model"]
+    changes = [
+        f"{name} was {before[part].get(name)!r} and is {arguments[part].get(name)!r}"
+        for part in arguments
+        for name in sorted(arguments[part].keys() | before[part].keys())
+        if before[part].get(name) != arguments[part].get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"The run in {run.folder} was started with other arguments: {'; '.join(changes)}. Repeat the command "
+            "it was started with, or choose another --output_dir."
+        )
