@@ -1,0 +1,1 @@
+"""From a recipe to tokenizer, processor, model and LoRA."""

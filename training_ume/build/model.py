@@ -1,0 +1,140 @@
+"""The model of a recipe: new, from pretrained encoders, or from a checkpoint.
+"""
+
+from __future__ import annotations
+from configuration_ume.arguments import ModelArguments
+from huggingface_hub import try_to_load_from_cache
+from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.loading_ume import load_config, load_encoder
+from modeling_ume.trust_ume import ForeignCodeError
+from pathlib import Path
+from training_ume.records.files import first_line
+from transformers import AutoConfig, PretrainedConfig
+import hashlib
+import torch
+
+def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
+    """The model in float32, encoders pretrained or new, frozen where asked for."""
+    head = {
+        "id2label": dict(processor.id2label),
+        **{
+            name: getattr(args, name)
+            for name in (
+                "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_members", "fusion_num_layers",
+                "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "text_pooling",
+                "vision_pooling", "feature_grid", "problem_type",
+            )
+        },
+    }  # fmt: skip
+    pretrained = {}
+    for modality in ("text", "vision"):
+        name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
+        if name is not None:
+            pooling = f"{modality}_pooling"
+            pretrained[modality], head[pooling] = load_encoder(
+                name, modality, head[pooling], revision=revision or "main", dtype=torch.float32
+            )
+    configs = {
+        "text": encoder_config(args.text_config, args.text_model, args.text_revision),
+        "vision": encoder_config(args.vision_config, args.vision_model, args.vision_revision),
+    }
+    if args.text_config is not None:
+        configs["text"].vocab_size = len(processor.tokenizer)
+        configs["text"].pad_token_id = processor.tokenizer.pad_token_id
+    if args.vision_config is not None and "image_size" in configs["vision"].to_dict():
+        configs["vision"].image_size = args.image_size
+    config = UMEConfig.from_encoder_configs(configs["text"], configs["vision"], **head)
+    attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+    try:
+        model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
+    except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError) as error:
+        if len(pretrained) == 2:
+            raise
+        raise ValueError(
+            f"No encoder can be made of text_config or vision_config ({type(error).__name__}: {first_line(error)}): "
+            "give values that the encoder can have."
+        ) from error
+    for modality, encoder in pretrained.items():
+        model.ume.encoder(modality).load_state_dict(encoder.state_dict())
+    if args.init_from is not None:
+        start_from(model, args.init_from)
+    for modality, frozen in (("text", args.freeze_text), ("vision", args.freeze_vision)):
+        if frozen:
+            model.freeze(modality)
+    return model
+
+
+def start_from(model: UMEForVisualQuestionAnswering, name: str) -> None:
+    """
+    Gives a model all weights of an earlier one.
+
+    Args:
+        name (`str`): a folder or a Hub name.
+
+    Raises:
+        ValueError: when there is no such model, or it answers with other answers or is built in another way.
+    """
+    try:
+        earlier = UMEForVisualQuestionAnswering.from_pretrained(name, dtype=torch.float32)
+    except ForeignCodeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"init_from={name!r} cannot be loaded ({first_line(error)}).") from error
+    if earlier.config.id2label != model.config.id2label:
+        raise ValueError(
+            f"init_from={name!r} knows {earlier.config.num_labels} answers, which are not the "
+            f"{model.config.num_labels} of this recipe: train on the same questions, with the same answers kept."
+        )
+    own, given = model.state_dict(), earlier.state_dict()
+    other = [key for key in sorted(own.keys() | given.keys()) if key not in own or key not in given]
+    other += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    if other:
+        raise ValueError(
+            f"init_from={name!r} is another model: {other[0]} and {len(other) - 1} more weights differ in name or "
+            "shape. Give the encoders, the head and its sizes as they were then."
+        )
+    model.load_state_dict(given)
+
+
+def encoder_config(settings: dict | None, name: str | None, revision: str | None) -> PretrainedConfig:
+    if settings is None:
+        try:
+            return load_config(name, revision=revision or "main")
+        except ForeignCodeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise ValueError(f"No encoder can be loaded from {name!r} ({first_line(error)}).") from error
+    settings = dict(settings)
+    return AutoConfig.for_model(settings.pop("model_type"), **settings)
+
+
+def encoder_sources(args: ModelArguments) -> dict[str, dict]:
+    """
+    Where the pretrained encoders came from, by modality.
+
+    Returns:
+        `dict`: of each `name` and `revision`, the commit of a Hub repo; of a folder, which has none, the `sha256` of
+        its safetensors files instead.
+    """
+    sources = {}
+    for modality in ("text", "vision"):
+        name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
+        if name is not None and Path(name).is_dir():
+            digest = hashlib.sha256()
+            for path in sorted(Path(name).glob("*.safetensors")):
+                with path.open("rb") as file:
+                    while block := file.read(2**20):
+                        digest.update(block)
+            sources[modality] = {"name": name, "sha256": digest.hexdigest()}
+        elif name is not None:
+            # It was loaded a moment ago, so it lies in the cache, in a folder named after the commit.
+            cached = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+            commit = Path(cached).parent.name if isinstance(cached, str) else revision
+            sources[modality] = {"name": name, "revision": commit}
+    return sources
+
+
+def count_parameters(model: UMEForVisualQuestionAnswering) -> dict[str, int]:
+    """Numbers of parameters: `total`, and of each part."""
+    parts = {name: sum(p.numel() for p in parameters) for name, parameters in model.parts().items()}
+    return {"total": sum(parts.values()), **parts}
