@@ -5,18 +5,21 @@ called `fusion` or `classifier`.
 """
 
 from __future__ import annotations
+
+import shutil
 from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.outputs_ume import MODALITIES
 from modeling_ume.vision_ume import _image_size
-from pathlib import Path
-from torch import nn
 from training_ume.records.files import read_json, write_json
-from transformers.pytorch_utils import Conv1D
-from typing import Any
-import shutil
-import torch
 
 WRAPPED = ("weight", "bias", "in_features", "out_features")  # what PEFT's wrapper shows of the layer in it
 

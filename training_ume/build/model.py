@@ -1,17 +1,20 @@
-"""The model of a recipe: new, from pretrained encoders, or from a checkpoint.
-"""
+"""The model of a recipe: new, from pretrained encoders, or from a checkpoint."""
 
 from __future__ import annotations
-from configuration_ume.arguments import ModelArguments
+
+import hashlib
+from pathlib import Path
+
+import torch
 from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, PretrainedConfig
+
+from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.trust_ume import ForeignCodeError
-from pathlib import Path
 from training_ume.records.files import first_line
-from transformers import AutoConfig, PretrainedConfig
-import hashlib
-import torch
+
 
 def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
     """The model in float32, encoders pretrained or new, frozen where asked for."""

@@ -1,7 +1,11 @@
-"""The processor and the collator of a recipe's model.
-"""
+"""The processor and the collator of a recipe's model."""
 
 from __future__ import annotations
+
+from transformers import PretrainedConfig, ViTImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
 from configuration_ume.arguments import DataArguments, ModelArguments
 from modeling_ume import UMEProcessor
 from modeling_ume.images_ume import with_image_size
@@ -10,9 +14,7 @@ from modeling_ume.trust_ume import ForeignCodeError, load_trusted
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.collator import VQACollator
 from training_ume.records.files import first_line
-from transformers import PretrainedConfig, ViTImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
 
 def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabulary) -> UMEProcessor:
     """The processor: the tokenizer, the image encoder's own image processor or a plain one, and the answers."""

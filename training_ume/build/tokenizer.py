@@ -1,13 +1,14 @@
-"""The tokenizer that a recipe names, or one made from the words of the training questions.
-"""
+"""The tokenizer that a recipe names, or one made from the words of the training questions."""
 
 from __future__ import annotations
-from configuration_ume.arguments import ModelArguments
+
 from datasets import Dataset
-from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from training_ume.records.files import first_line
 from transformers import PreTrainedTokenizerFast
+
+from configuration_ume.arguments import ModelArguments
+from modeling_ume.trust_ume import ForeignCodeError, load_tokenizer
+from training_ume.records.files import first_line
 
 # ------------------------------------------------------------------------------------------------------------- model
 
