@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Change one line at a time and see whether a test notices; the table of docs/reliability.md.
 
-python scripts/try_mutants.py                                  450 changes, written to results/mutants.json
-python scripts/try_mutants.py --files training_ume/answers.py  of one file, shown and not written
-python scripts/try_mutants.py --fresh                          begin again; without it, what was tried is not repeated
+python scripts/try_mutants.py                                       450 changes, written to results/mutants.json
+python scripts/try_mutants.py --files training_ume/data/answers.py  of one file, shown and not written
+python scripts/try_mutants.py --fresh                               begin again; else what was tried is not repeated
 
 Exit status 1 if a change is neither noticed nor explained in tests/mutants_explained.yaml. Needs the extra
 `mutation`; `bash scripts/mutants.sh` installs it first. The changes are drawn by tests/mutants.py and tried by

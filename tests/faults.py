@@ -45,7 +45,7 @@ def call(module: str, argv: list[str], log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if module == "cache_features":  # so small that a tiny data set has many shards
-        from training_ume.features import store as features
+        from training_ume.features import build as features
 
         features.ROWS_PER_SHARD = {"text": 2, "vision": 3}
         features.BATCH_ROWS = {"text": 1, "vision": 1}
@@ -350,7 +350,7 @@ def cache_on_a_full_disk(caching: Caching, rng: random.Random, name: str) -> str
 WORKER = """
 import os, sys
 sys.argv = sys.argv[1:]
-from training_ume.collator import VQACollator
+from training_ume.data.collator import VQACollator
 from training_ume.commands.train import main
 
 def poisoned(self, rows, original=VQACollator.__call__):

@@ -20,7 +20,12 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).resolve().parent.parent
 # The kernels need a GPU: their tests run where there is one, and no mutant of theirs can be noticed elsewhere.
 LEFT_OUT = {"modeling_ume/pairs_triton_ume.py", "modeling_ume/__init__.py"}
-DATA_PATH = ("answers", "collator", "sampler", "data", "rows", "json_entries", "features", "feature_keys")
+# From the files to the batch, and the store of features.
+DATA_PATH = (
+    "data/answers", "data/collator", "data/images", "data/json_entries", "data/load", "data/rows", "data/sampler",
+    "data/sources/easy_vqa", "data/sources/hub", "data/sources/vqa_v2", "data/splits", "evaluation/rows",
+    "features/build", "features/identity", "features/keys", "features/store",
+)  # fmt: skip
 
 
 def mutated_files(root: Path = ROOT) -> list[str]:

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
-import training_ume.hub.sections
+import training_ume.hub.card
 from training_ume.data.rows import FEATURES
 from training_ume.evaluation.scores import score_answers
 from training_ume.hub.card import render_card
@@ -174,7 +174,9 @@ def run(tmp_path):
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Drawing takes half a second, and one test is about it."""
-    monkeypatch.setattr(training_ume.card, "plot_learning_curve", lambda *arguments: arguments[-1].write(b"a curve"))
+    monkeypatch.setattr(
+        training_ume.hub.card, "plot_learning_curve", lambda *arguments: arguments[-1].write(b"a curve")
+    )
 
 
 def text_of(files: dict[str, bytes]) -> str:

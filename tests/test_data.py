@@ -222,7 +222,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(packed, tmp_path, monkey
     else:
         with zipfile.ZipFile(tmp_path / "q.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("q.json", content)
-    monkeypatch.setattr("training_ume.json_entries.MAX_UNPACKED", 1000)
+    monkeypatch.setattr("training_ume.data.json_entries.MAX_UNPACKED", 1000)
     with pytest.raises(VQADataError, match=r"q\.(gz|zip.*) holds more than .* Unpack it yourself"):
         load_vqa(questions=tmp_path / f"q.{packed}")
 

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.environ["SCRIPTS"])
 import train
-from training_ume.trainer import UMETrainer
+from training_ume.training.trainer import UMETrainer
 training_step, rank = UMETrainer.training_step, os.environ.get("RANK", "0")
 
 def watched(self, model, inputs, *args, **kwargs):

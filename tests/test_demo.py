@@ -18,7 +18,9 @@ from test_pipeline import ANSWERS, make_model, make_processor
 
 from modeling_ume import UMEVQAPipeline
 from training_ume.commands.demo import main
+from training_ume.serve import judges as judges_module
 from training_ume.serve import page as demo
+from training_ume.serve import space as space_module
 from training_ume.serve.html import bar, render
 from training_ume.serve.judges import (
     KEPT_ANSWERS,
@@ -126,7 +128,7 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path, monkeypatch, 
 
 def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
     file = picture(tmp_path / "large.png")
-    monkeypatch.setattr(demo, "MAX_UPLOAD", file.stat().st_size - 1)
+    monkeypatch.setattr(judges_module, "MAX_UPLOAD", file.stat().st_size - 1)
     with pytest.raises(ValueError, match="is larger than 0 MB"):
         read_upload(file)
 
@@ -206,7 +208,7 @@ def test_reasons_come_to_each_card_and_lead_to_the_answers_probability(judges, t
     for card in visit.cards:
         for answers, why in zip(card.answers, card.reasons, strict=True):
             assert why.start + why.text + why.image == pytest.approx(answers[0]["score"], abs=1e-4)
-            assert max(why.heat.size) == demo.MAP_PIXELS
+            assert max(why.heat.size) == judges_module.MAP_PIXELS
     assert give_reasons(judges, visit).cards == visit.cards
     assert give_reasons(judges, Visit()).cards == []
 
@@ -216,7 +218,7 @@ def test_the_heat_lies_where_the_map_is_strong():
     cells[0, 3] = 2.0
     heat = np.asarray(heat_map(np.full((32, 32, 3), 0.5, np.float32), cells)).astype(int)
     redness = heat[..., 0] - heat[..., 2]
-    quarter = demo.MAP_PIXELS // 4
+    quarter = judges_module.MAP_PIXELS // 4
     assert redness[:quarter, -quarter:].min() > 60
     assert redness[quarter:].max() == 0
     assert redness[:, :-quarter].max() == 0
@@ -276,7 +278,7 @@ def test_a_space_holds_all_that_it_needs_and_nothing_of_this_machine(folders, tm
     assert main([*names, "--examples", str(folders / "examples"), "--space", str(space)]) == 0
     assert f"wrote {space}" in capsys.readouterr().out
     metadata = (space / "README.md").read_text().split("---")[1]
-    assert f"sdk: gradio\nsdk_version: {demo.GRADIO_VERSION}" in metadata
+    assert f"sdk: gradio\nsdk_version: {space_module.GRADIO_VERSION}" in metadata
     assert "app_file: app.py" in metadata
     needed = (space / "requirements.txt").read_text().split("\n")
     assert not any(line.startswith("gradio") for line in needed)
@@ -287,7 +289,10 @@ def test_a_space_holds_all_that_it_needs_and_nothing_of_this_machine(folders, tm
             for private in (str(folders), str(tmp_path), str(ROOT)):
                 assert private not in path.read_text(), path
     # The packages in it are enough, wherever it is run.
-    run = "import app_check, training_ume.demo as d; print(d.__file__); d.load_judges(['models/ume', 'models/concat'])"
+    run = (
+        "import app_check, training_ume.serve.page as page, training_ume.serve.judges as judges\n"
+        "print(page.__file__); judges.load_judges(['models/ume', 'models/concat'])"
+    )
     (space / "app_check.py").write_text("")
     done = subprocess.run(
         [sys.executable, "-c", run], cwd=space, env={**os.environ, "PYTHONPATH": str(space)},
@@ -305,7 +310,7 @@ def test_a_space_replaces_no_folder(folders, tmp_path, capsys):
 
 
 def test_a_space_names_the_models_of_the_hub(folders, tmp_path, monkeypatch, judges):
-    monkeypatch.setattr(demo, "load_judges", lambda names: judges[:1])
+    monkeypatch.setattr(space_module, "load_judges", lambda names: judges[:1])
     write_space(tmp_path / "space", ["someone/ume-easy-vqa"])
     assert "models:\n  - someone/ume-easy-vqa\n" in (tmp_path / "space" / "README.md").read_text()
     assert "load_judges(['someone/ume-easy-vqa']), None" in (tmp_path / "space" / "app.py").read_text()
@@ -313,7 +318,7 @@ def test_a_space_names_the_models_of_the_hub(folders, tmp_path, monkeypatch, jud
 
 
 def test_the_page_is_tested_with_the_gradio_that_a_space_gets():
-    assert f"gradio=={demo.GRADIO_VERSION}\n" in (ROOT / "constraints.txt").read_text()
+    assert f"gradio=={space_module.GRADIO_VERSION}\n" in (ROOT / "constraints.txt").read_text()
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
@@ -411,7 +416,7 @@ def test_picking_and_asking_shows_answers_overlay_and_modalities_side_by_side(pa
     assert re.fullmatch(r"\d+\.\d%", left.locator("dl.ume-rows dd").nth(1).inner_text())
     assert left.locator(".ume-modalities dt").all_inner_texts() == ["neither", "question", "image"]
     overlay = left.locator("figure img")
-    assert overlay.evaluate("image => image.naturalWidth") == demo.MAP_PIXELS
+    assert overlay.evaluate("image => image.naturalWidth") == judges_module.MAP_PIXELS
     assert re.match("(heat map: what|heat map: nothing)", overlay.get_attribute("alt").lower())
 
 

@@ -247,10 +247,12 @@ def test_a_folder_that_is_not_empty_is_left_alone(model, tmp_path):
 
 
 def test_graphs_that_differ_from_the_model_are_refused_and_not_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("training_ume.export.Traced.save", lambda traced, path: path.write_bytes(b"") or 20)
-    monkeypatch.setattr("training_ume.export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}})
-    monkeypatch.setattr("training_ume.export.OnnxVQA", lambda folder: None)
-    monkeypatch.setattr("training_ume.export.measure_parity", lambda *args: {"logits": float("nan")})
+    monkeypatch.setattr("training_ume.serve.onnx_export.Traced.save", lambda traced, path: path.write_bytes(b"") or 20)
+    monkeypatch.setattr(
+        "training_ume.serve.onnx_export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}}
+    )
+    monkeypatch.setattr("training_ume.serve.onnx_export.OnnxVQA", lambda folder: None)
+    monkeypatch.setattr("training_ume.serve.onnx_export.measure_parity", lambda *args: {"logits": float("nan")})
     with pytest.raises(ValueError, match=r"differ from the model by nan .* more than the 1\.0e-04 allowed"):
         export_onnx(model, make_processor(model), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -261,10 +263,14 @@ def test_a_new_export_leaves_no_quantised_graph_of_the_old_one(model, tmp_path, 
     out.mkdir()
     for name in ("question_fusion.int8.onnx", "image_encoder.onnx.data", "notes.txt"):
         (out / name).write_text("old")
-    monkeypatch.setattr("training_ume.export.Traced.save", lambda traced, path: path.write_text("new") and 20)
-    monkeypatch.setattr("training_ume.export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}})
-    monkeypatch.setattr("training_ume.export.OnnxVQA", lambda folder: None)
-    monkeypatch.setattr("training_ume.export.measure_parity", lambda *args: {"logits": 0.0})
+    monkeypatch.setattr(
+        "training_ume.serve.onnx_export.Traced.save", lambda traced, path: path.write_text("new") and 20
+    )
+    monkeypatch.setattr(
+        "training_ume.serve.onnx_export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}}
+    )
+    monkeypatch.setattr("training_ume.serve.onnx_export.OnnxVQA", lambda folder: None)
+    monkeypatch.setattr("training_ume.serve.onnx_export.measure_parity", lambda *args: {"logits": 0.0})
     export_onnx(model, make_processor(model), out, overwrite=True)
     assert {path.name for path in out.glob("*.onnx*")} == {"question_fusion.onnx", "image_encoder.onnx"}
     assert (out / "notes.txt").read_text() == "old"

@@ -11,11 +11,10 @@ import safetensors.torch
 import torch
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.features.store
 import training_ume.training.trainer
 from training_ume.commands import train
 from training_ume.records.checkpoints import last_whole_checkpoint
-from training_ume.records.files import WriteError, read_json, write_json
+from training_ume.records.files import WriteError, read_json, write_json, write_whole
 from training_ume.training.trainer import LossError, UMETrainer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -41,14 +40,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_questions(
 ):
     met = []
 
-    def poisoned(*args, original=training_ume.trainer.with_question_ids):
+    def poisoned(*args, original=training_ume.training.trainer.with_question_ids):
         batch = original(*args)
         met.append(batch["question_ids"])
         if len(met) == 8:  # of five batches an epoch, the third of the second
             batch["pixel_values"][0, 0, 0, 0] = math.nan
         return batch
 
-    monkeypatch.setattr(training_ume.trainer, "with_question_ids", poisoned)
+    monkeypatch.setattr(training_ume.training.trainer, "with_question_ids", poisoned)
     assert train.main([recipe(gradient_accumulation_steps=accumulated)]) == 2
     error, run = capsys.readouterr().err, tmp_path / "run"
     assert f"error: The loss is nan in step {step}, in the batch with the question_ids {join(met[7])}. " in error
@@ -140,7 +139,7 @@ def test_what_is_no_fault_of_the_disk_keeps_its_own_error(recipe, monkeypatch):
 def test_a_result_that_does_not_fit_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     write_json(path, {"score": 1})
-    monkeypatch.setattr("training_ume.results.os.chmod", python_finds_no_room)
+    monkeypatch.setattr("training_ume.records.files.os.chmod", python_finds_no_room)
     with pytest.raises(WriteError, match=r"results.json cannot be written: No space left on device\. [\d,]+ MB are"):
         write_json(path, {"score": 2})
     assert read_json(path) == {"score": 1}
@@ -148,9 +147,9 @@ def test_a_result_that_does_not_fit_leaves_the_one_before(tmp_path, monkeypatch)
 
 
 def test_features_that_do_not_fit_leave_nothing_half_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("training_ume.features.os.fsync", python_finds_no_room)
+    monkeypatch.setattr("training_ume.records.files.os.fsync", python_finds_no_room)
     with pytest.raises(WriteError, match=r"shard-00000.bin cannot be written: No space left on device\."):
-        training_ume.features.write_whole(tmp_path / "shard-00000.bin", b"features")
+        write_whole(tmp_path / "shard-00000.bin", b"features")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,8 +11,9 @@ from datasets import load_dataset
 from test_features import Setting, build, contents
 from test_scripts import script
 
+import training_ume.features.build as build_module
 import training_ume.features.publish as feature_export
-import training_ume.features.store as features
+from training_ume.features.identity import MODALITIES, describe
 from training_ume.features.publish import export_features, fetch_features, push_features
 from training_ume.features.store import FeatureCache, begin, finish, save_shard, shard_index
 from training_ume.records.files import read_json, write_json
@@ -26,7 +27,7 @@ SMALL = {"ROWS_PER_SHARD": {"text": 3, "vision": 3}, "BATCH_ROWS": {"text": 1, "
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(features, name, value)
+            patch.setattr(build_module, name, value)
         yield
 
 
@@ -39,13 +40,13 @@ def setting(tmp_path_factory):
 def cache(setting):
     """The folder of a finished cache of both modalities, in shards of three rows."""
     model, collators, rows, _ = setting.built()
-    for modality in features.MODALITIES:
+    for modality in MODALITIES:
         build(setting.folder / "cache" / modality, modality, model, collators, rows)
     return setting.folder / "cache"
 
 
 def opened(cache):
-    return {modality: FeatureCache(cache / modality) for modality in features.MODALITIES}
+    return {modality: FeatureCache(cache / modality) for modality in MODALITIES}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_the_card_says_what_the_features_are_and_names_no_path_of_this_machine(s
     card = (published / "README.md").read_text()
     metadata = yaml.safe_load(card.split("---\n")[1])
     assert metadata["license"] == "other"
-    assert [entry["config_name"] for entry in metadata["configs"]] == list(features.MODALITIES)
+    assert [entry["config_name"] for entry in metadata["configs"]] == list(MODALITIES)
     for modality, own in opened(cache).items():
         (info,) = (entry for entry in metadata["dataset_info"] if entry["config_name"] == modality)
         stored = sum(path.stat().st_size for path in (cache / modality).glob("*.bin"))
@@ -195,7 +196,7 @@ def test_a_push_makes_a_private_repository_and_leaves_no_old_shards(published, m
 # ---------------------------------------------------------------------------------------------------- what comes back
 
 
-@pytest.mark.parametrize("modality", features.MODALITIES)
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_the_files_of_a_fetched_cache_are_those_it_was_exported_from(cache, published, tmp_path, modality):
     fetched = fetch_features(published, modality, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(cache / modality)
@@ -297,7 +298,7 @@ def test_a_manifest_of_something_else_is_refused_before_anything_is_written(own_
 
 def test_features_of_another_encoder_are_refused_before_anything_is_fetched(setting, published, tmp_path):
     model, collators, _, _ = setting.built("--vision_pooling", "mean")
-    key = features.describe("vision", model, collators["vision"])
+    key = describe("vision", model, collators["vision"])
     with pytest.raises(ValueError, match=r"does not match this run: pooling is 'cls' in the cache and 'mean' here"):
         fetch_features(published, "vision", tmp_path / "again", key=key)
     assert not (tmp_path / "again").exists()
@@ -337,7 +338,7 @@ def test_the_command_publishes_fetches_and_encodes_only_what_the_data_set_lacks(
     printed = capsys.readouterr().out
     assert "vision: 8 rows are there, with those of" in printed
     assert "vision: 0 rows encoded" in printed
-    for modality in features.MODALITIES:
+    for modality in MODALITIES:
         assert contents(tmp_path / "again" / modality) == contents(cache / modality)
     # The second time into a cache that has outgrown the data set.
     for held, encoded in ((8, 2), (10, 0)):

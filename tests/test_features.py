@@ -21,7 +21,7 @@ from PIL import Image
 from transformers import BertConfig, BertModel, CTRLTokenizer, set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
-import training_ume.features.store as features
+import training_ume.features.build as build_module
 from configuration_ume.parsing import parse_recipe
 from modeling_ume.vision_ume import average_grid
 from training_ume.build.model import build_model
@@ -30,11 +30,13 @@ from training_ume.build.tokenizer import words_tokenizer
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.prepare import load_data
 from training_ume.evaluation.evaluate import evaluate_checkpoint
+from training_ume.features import keys
 from training_ume.features.build import build_features
 from training_ume.features.from_recipe import distinct_rows
-from training_ume.features.identity import describe
+from training_ume.features.identity import MODALITIES, describe
 from training_ume.features.keys import file_stamps, saved_names
-from training_ume.features.store import FeatureCache, open_features
+from training_ume.features.store import COLUMN, FeatureCache, open_features
+from training_ume.records.files import write_whole
 from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -67,9 +69,9 @@ class Setting:
         model = build_model(recipe.model, processor)
         collators = {
             modality: build_collator(recipe.data, processor, None, recipe.model.problem_type, inputs)
-            for modality, inputs in features.COLUMN.items()
+            for modality, inputs in COLUMN.items()
         }
-        rows = {modality: distinct_rows(data.parts().values(), column) for modality, column in features.COLUMN.items()}
+        rows = {modality: distinct_rows(data.parts().values(), column) for modality, column in COLUMN.items()}
         return model, collators, rows, data
 
 
@@ -95,7 +97,7 @@ def built(setting):
 def cache(setting, built):
     """The folder of a finished cache of both modalities; not to be written to."""
     model, collators, rows, _ = built
-    for modality in features.MODALITIES:
+    for modality in MODALITIES:
         assert build(setting.folder / "cache" / modality, modality, model, collators, rows)["complete"]
     return setting.folder / "cache"
 
@@ -108,8 +110,8 @@ def own_cache(cache, tmp_path):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(features, "ROWS_PER_SHARD", {"text": 3, "vision": 3})
-    monkeypatch.setattr(features, "BATCH_ROWS", {"text": 1, "vision": 1})
+    monkeypatch.setattr(build_module, "ROWS_PER_SHARD", {"text": 3, "vision": 3})
+    monkeypatch.setattr(build_module, "BATCH_ROWS", {"text": 1, "vision": 1})
 
 
 @torch.no_grad()
@@ -139,14 +141,14 @@ def live(model, collator, rows):
 )
 def test_features_are_bit_for_bit_the_encoders_output_in_float16(setting, tmp_path, vision_config):
     model, collators, rows, _ = setting.built("--vision_config", json.dumps(vision_config), "--image_size", 64)
-    for modality in features.MODALITIES:
+    for modality in MODALITIES:
         build(tmp_path / modality, modality, model, collators, rows)
         cache = FeatureCache(tmp_path / modality)
         ordered = rows[modality]
         if modality == "text":  # encoded in the order of their length
             ordered = sorted(ordered, key=lambda row: len(row["question"]))
         stream = live(model, collators[modality], ordered)
-        batch = cache.batch([row[features.COLUMN[modality]] for row in ordered])
+        batch = cache.batch([row[COLUMN[modality]] for row in ordered])
         real = stream.mask[..., None] if modality == "text" else torch.tensor(True)
         assert torch.equal(batch[f"{modality}_states"], torch.where(real, stream.states, 0.0).half())
         assert torch.equal(batch[f"{modality}_pooled"], stream.pooled.half())
@@ -177,7 +179,7 @@ def test_padding_stands_where_the_tokenizer_puts_it(built, cache):
 def test_a_training_step_from_the_cache_has_the_loss_and_the_gradients_of_a_live_one(setting, tmp_path, fusion, grid):
     options = ["--fusion", fusion, "--fusion_dropout", "0", "--classifier_dropout", "0"]
     model, collators, rows, data = setting.built(*options, *(["--feature_grid", grid] if grid else []))
-    for modality in features.MODALITIES:
+    for modality in MODALITIES:
         build(tmp_path / modality, modality, model, collators, rows)
     recipe = setting.recipe(*options)
     processor = collators["text"].processor
@@ -280,7 +282,7 @@ def test_a_picture_that_was_replaced_under_its_name_is_another_one(built, tmp_pa
 def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_size, os.listdir(tmp_path))))
-    features.write_whole(tmp_path / "shard.bin", b"features")
+    write_whole(tmp_path / "shard.bin", b"features")
     ((size, names),) = synced
     assert size == len(b"features")
     assert "shard.bin" not in names
@@ -288,11 +290,11 @@ def test_a_file_is_on_the_disk_whole_before_it_has_its_name_and_a_failure_leaves
     assert (tmp_path / "shard.bin").stat().st_mode & 0o777 == 0o644
     monkeypatch.setattr(os, "replace", lambda *paths: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        features.write_whole(tmp_path / "other.bin", b"more")
+        write_whole(tmp_path / "other.bin", b"more")
     assert os.listdir(tmp_path) == ["shard.bin"]
 
 
-@pytest.mark.parametrize("modality", features.MODALITIES)
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupted_one(
     built, tmp_path, small_shards, monkeypatch, modality
 ):
@@ -313,7 +315,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupte
             build(tmp_path / "cut", modality, model, collators, rows)
     assert sorted(path.name for path in (tmp_path / "cut").glob("shard-*")) == ["shard-00000.bin", "shard-00000.json"]
     with pytest.raises(ValueError, match=r"lacks \d+ of \d+ .* complete it with scripts/cache_features.py"):
-        FeatureCache(tmp_path / "cut").locate([row[features.COLUMN[modality]] for row in rows[modality]])
+        FeatureCache(tmp_path / "cut").locate([row[COLUMN[modality]] for row in rows[modality]])
     # What a kill leaves behind in the middle of writing: a temporary file, features without their index.
     (tmp_path / "cut" / ".shard-00001.bin.abc").write_bytes(b"half")
     (tmp_path / "cut" / "shard-00001.bin").write_bytes(b"whole, but no index yet")
@@ -402,11 +404,7 @@ def changed(built, modality, part):
 @pytest.mark.parametrize(
     ("modality", "part"),
     [
-        *(
-            (modality, part)
-            for modality in features.MODALITIES
-            for part in ("weights", "encoder.hidden_act", "pooling")
-        ),
+        *((modality, part) for modality in MODALITIES for part in ("weights", "encoder.hidden_act", "pooling")),
         *(("vision", part) for part in ("feature_grid", "processor.image_mean")),
         *(("vision", f"processor.{part}") for part in ("size.height", "image_processor_type")),
         *(("text", part) for part in ("tokenizer", "max_question_length")),
@@ -434,7 +432,7 @@ def test_a_key_survives_use_of_the_tokenizer_and_renamed_weights(built):
     assert saved.keys() != encoder.state_dict().keys(), "this release has renamed the layers of ViT"
     # As a release has them that goes by the saved names, inside of another model and in another order.
     earlier = SimpleNamespace(state_dict=lambda: {f"vision.{name}": saved[name] for name in sorted(saved)[::-1]})
-    assert features.weights_digest(earlier) == features.weights_digest(encoder)
+    assert keys.weights_digest(earlier) == keys.weights_digest(encoder)
 
 
 def exchange(encoder, first, second):
@@ -458,12 +456,12 @@ def test_the_key_changes_when_two_weights_change_places(first, second):
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter))
-    before = features.weights_digest(encoder)
+    before = keys.weights_digest(encoder)
     exchange(encoder, first, second)
-    assert features.weights_digest(encoder) != before
+    assert keys.weights_digest(encoder) != before
     exchange(encoder, first, second)
-    assert features.weights_digest(encoder) == before
-    assert features.weights_digest(encoder.bfloat16()) != before
+    assert keys.weights_digest(encoder) == before
+    assert keys.weights_digest(encoder.bfloat16()) != before
 
 
 def test_a_picture_put_in_the_place_of_another_is_noticed_also_with_its_size_and_time(tmp_path):
@@ -489,15 +487,15 @@ def test_a_picture_put_in_the_place_of_another_is_noticed_also_with_its_size_and
 def test_what_changes_tokens_changes_the_key_of_a_tokenizer_and_what_does_not_leaves_it(built):
     _, collators, _, _ = built
     tokenizer = copy.deepcopy(collators["text"].processor.tokenizer)
-    before = features.tokenizer_digest(tokenizer)
+    before = keys.tokenizer_digest(tokenizer)
     tokenizer.padding_side = "left"  # of padding, features hold nothing
-    assert features.tokenizer_digest(tokenizer) == before
+    assert keys.tokenizer_digest(tokenizer) == before
     tokenizer.truncation_side = "left"
-    assert features.tokenizer_digest(tokenizer) != before
+    assert keys.tokenizer_digest(tokenizer) != before
     tokenizer.truncation_side = "right"
     types = {"input_ids", "token_type_ids"} ^ ({"token_type_ids"} & set(tokenizer.model_input_names))
     tokenizer.model_input_names = sorted(types)
-    assert features.tokenizer_digest(tokenizer) != before
+    assert keys.tokenizer_digest(tokenizer) != before
 
 
 def test_a_tokenizer_in_python_is_known_by_its_files_and_options(tmp_path):
@@ -505,7 +503,7 @@ def test_a_tokenizer_in_python_is_known_by_its_files_and_options(tmp_path):
         (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2, "<unk>": 3, "c": 4, "bc": 5}')
         (tmp_path / "merges.txt").write_text(merges)
         files = str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
-        return features.tokenizer_digest(CTRLTokenizer(*files, **options))
+        return keys.tokenizer_digest(CTRLTokenizer(*files, **options))
 
     assert digest() == digest()
     assert digest(merges="#version: 0.2\nb c\n") != digest()
@@ -682,5 +680,5 @@ def test_kill_9_and_the_same_command_again_give_the_files_of_an_uninterrupted_bu
     assert not (tmp_path / "cut" / "vision" / "shard-00005.json").exists()
     done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
     encoded = int(done.stdout.split("vision: ")[1].split(" rows")[0].replace(",", ""))
-    assert 0 < encoded <= 1500 - 2 * features.ROWS_PER_SHARD["vision"]
+    assert 0 < encoded <= 1500 - 2 * build_module.ROWS_PER_SHARD["vision"]
     assert contents(tmp_path / "cut" / "vision") == contents(tmp_path / "whole" / "vision")

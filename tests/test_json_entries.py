@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training_ume.data import json_entries
-from training_ume.data import load as data
+from training_ume.data import json_entries, rows
 from training_ume.data.json_entries import JSONEntries, VQADataError
 from training_ume.data.load import load_vqa
 
@@ -84,7 +83,7 @@ def test_a_file_that_asks_for_too_much_is_refused_with_its_name(kind, packed, tm
         pytest.skip("the same code reads them")
     content, said = HOSTILE[kind]
     monkeypatch.setenv("UME_MAX_ENTRIES", "20000")
-    monkeypatch.setattr(data, "KEPT_PROBLEMS", 1000)
+    monkeypatch.setattr(rows, "KEPT_PROBLEMS", 1000)
     path = tmp_path / f"q.{packed}"
     if packed == "json":
         path.write_bytes(content)
@@ -134,7 +133,7 @@ def test_what_unpacks_to_hundreds_of_times_its_size_is_refused_before_it_is_larg
 
 
 def test_of_many_problems_the_first_are_listed_and_the_others_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "KEPT_PROBLEMS", 10)
+    monkeypatch.setattr(rows, "KEPT_PROBLEMS", 10)
     good = {"question_id": 1, "image_id": 1, "question": "what?"}
     (tmp_path / "q.json").write_text(official(questions=[{}] * 50 + [good]))
     arguments = {"questions": tmp_path / "q.json", "skipped_log": tmp_path / "log"}
@@ -166,7 +165,7 @@ def test_a_table_of_very_many_equal_rows_is_refused_before_it_is_written_out(tmp
 
 MEASURE = """
 import resource, sys
-from training_ume.data import load_vqa
+from training_ume.data.load import load_vqa
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
 before = peak()

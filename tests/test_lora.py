@@ -202,7 +202,7 @@ def test_a_resumed_run_keeps_its_base_and_the_results_say_what_got_lora(tmp_path
             train_and_evaluate(parse_recipe([str(recipe)]))
     base = load_file(tmp_path / "run" / "base" / "model.safetensors")
     # New encoders are random. Others, as after a change of the code, must not take the place of the base.
-    monkeypatch.setattr("training_ume.run.set_seed", lambda seed: torch.manual_seed(seed + 1))
+    monkeypatch.setattr("training_ume.training.run.set_seed", lambda seed: torch.manual_seed(seed + 1))
     results = train_and_evaluate(parse_recipe([str(recipe), "--resume_from_checkpoint", "true"]))
     for place in ("base", "adapter"):
         after = load_file(tmp_path / "run" / place / "model.safetensors")

@@ -55,7 +55,7 @@ def lora_run(tmp_path_factory):
     files = write_vqa_files(folder / "data")
     image = f"{files['train_images']}/image0.png"
     expected = {}
-    save_final = training_ume.run.save_final
+    save_final = training_ume.training.run.save_final
 
     def save_and_answer(trainer, processor, output):
         model = trainer.accelerator.unwrap_model(trainer.model).eval()
@@ -67,8 +67,8 @@ def lora_run(tmp_path_factory):
 
     recipe = write_tiny_recipe(folder / "tiny.yaml", files, lora_r=2, num_train_epochs=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_ume.run, "save_final", save_and_answer)
-        training_ume.run.train_and_evaluate(parse_recipe([str(recipe)]))
+        patch.setattr(training_ume.training.run, "save_final", save_and_answer)
+        training_ume.training.run.train_and_evaluate(parse_recipe([str(recipe)]))
     return shutil.move(folder / "run", folder / "moved"), image, expected
 
 

@@ -189,7 +189,9 @@ def test_the_curve_falls_by_exactly_the_answers_that_are_lost():
 
 def test_those_that_lack_an_input_lack_it_at_every_higher_rate(monkeypatch):
     seen = []
-    monkeypatch.setattr("training_ume.evaluation.score_answers", lambda answers, dataset: seen.append(answers) or {})
+    monkeypatch.setattr(
+        "training_ume.evaluation.evaluate.score_answers", lambda answers, dataset: seen.append(answers) or {}
+    )
     for seed in (0, 1):
         robustness_curve(["with"] * 40, ["without"] * 40, rows(40), rates=[0.1, 0.5, 0.9], seed=seed)
     missing = [{i for i, answer in enumerate(answers) if answer == "without"} for answers in seen]

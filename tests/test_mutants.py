@@ -22,7 +22,7 @@ def definitions() -> dict[str, str]:
                 found[inner] = "\n".join([found.get(inner, ""), *lines[child.lineno - 1 : child.end_lineno]])
             walk(child, lines, inner)
 
-    for path in sorted([*(ROOT / "modeling_ume").glob("*.py"), *(ROOT / "training_ume").glob("*.py")]):
+    for path in sorted([*(ROOT / "modeling_ume").glob("*.py"), *(ROOT / "training_ume").rglob("*.py")]):
         source = path.read_text(encoding="utf-8")
         lines = [line.strip() for line in source.splitlines()]
         found[""] = "\n".join([found[""], *lines])

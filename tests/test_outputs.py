@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+import configuration_ume.requirements
 import training_ume.training.run
 from configuration_ume.arguments import UMETrainingArguments
 from configuration_ume.parsing import parse_recipe
@@ -122,13 +123,15 @@ CANNOT = [
 def test_what_cannot_work_is_said_before_anything_is_loaded_or_deleted(
     recipe, tmp_path, capsys, monkeypatch, fields, sentence
 ):
-    monkeypatch.setattr(training_ume.run, "load_data", lambda *args, **kwargs: pytest.fail("data was loaded"))
+    monkeypatch.setattr(training_ume.training.run, "load_data", lambda *args, **kwargs: pytest.fail("data was loaded"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    find = training_ume.requirements.find_spec
+    find = configuration_ume.requirements.find_spec
     absent = ["deepspeed"] + ["peft"] * fields.pop("no_peft", False)
-    monkeypatch.setattr(training_ume.requirements, "find_spec", lambda name: None if name in absent else find(name))
+    monkeypatch.setattr(
+        configuration_ume.requirements, "find_spec", lambda name: None if name in absent else find(name)
+    )
     (tmp_path / "FILE").write_text("")
     fields = {
         name: value.replace("FILE", str(tmp_path / "FILE")) if name == "output_dir" else value

@@ -363,7 +363,7 @@ def test_a_saved_processor_without_its_vocabulary_is_refused(tmp_path):
 
 
 def test_a_sentencepiece_tokenizer_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_ume.processing_ume.is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr("modeling_ume.text_ume.is_sentencepiece_available", lambda: False)
     (tmp_path / "spm.model").write_bytes(b"")
     with pytest.raises(ValueError, match="pip install sentencepiece protobuf"):
         UMEProcessor.from_encoders_pretrained(tmp_path, tmp_path)
@@ -413,7 +413,7 @@ def test_half_a_surrogate_pair_is_refused_and_a_question_without_tokens_is_paddi
 
 
 def test_a_download_that_is_too_large_is_not_read_to_its_end(monkeypatch):
-    monkeypatch.setattr("modeling_ume.processing_ume.DOWNLOAD_BYTES", 2**20)
+    monkeypatch.setattr("modeling_ume.images_ume.DOWNLOAD_BYTES", 2**20)
     address = f"data:image/png;base64,{base64.b64encode(bytes(2**20 + 1)).decode()}"
     with pytest.raises(ValueError, match="it has more than 1 MB; download it yourself"):
         read_image(address)

@@ -14,8 +14,8 @@ from test_pipeline import make_model, make_processor
 from transformers.models.auto import auto_factory
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+import training_ume.hub.card
 import training_ume.hub.publish
-import training_ume.hub.sections
 from configuration_ume.parsing import parse_recipe
 from training_ume.hub.publish import ABSOLUTE_PATH, answer_elsewhere, check_files, publish
 from training_ume.training.run import train_and_evaluate
@@ -29,8 +29,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 
-import training_ume.card
-import training_ume.publish
+import training_ume.hub.card
+import training_ume.hub.publish
 
 def compare_weights(name, adapter, token=None):
     file = "model.safetensors"
@@ -38,8 +38,8 @@ def compare_weights(name, adapter, token=None):
     digest = hashlib.sha256(path.read_bytes()).digest()
     return {"logits": list(digest) if name != "me/odd" else [0] * 32, "answer": "yes"}
 
-training_ume.publish.answer_elsewhere = compare_weights
-training_ume.card.plot_learning_curve = lambda *arguments: arguments[-1].write(b"a curve")
+training_ume.hub.publish.answer_elsewhere = compare_weights
+training_ume.hub.card.plot_learning_curve = lambda *arguments: arguments[-1].write(b"a curve")
 main = runpy.run_path(sys.argv[1])["main"]
 for case in json.loads(sys.stdin.read()):
     environment, endpoint, offline = dict(os.environ), constants.ENDPOINT, constants.HF_HUB_OFFLINE
@@ -219,8 +219,10 @@ def test_the_token_is_neither_printed_nor_written(session):
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch, about):
     """(a run's folder, a function that publishes it without uploading)."""
-    monkeypatch.setattr(training_ume.publish, "answer_elsewhere", lambda *arguments: {})
-    monkeypatch.setattr(training_ume.card, "plot_learning_curve", lambda *arguments: arguments[-1].write(b"a curve"))
+    monkeypatch.setattr(training_ume.hub.publish, "answer_elsewhere", lambda *arguments: {})
+    monkeypatch.setattr(
+        training_ume.hub.card, "plot_learning_curve", lambda *arguments: arguments[-1].write(b"a curve")
+    )
     folder = make_run(tmp_path / "run")
 
     def call(repo="me/model", **options):
@@ -367,6 +369,6 @@ def test_a_trained_model_is_published_and_answers_alike_from_the_hub(trained, tm
 def test_a_model_that_does_not_load_elsewhere_is_refused(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     code = (folder / "fusion_ume.py").read_text()
-    (folder / "fusion_ume.py").write_text(f"import training_ume.results\n{code}")
+    (folder / "fusion_ume.py").write_text(f"import training_ume.records.files\n{code}")
     with pytest.raises(ValueError, match=r"does not load where only torch, .* are installed \(.*training_ume"):
         answer_elsewhere(str(folder), adapter=False)

@@ -12,8 +12,9 @@ from test_trainer import assert_same_weights, interrupt_after
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 import training_ume.data.streaming
+import training_ume.evaluation.baselines
+import training_ume.evaluation.scores
 import training_ume.training.run
-import training_ume.training.trainer
 from configuration_ume.parsing import parse_recipe
 from training_ume.data.collator import VQACollator
 from training_ume.data.images import open_image
@@ -115,7 +116,7 @@ def test_skipped_batches_are_not_read(shards, monkeypatch):
     monkeypatch.setattr(
         StreamedQuestions, "_stream", lambda self, files, columns: stream(self, opened.append(files) or files, columns)
     )
-    monkeypatch.setattr(training_ume.streaming, "SHUFFLE_IMAGES", 2)
+    monkeypatch.setattr(training_ume.data.streaming, "SHUFFLE_IMAGES", 2)
     batches = parts["train"].batches(4, seed=7)
     near = list(batches)
     batches.skip(10)
@@ -135,12 +136,12 @@ def test_the_shuffle_buffer_gives_every_item_once_and_none_long_before_its_turn(
 def test_a_recipe_trains_from_shards_and_its_answers_are_those_for_the_files(recipe, shards, monkeypatch):
     scored = []
 
-    def score_answers(answers, rows, score=training_ume.trainer.score_answers):
+    def score_answers(answers, rows, score=training_ume.evaluation.scores.score_answers):
         scored.append(dict(zip(rows["question_id"][:], answers, strict=True)))
         return score(answers, rows)
 
-    monkeypatch.setattr(training_ume.trainer, "score_answers", score_answers)
-    monkeypatch.setattr(training_ume.run, "score_answers", score_answers)
+    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.training.run):
+        monkeypatch.setattr(module, "score_answers", score_answers)
     streamed = recipe("streamed", "stream", num_train_epochs=3, learning_rate=1e-2, dataloader_num_workers=1)
     results = train_and_evaluate(streamed)
     assert results["epochs"][-1]["step"] == 3 * -(-54 // 4)

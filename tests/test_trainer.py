@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+import training_ume.evaluation.baselines
+import training_ume.evaluation.scores
 import training_ume.training.run
-import training_ume.training.trainer
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.build.model import build_model
@@ -171,12 +172,12 @@ def test_results_say_what_was_trained_on_what(tiny):
 def test_the_epoch_is_chosen_on_images_held_out_and_the_test_questions_are_scored_once(tiny, tmp_path, monkeypatch):
     scored = []
 
-    def score_answers(answers, rows, score=training_ume.trainer.score_answers):
+    def score_answers(answers, rows, score=training_ume.evaluation.scores.score_answers):
         scored.append(set(rows["image"][:]))
         return score(answers, rows)
 
-    monkeypatch.setattr(training_ume.trainer, "score_answers", score_answers)
-    monkeypatch.setattr(training_ume.run, "score_answers", score_answers)
+    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.training.run):
+        monkeypatch.setattr(module, "score_answers", score_answers)
     files = write_vqa_files(tmp_path / "test", num_images=4)
     results = train_and_evaluate(tiny(**{name.replace("train", "eval"): path for name, path in files.items()}))
     held_out, test = scored[2], scored[-1]

@@ -374,7 +374,7 @@ def steps_table(arenas: dict[str, dict]) -> str:
     """What each part of the thesis adds, step by step: its figures for LSTM × VGG, and ours in arenas.
 
     Args:
-        arenas: by its title, the results of an arena as [`training_ume.arena.summarise`] makes them.
+        arenas: by its title, the results of an arena as [`training_ume.evidence.statistics.summarise`] makes them.
     """
     columns = {"the thesis, LSTM × VGG, VQA v2": {head: THESIS[f"lstm_vgg/{head}"] for head in STEPS}}
     for title, results in arenas.items():

@@ -24,7 +24,8 @@ APP = '''"""The page of this Space: the models below answer questions about pict
 
 import os
 
-from training_ume.demo import build_demo, launch, load_judges
+from training_ume.serve.judges import load_judges
+from training_ume.serve.page import build_demo, launch
 
 # The proxies in front of a Space, which say who asks: each visitor then has a limit, not all of them one.
 os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
