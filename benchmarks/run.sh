@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The benchmarks, into benchmarks/results, and the README's table of them. About two hours on two cores, most of it the
+# The benchmarks, into benchmarks/results, and the table of them in docs/speed.md. About two hours on two cores, most of it the
 # trainings of grouping.py and explanations.py; nothing else should run meanwhile.
 #   bash benchmarks/run.sh                     all of them
 #   bash benchmarks/run.sh metric training     these ones: pair_fusion training features metric grouping explanations

@@ -7,6 +7,7 @@ python scripts/render.py --check
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_p
 from training_ume.report.benchmarks import benchmarks_table, compile_table, demo_table, long_run_table
 from training_ume.report.explanation import modality_table
 from training_ume.report.faithfulness import explanations_table
+from training_ume.report.glance import claim, glance_table
 from training_ume.report.heads_and_encoders import encoders_table, features_table, heads_table
 from training_ume.report.markdown import markdown
 from training_ume.report.reliability import reliability_sections
@@ -29,13 +31,13 @@ from training_ume.report.thesis import proof_tables, references_table, rows_tabl
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 HEADS_RESULTS = RESULTS / "easy_vqa_heads.json"
-# The README's tables, in this order.
+# The tables of docs/results.md, in this order.
 TITLES = {
     "easy_vqa": "easy-VQA, small encoders from scratch: the quickstart",
     "easy_vqa_best": "easy-VQA, trained for longer: recipe `easy_vqa_best`",
     "daquar": "DAQUAR, MiniLM × ViT-tiny frozen, 7×7 image tokens: recipe `daquar`",
 }
-# The arenas, by title; each is results/NAME.json of scripts/arena.py, and the first one's plots stand in the README.
+# The arenas, by title; each is results/NAME.json of `ume arena`, and the first one stands in docs/results.md in full.
 ARENAS = {
     "DAQUAR, MiniLM × ViT-tiny frozen": "arena_daquar",
     "DAQUAR, MiniLM × MobileNetV2 frozen": "arena_daquar_mobilenet",
@@ -46,7 +48,7 @@ ARENAS = {
 
 
 def table(path: Path) -> str:
-    """One results file of scripts/train.py as a Markdown table, with the machine and the versions under it."""
+    """One results file of `ume train` as a Markdown table, with the machine and the versions under it."""
     results = json.loads(path.read_text(encoding="utf-8"))
     lines = ["| | VQA accuracy | exact match | seeds | training, s | CPU s | parameters |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
@@ -102,6 +104,12 @@ def arena_tables() -> str:
     return f"{arena_overview(found)}\n\n**{title}**\n\n{arena_table(summary)}"
 
 
+def at_a_glance() -> list[dict]:
+    """Results that the README speaks of: quickstart, all heads under its recipe, arena of drawings, of photographs."""
+    names = ("easy_vqa", "easy_vqa_heads", "arena_easy_vqa", "arena_daquar")
+    return [json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+
+
 def thesis() -> dict:
     return json.loads((RESULTS / "thesis.json").read_text(encoding="utf-8"))
 
@@ -114,7 +122,13 @@ def ablations() -> str:
 
 
 def write_pictures() -> None:
-    """The arenas' page and plots in docs/arena; not compared by --check, as matplotlib's releases draw differently."""
+    """The arenas' page and plots in docs/arena, and what a benchmark drew in docs/speed.
+
+    Not compared by --check, as matplotlib's releases draw differently.
+    """
+    # The site's pages reach no file outside of docs/.
+    (ROOT / "docs" / "speed").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "benchmarks" / "results" / "training_cpu.png", ROOT / "docs" / "speed")
     folder = ROOT / "docs" / "arena"
     folder.mkdir(exist_ok=True)
     summaries = arenas()
@@ -145,10 +159,11 @@ STEP_BY_STEP = [title for title, name in ARENAS.items() if name in ("arena_easy_
 # What stands between `<!-- name:begin -->` and `<!-- name:end -->` of each file.
 SECTIONS = {
     "README.md": {
-        "results": results_tables,
-        "arena": arena_tables,
-        "benchmarks": lambda: benchmarks_table(ROOT / "benchmarks" / "results"),
+        "claim": lambda: claim(*at_a_glance()),
+        "glance": lambda: glance_table(*at_a_glance()),
     },
+    "docs/results.md": {"results": results_tables, "arena": arena_tables},
+    "docs/speed.md": {"benchmarks": lambda: benchmarks_table(ROOT / "benchmarks" / "results")},
     "docs/heads_and_encoders.md": {
         "heads": heads_table,
         "heads_trained": heads_trained,
