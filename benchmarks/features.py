@@ -36,7 +36,6 @@ from training_ume.data.collator import VQACollator  # noqa: E402
 from training_ume.data.rows import FEATURES  # noqa: E402
 from training_ume.data.sampler import GroupedByImageSampler  # noqa: E402
 from training_ume.features.build import BATCH_ROWS, build_features  # noqa: E402
-from training_ume.features.from_recipe import distinct_rows  # noqa: E402
 from training_ume.features.store import COLUMN, FeatureCache, open_features  # noqa: E402
 from training_ume.records.files import write_json  # noqa: E402
 from training_ume.records.machine import (  # noqa: E402
@@ -44,6 +43,7 @@ from training_ume.records.machine import (  # noqa: E402
     keep_freed_memory,
 )
 from training_ume.report.heads_and_encoders import vqa_v2_features  # noqa: E402
+from training_ume.training.feature_sets import distinct_rows  # noqa: E402
 
 SHAPES = {
     "tiny": {

@@ -16,18 +16,14 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from configuration_ume.scores import ALWAYS_SCORED, AUTO, NAMES
 from configuration_ume.values import as_kinds, number_in, parse_json
-from training_ume.evaluation.scores import AUTO, NAMES
 
 # Packages of report backends that transformers does not list as available, or not beside another.
 UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
 
 
 MOST_SEEDS = 2**32  # what numpy takes
-
-
-# Scores that all rows with answers get, and the loss; others depend on the rows.
-ALWAYS_SCORED = ("loss", "vqa_accuracy", "exact_match")
 
 
 def check_before(args) -> None:

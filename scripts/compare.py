@@ -9,10 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from training_ume.records.comparison import comparison_rows, merge_runs
+from training_ume.records.comparison import comparison_rows, comparison_table, merge_runs
 from training_ume.records.files import write_json
 from training_ume.report.console import print_json, print_table
-from training_ume.report.scores import comparison_table
 
 
 def main(argv: list[str]) -> int:

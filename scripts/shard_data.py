@@ -15,7 +15,7 @@ import sys
 sys.path.append(sys.path.pop(0))
 
 from configuration_ume.parsing import parse_recipe
-from training_ume.data.prepare import shard_data
+from training_ume.training.prepare import shard_data
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

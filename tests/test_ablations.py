@@ -18,12 +18,12 @@ from configuration_ume.arguments import ModelArguments
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.data.collator import VQACollator
-from training_ume.data.prepare import load_data
 from training_ume.evidence import arena
 from training_ume.evidence.ablations import ABLATIONS
 from training_ume.records.files import read_json, write_json
 from training_ume.report.ablations import ablations_table, verdict
 from training_ume.training.averaging import WeightAverage
+from training_ume.training.prepare import load_data
 from training_ume.training.question_only import QuestionOnly
 from training_ume.training.run import train_and_evaluate
 from training_ume.training.trainer import TRAINED_WEIGHTS, UMETrainer, smooth_targets
@@ -236,7 +236,7 @@ def test_a_pretrained_encoder_reads_larger_images_and_training_goes_on_from_smal
 
 
 def test_features_of_another_resolution_are_refused(tiny, tmp_path):  # noqa: F811
-    from training_ume.features.from_recipe import cache_recipe
+    from training_ume.training.feature_sets import cache_recipe
 
     vit = pretrained_vit(tiny, tmp_path)
     fields = {"freeze_vision": True, "feature_cache": str(tmp_path / "features"), "num_train_epochs": 1, **vit}

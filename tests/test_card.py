@@ -23,6 +23,7 @@ from training_ume.data.rows import FEATURES
 from training_ume.evaluation.scores import score_answers
 from training_ume.hub.card import render_card
 from training_ume.hub.data_sets import DATA_SETS
+from training_ume.hub.learning_curve import plot_learning_curve
 from training_ume.hub.read import About, read_about, read_run
 from training_ume.records.files import write_json
 from training_ume.records.predictions import (
@@ -33,7 +34,6 @@ from training_ume.records.predictions import (
     score_interval,
     write_predictions,
 )
-from training_ume.report.curves import plot_learning_curve
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "card.md"

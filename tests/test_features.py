@@ -28,15 +28,15 @@ from training_ume.build.model import build_model
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import words_tokenizer
 from training_ume.data.json_entries import VQADataError
-from training_ume.data.prepare import load_data
 from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.features import keys
 from training_ume.features.build import build_features
-from training_ume.features.from_recipe import distinct_rows
 from training_ume.features.identity import MODALITIES, describe
 from training_ume.features.keys import file_stamps, saved_names
 from training_ume.features.store import COLUMN, FeatureCache, open_features
 from training_ume.records.files import write_whole
+from training_ume.training.feature_sets import distinct_rows
+from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent

@@ -17,8 +17,8 @@ from modeling_ume.streams_ume import drop_modality
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
-from training_ume.data.prepare import load_data
 from training_ume.evaluation.evaluate import robustness_curve
+from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

@@ -21,10 +21,10 @@ from training_ume.data.answers import AnswerVocabulary, several_spellings
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.load import load_vqa, question_ids
 from training_ume.data.pictures import copies, shared_pictures
-from training_ume.data.prepare import describe_data, load_data
 from training_ume.data.splits import split_by_image
 from training_ume.evaluation.challenge import write_challenge_results
 from training_ume.evaluation.scores import fitting_score, score
+from training_ume.training.prepare import describe_data, load_data
 from training_ume.training.run import train_and_evaluate
 from training_ume.training.trainer import UMETrainer
 

@@ -17,7 +17,8 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 import training_ume.hub.card
 import training_ume.hub.publish
 from configuration_ume.parsing import parse_recipe
-from training_ume.hub.publish import ABSOLUTE_PATH, answer_elsewhere, check_files, publish
+from training_ume.hub.publish import answer_elsewhere, publish
+from training_ume.records.private import ABSOLUTE_PATH, check_files
 from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent

@@ -19,10 +19,10 @@ from configuration_ume.parsing import parse_recipe
 from training_ume.data.collator import VQACollator
 from training_ume.data.images import open_image
 from training_ume.data.json_entries import VQADataError
-from training_ume.data.prepare import load_data, shard_data
 from training_ume.data.streaming import FORMAT, INDEX, StreamedQuestions, open_shards, shuffled
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.load import load_checkpoint
+from training_ume.training.prepare import load_data, shard_data
 from training_ume.training.run import train_and_evaluate
 
 SHARDS = 4

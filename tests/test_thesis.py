@@ -9,6 +9,7 @@ import pytest
 from vqa_files import write_vqa_files
 
 from configuration_ume.parsing import parse_recipe, shipped_recipes
+from configuration_ume.thesis_rows import OFFICIAL, ROWS, THESIS
 from modeling_ume import FUSIONS
 from training_ume.build.processor import load_image_processor
 from training_ume.evidence import thesis
@@ -21,7 +22,6 @@ from training_ume.evidence.thesis import (
     reproduce,
     steps_table,
 )
-from training_ume.evidence.thesis_rows import OFFICIAL, ROWS, THESIS
 from training_ume.records.files import write_json
 from training_ume.records.run_folder import run_arguments
 from training_ume.report.thesis import proof_tables, references_table, rows_table

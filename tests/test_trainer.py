@@ -20,15 +20,14 @@ from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
-from training_ume.data.prepare import load_data
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.records.checkpoints import last_whole_checkpoint
-from training_ume.records.comparison import comparison_rows
+from training_ume.records.comparison import comparison_rows, comparison_table
 from training_ume.records.files import read_json, write_json
 from training_ume.records.machine import environment
 from training_ume.report.markdown import align
-from training_ume.report.scores import comparison_table
+from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
 from training_ume.training.trainer import UMETrainer
 

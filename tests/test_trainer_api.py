@@ -15,8 +15,8 @@ from configuration_ume.parsing import parse_recipe
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
-from training_ume.data.prepare import load_data
 from training_ume.evaluation.scores import score_answers
+from training_ume.training.prepare import load_data
 from training_ume.training.run import build_trainer
 from training_ume.training.trainer import UMETrainer
 

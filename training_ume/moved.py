@@ -10,7 +10,7 @@ import importlib
 import sys
 import warnings
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 # Old module: the modules that have its definitions now, of this package unless a slash says otherwise.
@@ -22,38 +22,51 @@ MOVED = {
     "attribution": "explain.attribution",
     "averaging": "training.averaging",
     "benchmark_tables": "report.benchmarks",
-    "card": "hub.sections hub.data_sets hub.read report.markdown hub.card",
+    "card": "hub.sections hub.data_sets hub.read report.markdown hub.card hub.learning_curve",
     "challenge": "evaluation.challenge",
+    "checkpoints": "records.checkpoints",
     "collator": "data.collator",
+    "common_tests": "report.common_tests",
     "console": "report.console",
-    "data": "data.load data.json_entries data.rows data.images data.splits "
-    "data.sources.vqa_v2 data.sources.easy_vqa data.sources.hub",
+    "data": "data.load data.json_entries data.rows data.images data.splits data.sources.vqa_v2 "
+    "data.sources.easy_vqa data.sources.hub",
     "demo": "serve.page serve.judges serve.html serve.space",
+    "demo_uploads": "serve.uploads",
     "doc_tables": "report.heads_and_encoders report.markdown",
     "encoder_facts": "report.encoder_facts",
     "evaluation": "evaluation.evaluate evaluation.load evaluation.answering data.inputs records.files",
-    "explain": "explain.explanation explain.words explain.shapley report.explanation",
+    "explain": "explain.explanation explain.words explain.shapley report.explanation records.explanation",
     "explain_plots": "report.explanation",
     "export": "serve.onnx_export serve.onnx_graphs serve.onnx_answers",
     "faithfulness": "explain.faithfulness report.faithfulness",
     "feature_export": "features.publish",
-    "feature_sets": "features.from_recipe",
+    "feature_keys": "features.keys",
+    "feature_sets": "training.feature_sets",
     "features": "features.store features.identity features.build features.keys records.files",
-    "plots": "report.curves",
+    "json_entries": "data.json_entries",
+    "lora": "build.lora",
+    "outputs": "records.outputs",
+    "pictures": "data.pictures",
+    "plots": "report.curves hub.learning_curve records.packages",
     "predictions": "records.predictions",
-    "publish": "hub.publish",
+    "publish": "hub.publish records.private",
     "question_only": "training.question_only",
     "recipes": "/configuration_ume.parsing /configuration_ume.arguments",
     "releases": "report.releases",
     "reliability_tables": "report.reliability",
-    "results": "records.files records.machine records.comparison report.scores report.markdown",
+    "requirements": "/configuration_ume.requirements /configuration_ume.scores",
+    "results": "records.files records.machine records.comparison report.markdown",
     "retrieval": "evaluation.retrieval",
-    "run": "training.run build.tokenizer build.processor build.model "
-    "build.lora data.prepare records.run_folder records.machine evaluation.baselines",
+    "rows": "evaluation.rows",
+    "run": "training.run build.tokenizer build.processor build.model build.lora training.prepare "
+    "records.run_folder records.machine evaluation.baselines",
     "sampler": "data.sampler",
+    "scoring": "evaluation.scores /configuration_ume.scores",
     "streaming": "data.streaming",
-    "thesis": "evidence.thesis evidence.thesis_rows report.thesis",
-    "trainer": "training.trainer training.callbacks evaluation.answering evaluation.scores records.checkpoints",
+    "thesis": "evidence.thesis /configuration_ume.thesis_rows report.thesis",
+    "trainer": "training.trainer training.callbacks evaluation.answering evaluation.scores records.checkpoints "
+    "data.order /configuration_ume.scores",
+    "values": "/configuration_ume.values",
 }
 
 
@@ -86,7 +99,9 @@ class MovedModules(MetaPathFinder, Loader):
 
     def find_spec(self, fullname: str, path=None, target=None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
-        return ModuleSpec(fullname, self) if package == __package__ and name in MOVED else None
+        if package != __package__ or name not in MOVED or PathFinder.find_spec(fullname, path) is not None:
+            return None
+        return ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__.rpartition(".")[2]
@@ -95,6 +110,6 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Behind all other finders, so that what is there comes first."""
+    """Before all other finders: that of another copy of this project would find the file that was there."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(MovedModules())
+        sys.meta_path.insert(0, MovedModules())

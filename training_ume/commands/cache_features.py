@@ -14,9 +14,9 @@ import sys
 
 from configuration_ume.parsing import parse_recipe
 from training_ume.commands import command_parser
-from training_ume.features.from_recipe import cache_recipe
 from training_ume.features.identity import MODALITIES
 from training_ume.records.files import WriteError
+from training_ume.training.feature_sets import cache_recipe
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -8,14 +8,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from configuration_ume.scores import NAMES, in_order, measured_by
 from training_ume.commands import command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
 from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.evaluate import DROP_RATES, evaluate_checkpoint
-from training_ume.evaluation.scores import NAMES, in_order, measured_by
 from training_ume.records.files import write_json
+from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table
-from training_ume.report.curves import need_matplotlib, plot_robustness
+from training_ume.report.curves import plot_robustness
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -18,8 +18,8 @@ from training_ume.explain.explanation import explain, need_captum
 from training_ume.explain.shapley import explain_dataset
 from training_ume.records.files import write_json
 from training_ume.records.machine import environment
+from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table, working
-from training_ume.report.curves import need_matplotlib
 from training_ume.report.explanation import modality_table, plot_explanation, plot_modalities
 
 

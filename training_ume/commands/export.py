@@ -8,10 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from configuration_ume.scores import NAMES, measured_by
 from training_ume.commands import command_parser
 from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.evaluation.load import load_checkpoint
-from training_ume.evaluation.scores import NAMES, measured_by
 from training_ume.report.console import print_json, print_table
 from training_ume.serve.onnx_export import PARITY, check_folder, export_onnx
 from training_ume.serve.onnx_graphs import ABOUT, need_onnx

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEVQAPipeline
 from modeling_ume.images_ume import read_image
+from training_ume.data.order import in_image_order
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.load import load_checkpoint
 
@@ -39,24 +40,6 @@ def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iter
     else:
         for question in questions:
             yield question, pipeline(picture, question)
-
-
-def words(questions: list[str]) -> list[int]:
-    """How many words each question has: as good as tokens for telling long ones from short ones."""
-    return [len(question.split()) for question in questions]
-
-
-def in_image_order(dataset: Dataset) -> tuple[Dataset, list[int]]:
-    """
-    Rows sorted by image (questions about one image in their old order), and the old index of each row.
-
-    Images whose longest questions are alike stand together, so that batches have little padding.
-    """
-    images, longest = dataset["image"][:], {}
-    for image, length in zip(images, words(dataset["question"][:]), strict=True):
-        longest[image] = max(length, longest.get(image, 0))
-    order = sorted(range(len(images)), key=lambda row: (longest[images[row]], images[row]))
-    return dataset.select(order), order
 
 
 @torch.no_grad()

@@ -11,15 +11,9 @@ import evaluate
 from datasets import Dataset
 
 import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
+from configuration_ume.scores import NAMES, measured_by
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, is_most_common
 from training_ume.data.streaming import StreamedQuestions
-
-NAMES = {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"}
-
-
-# The value of `metric_for_best_model` that leaves the choice to the data.
-AUTO = "auto"
-
 
 # Fewer annotators than these cannot agree as VQA accuracy asks them to.
 ENOUGH_ANNOTATORS = 4
@@ -105,16 +99,6 @@ def score(
         **{f"per_{of[:-1]}": _percent_by_type(hits, kinds) for of, kinds in types.items()},
         "vqa_accuracy": overall["vqa_accuracy"],
     }
-
-
-def measured_by(scores: dict) -> str:
-    """The score that comes first among these; results of earlier versions do not say it."""
-    return scores.get("measured_by", "vqa_accuracy")
-
-
-def in_order(first: str) -> list[str]:
-    """The names of the scores, that which fits first."""
-    return sorted(NAMES, key=lambda name: name != first)
 
 
 def _percent_by_type(hits: Sequence[bool], kinds: Sequence[str]) -> dict[str, float]:

@@ -24,21 +24,22 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging
 
 from configuration_ume.arguments import ModelArguments, Recipe, check_together
+from configuration_ume.scores import AUTO, measured_by
 from modeling_ume import UMEConfig
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.data.collator import VQACollator
-from training_ume.data.prepare import load_data
 from training_ume.data.splits import split_by_image
 from training_ume.evaluation.answering import predict
-from training_ume.evaluation.scores import AUTO, measured_by, score_answers
+from training_ume.evaluation.scores import score_answers
 from training_ume.evidence.contenders import Contender, contenders, stream_widths, trained_parameters
 from training_ume.evidence.statistics import METRICS, summarise
 from training_ume.records.files import read_json, write_json, write_text
 from training_ume.records.machine import environment, keep_freed_memory
 from training_ume.records.predictions import prediction_rows
 from training_ume.records.run_folder import Run, run_arguments
+from training_ume.training.prepare import load_data
 from training_ume.training.run import build_trainer, most
 
 LEARNING_RATES = (5e-4, 1.5e-3, 4.5e-3)

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 
-from training_ume.evaluation.scores import NAMES, measured_by
+from configuration_ume.scores import NAMES, measured_by
 
 RESAMPLES = 2000
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from configuration_ume.arguments import Recipe
 from configuration_ume.parsing import parse_recipe
-from training_ume.evidence.thesis_rows import OFFICIAL, ROWS, THESIS, Row
+from configuration_ume.thesis_rows import OFFICIAL, ROWS, THESIS, Row
 from training_ume.records.files import read_json, write_json
 from training_ume.records.run_folder import NOT_COMPARED, Run, check_same_arguments, run_arguments
 from training_ume.training.run import plan_runs, train_and_evaluate

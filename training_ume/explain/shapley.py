@@ -12,10 +12,8 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.data.collator import VQACollator
-from training_ume.evaluation.answering import in_image_order
-
-VIEWS = ("text", "image", "pairs")  # what the modality weights of a head are of, in this order
-
+from training_ume.data.order import in_image_order
+from training_ume.records.explanation import VIEWS
 
 SUBSETS = ((), ("text",), ("image",), ("text", "image"))  # what the Shapley values are made of
 

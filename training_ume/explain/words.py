@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from modeling_ume import UMEProcessor
+from training_ume.records.explanation import PairMaps
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-
-
-@dataclass
-class PairMaps:
-    """The head's own weights of question token × image token, which sum to 1 over all pairs.
-
-    Attributes:
-        tokens: the question's tokens as the model reads them, T of them, special ones too.
-        maps: [T, h, w], what each token gives to each cell of the image.
-        off_grid: [T], what it gives to image tokens that are no place in the image, such as a class token.
-    """
-
-    tokens: list[str]
-    maps: np.ndarray
-    off_grid: np.ndarray
 
 
 # --------------------------------------------------------------------------------------------- tokens, cells and words

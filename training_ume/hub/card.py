@@ -11,8 +11,9 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from training_ume.evaluation.scores import NAMES
+from configuration_ume.scores import NAMES
 from training_ume.hub.data_sets import CITATION, DATA_SETS, DataSet
+from training_ume.hub.learning_curve import plot_learning_curve
 from training_ume.hub.read import About, Run, _base_models, _from_dict, read_run
 from training_ume.hub.sections import (
     _architecture,
@@ -29,7 +30,6 @@ from training_ume.hub.sections import (
     _results,
     _training,
 )
-from training_ume.report.curves import plot_learning_curve
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "model_cards" / "template.md"
 

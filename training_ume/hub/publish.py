@@ -27,10 +27,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from training_ume.evaluation.scores import NAMES
+from configuration_ume.scores import NAMES
 from training_ume.hub.card import render_card, write_card
 from training_ume.hub.read import read_about
 from training_ume.records.files import first_line, read_json
+from training_ume.records.private import check_files
 from training_ume.report.console import working
 
 # What belongs to a model repo; whatever else lies in the folder stays here.
@@ -42,20 +43,7 @@ UPLOADED = re.compile(
 )
 
 
-VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}  # their tokens may look like anything
-
-
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npy"}
-
-
-TEXTS = {".json", ".md", ".py", ".txt", ".yaml"}
-
-
-# Two parts or more, and not the middle of an address or of `yes/no`; a Windows drive; a file address.
-ABSOLUTE_PATH = re.compile(r"(?<![\w./:<\])~*-])/[\w.@+-]+(?:/[\w.@+-]+)+|\b[A-Za-z]:\\{1,2}\w[\w\\.-]*|file://\S+")
-
-
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
 
 # httpx or its successor, whichever this release of huggingface_hub is built on.
@@ -256,25 +244,6 @@ def portable_configs(files: dict[str, Path | bytes], repo: str) -> dict[str, byt
     return {
         name: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode() for name, config in configs.items()
     }
-
-
-def check_files(files: dict[str, Path | bytes]) -> None:
-    """Raises ValueError for a text file with a path of this machine, or with a Hub token, in it."""
-    for name, content in files.items():
-        if Path(name).suffix not in TEXTS:
-            continue
-        text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
-        for number, line in enumerate(text.split("\n"), 1):
-            if TOKEN.search(line):
-                raise ValueError(
-                    f"Line {number} of {name} holds what looks like a Hub token: take it out, and revoke it."
-                )
-            found = None if name in VOCABULARIES else ABSOLUTE_PATH.search(line)
-            if found:
-                raise ValueError(
-                    f"Line {number} of {name} names {found[0]}, a path of this machine: take it out; it means nothing "
-                    "elsewhere and tells more than it should."
-                )
 
 
 def check_card(card: Path | bytes, results: dict | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from training_ume.evaluation.scores import NAMES, in_order, measured_by
+from configuration_ume.scores import NAMES, in_order, measured_by
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 
 from configuration_ume.arguments import DataArguments, ModelArguments
+from configuration_ume.scores import NAMES
 from metrics.vqa_accuracy.vqa_accuracy import answer_form
 from training_ume.data.images import open_image
 from training_ume.data.inputs import BLIND
-from training_ume.evaluation.scores import NAMES
 from training_ume.hub.data_sets import DataSet
 from training_ume.hub.read import About, Run, _base_models
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions, score_interval

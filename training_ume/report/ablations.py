@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training_ume.evaluation.scores import NAMES
+from configuration_ume.scores import NAMES
 from training_ume.report.arena import arena_caption
 from training_ume.report.markdown import markdown
 

@@ -7,8 +7,8 @@ import html
 import io
 from collections.abc import Callable
 
-from training_ume.evaluation.scores import NAMES, measured_by
-from training_ume.report.curves import need_matplotlib
+from configuration_ume.scores import NAMES, measured_by
+from training_ume.records.packages import need_matplotlib
 from training_ume.report.markdown import markdown
 
 BLIND_COLOUR, HEAD_COLOUR, REFERENCE_COLOUR = "#b0b0b0", "#5b8dbd", "#d1603d"

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training_ume.explain.explanation import Explanation
-from training_ume.explain.shapley import VIEWS
-from training_ume.report.curves import need_matplotlib
+from training_ume.records.explanation import VIEWS, Explanation
+from training_ume.records.packages import need_matplotlib
 
 
 def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:

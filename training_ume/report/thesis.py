@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training_ume.evidence.thesis_rows import NAMES, OFFICIAL, REFERENCES, ROWS, THESIS
+from configuration_ume.thesis_rows import NAMES, OFFICIAL, REFERENCES, ROWS, THESIS
 from training_ume.report.markdown import align
 
 # ----------------------------------------------------------------------------------------------------------- tables

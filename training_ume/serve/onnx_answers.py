@@ -16,7 +16,7 @@ from modeling_ume import UMEProcessor
 from modeling_ume.images_ume import read_image
 from modeling_ume.tasks_ume import decode_logits
 from training_ume.data.collator import TEXT_KEYS, VQACollator
-from training_ume.evaluation.answering import in_image_order
+from training_ume.data.order import in_image_order
 from training_ume.records.files import read_json
 from training_ume.serve.onnx_graphs import ABOUT, GRAPHS, IMAGE_ENCODER, PRECISIONS, QUESTION_FUSION, question_inputs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from training_ume.hub.publish import check_files
+from training_ume.records.private import check_files
 from training_ume.serve.judges import folder_name, load_judges
 from training_ume.serve.page import QUESTIONS, find_examples
 

@@ -24,20 +24,19 @@ from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.inputs import BLIND
-from training_ume.data.prepare import VQAData, describe_data, load_data
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.scores import score_answers
 from training_ume.features.store import open_features
 from training_ume.records.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
-from training_ume.records.comparison import comparison_rows
+from training_ume.records.comparison import comparison_rows, comparison_table
 from training_ume.records.files import first_line, read_json, write_json, writing
 from training_ume.records.machine import environment, keep_freed_memory
 from training_ume.records.outputs import clear, files_of_runs, not_of_runs
 from training_ume.records.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.records.run_folder import Run, check_output, check_same_arguments, run_arguments
 from training_ume.report.console import print_table
-from training_ume.report.scores import comparison_table
+from training_ume.training.prepare import VQAData, describe_data, load_data
 from training_ume.training.trainer import UMETrainer, ume_model
 
 # ---------------------------------------------------------------------------------------------------------- training

@@ -26,13 +26,13 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
 from configuration_ume.arguments import UMETrainingArguments
-from configuration_ume.requirements import ALWAYS_SCORED
+from configuration_ume.scores import ALWAYS_SCORED, AUTO
 from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.data.order import words
 from training_ume.data.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.data.streaming import StreamedQuestions
-from training_ume.evaluation.answering import words
 from training_ume.evaluation.rows import Scorer, as_rows, check_rows, is_named_sets
-from training_ume.evaluation.scores import AUTO, FittingScore, fitting_score, score_names, score_rows
+from training_ume.evaluation.scores import FittingScore, fitting_score, score_names, score_rows
 from training_ume.records.checkpoints import delete, holds_weights_only, keep_newest, unfinished
 from training_ume.records.files import WriteError, writing
 from training_ume.training.averaging import WeightAverage

@@ -11,10 +11,10 @@ from datasets import Dataset
 from configuration_ume.arguments import DataArguments
 from training_ume.data.answers import AnswerVocabulary, several_spellings
 from training_ume.data.load import load_vqa, skipped_entries
+from training_ume.data.order import in_image_order
 from training_ume.data.pictures import shared_pictures
 from training_ume.data.splits import split_by_image
 from training_ume.data.streaming import StreamedQuestions, open_shards, write_shards
-from training_ume.evaluation.answering import in_image_order
 from training_ume.evaluation.baselines import score_baselines
 from training_ume.evaluation.scores import fitting_score
 

@@ -13,11 +13,11 @@ from modeling_ume.loading_ume import load_config
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
-from training_ume.data.prepare import load_data
 from training_ume.features.build import build_features
 from training_ume.features.identity import describe
 from training_ume.features.publish import export_features, fetch_features, push_features
 from training_ume.features.store import COLUMN, FeatureCache
+from training_ume.training.prepare import load_data
 
 
 def cache_recipe(
