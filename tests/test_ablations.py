@@ -26,7 +26,8 @@ from training_ume.training.averaging import WeightAverage
 from training_ume.training.prepare import load_data
 from training_ume.training.question_only import QuestionOnly
 from training_ume.training.run import train_and_evaluate
-from training_ume.training.trainer import TRAINED_WEIGHTS, UMETrainer, smooth_targets
+from training_ume.training.saving import TRAINED_WEIGHTS
+from training_ume.training.trainer import UMETrainer, smooth_targets
 
 main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "arena.py"))["main"]
 

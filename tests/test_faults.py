@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-import training_ume.training.trainer
+import training_ume.training.loaders
 from training_ume.commands import train
 from training_ume.records.checkpoints import last_whole_checkpoint
 from training_ume.records.files import WriteError, read_json, write_json, write_whole
@@ -40,14 +40,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_questions(
 ):
     met = []
 
-    def poisoned(*args, original=training_ume.training.trainer.with_question_ids):
+    def poisoned(*args, original=training_ume.training.loaders.with_question_ids):
         batch = original(*args)
         met.append(batch["question_ids"])
         if len(met) == 8:  # of five batches an epoch, the third of the second
             batch["pixel_values"][0, 0, 0, 0] = math.nan
         return batch
 
-    monkeypatch.setattr(training_ume.training.trainer, "with_question_ids", poisoned)
+    monkeypatch.setattr(training_ume.training.loaders, "with_question_ids", poisoned)
     assert train.main([recipe(gradient_accumulation_steps=accumulated)]) == 2
     error, run = capsys.readouterr().err, tmp_path / "run"
     assert f"error: The loss is nan in step {step}, in the batch with the question_ids {join(met[7])}. " in error

@@ -64,8 +64,8 @@ MOVED = {
     "scoring": "evaluation.scores /configuration_ume.scores",
     "streaming": "data.streaming",
     "thesis": "evidence.thesis /configuration_ume.thesis_rows report.thesis",
-    "trainer": "training.trainer training.callbacks evaluation.answering evaluation.scores records.checkpoints "
-    "data.order /configuration_ume.scores",
+    "trainer": "training.trainer training.callbacks training.loaders training.saving evaluation.answering "
+    "evaluation.scores records.checkpoints data.order /configuration_ume.scores",
     "values": "/configuration_ume.values",
 }
 
@@ -85,10 +85,13 @@ def find(name: str):
                     continue
                 module = importlib.import_module(home)
                 if attribute in vars(module):
+                    found = vars(module)[attribute]
+                    place = getattr(found, "__module__", None)  # where it is defined, if that is one of ours
+                    place = place if place in new_homes(name) else home
                     warnings.warn(
-                        f"{__package__}.{name}.{attribute} is now in {home}.", DeprecationWarning, stacklevel=2
+                        f"{__package__}.{name}.{attribute} is now in {place}.", DeprecationWarning, stacklevel=2
                     )
-                    return vars(module)[attribute]
+                    return found
         raise AttributeError(f"module '{__package__}.{name}' has no attribute {attribute!r}")
 
     return getattribute

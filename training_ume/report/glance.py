@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training_ume.evaluation.scores import NAMES
+from configuration_ume.scores import NAMES
 from training_ume.report.markdown import markdown
 
 # The README's rows, at most eight: the head this project is about, those that come closest to it somewhere, the usual

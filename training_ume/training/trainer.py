@@ -8,44 +8,29 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, seed_worker
 
 from configuration_ume.arguments import UMETrainingArguments
-from configuration_ume.scores import ALWAYS_SCORED, AUTO
+from configuration_ume.scores import AUTO
 from modeling_ume import UMEForVisualQuestionAnswering
-from training_ume.data.order import words
-from training_ume.data.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.data.streaming import StreamedQuestions
-from training_ume.evaluation.rows import Scorer, as_rows, check_rows, is_named_sets
-from training_ume.evaluation.scores import FittingScore, fitting_score, score_names, score_rows
-from training_ume.records.checkpoints import delete, holds_weights_only, keep_newest, unfinished
-from training_ume.records.files import WriteError, writing
+from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
+from training_ume.evaluation.scores import FittingScore, score_rows
+from training_ume.records.checkpoints import keep_newest
 from training_ume.training.averaging import WeightAverage
 from training_ume.training.callbacks import SaveAfterEvaluation, SetEpoch, Stopwatch
+from training_ume.training.choice import BestCheckpoint
+from training_ume.training.loaders import QUESTION_IDS, Loaders
 from training_ume.training.question_only import NAME, QuestionOnly
-
-# In a checkpoint: weights to go on from that the model's own file does not hold.
-TRAINED_WEIGHTS = "trained_weights.safetensors"
-
-
-# In a training batch: whose questions it holds, for the model does not need to know.
-QUESTION_IDS = "question_ids"
-
+from training_ume.training.saving import Saving
 
 # How torch says that a batch's mean and variance would be those of a single value.
 LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
@@ -63,7 +48,7 @@ class LossError(ValueError):
     """The loss is infinite or no number; the message says in which step and with which questions."""
 
 
-class UMETrainer(Trainer):
+class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
     """
     Trains [`UMEForVisualQuestionAnswering`], plain or wrapped by PEFT.
 
@@ -243,87 +228,6 @@ class UMETrainer(Trainer):
         """HF's `compute_metrics`: the VQA metric of the rows that are being evaluated."""
         return self._scorer(prediction.predictions, compute_result)
 
-    def _own_rows(self, name: str | None) -> Dataset | StreamedQuestions | dict:
-        """The trainer's `eval_dataset`, or the one of this name in it."""
-        if self.eval_dataset is None:
-            raise ValueError("The trainer has no eval_dataset: give it one, or give evaluate the rows.")
-        if name is None:
-            return self.eval_dataset
-        named = self.eval_dataset if is_named_sets(self.eval_dataset) else {}
-        if name not in named:
-            there = (
-                f"choose from {', '.join(named)}" if named else "the trainer has a single one, so leave the name out"
-            )
-            raise ValueError(f"eval_dataset={name!r} is no name of an evaluation set: {there}.")
-        return named[name]
-
-    def metric_names(self) -> list[str] | None:
-        """What evaluations in training will give, as `eval_vqa_accuracy`; None: only the caller's metric knows."""
-        rows = self._own_rows(None)
-        sets = {f"eval_{name}": part for name, part in rows.items()} if is_named_sets(rows) else {"eval": rows}
-        if not self._scores_answers and not self.args.prediction_loss_only:
-            return None
-        names = [f"{prefix}_loss" for prefix in sets]
-        if not self.args.prediction_loss_only:
-            names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in score_names(as_rows(part))]
-        return names
-
-    def _choose_metric(self, args: UMETrainingArguments, eval_dataset) -> None:
-        """Puts the score that fits the rows to evaluate in the place of `metric_for_best_model="auto"`."""
-        if args.prediction_loss_only or not self._scores_answers:
-            self.selected_by = FittingScore("loss", "evaluations give no score of the answers that is known")
-            args.metric_for_best_model, args.greater_is_better = "eval_loss", False
-            return
-        prefix, rows = "eval", eval_dataset
-        if is_named_sets(rows) and rows:
-            first, rows = next(iter(rows.items()))
-            prefix = f"eval_{first}"
-        answers = [] if rows is None or len(rows) == 0 else as_rows(rows)["answers"][:]
-        self.selected_by = fitting_score(answers)
-        args.metric_for_best_model = f"{prefix}_{self.selected_by.name}"
-
-    def check_metric(self) -> None:
-        """Raises ValueError when `metric_for_best_model` matters and is none of what evaluations will give."""
-        wanted = self.args.metric_for_best_model
-        if wanted is None or self.args.eval_strategy == "no" or not self._needs_metric():
-            return
-        alone = not (self.args.prediction_loss_only or is_named_sets(self.eval_dataset))
-        if alone and wanted.removeprefix("eval_") in ALWAYS_SCORED:
-            return
-        names = self.metric_names()
-        if names is not None and wanted not in names and f"eval_{wanted}" not in names:
-            raise ValueError(
-                f"metric_for_best_model={wanted!r} is not among what evaluations give: choose from {', '.join(names)}."
-            )
-
-    def _needs_metric(self) -> bool:
-        args = self.args
-        by_metric = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
-        return args.load_best_model_at_end or args.save_strategy == "best" or by_metric
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        """
-        As HF's, but of checkpoints with the same score the one with the lower loss is the best, and of those with the
-        same loss, too, the earlier, which needed less training. So a score that never changes does not choose.
-        """
-        if not self._needs_metric():
-            return False  # HF's asks for the metric even where nothing depends on it
-        name = f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"
-        sets = self.eval_dataset if is_named_sets(self.eval_dataset) else ()
-        loss = next((f"eval_{part}_loss" for part in sets if name.startswith(f"eval_{part}_")), "eval_loss")
-        losses = {entry["step"]: entry[loss] for entry in self.state.log_history if loss in entry}
-        least = losses.get(self.state.best_global_step)
-        tie = metrics.get(name) is not None and metrics[name] == self.state.best_metric
-        if tie and least is not None and metrics.get(loss, least) < least:
-            self.state.best_metric = None  # so that this one takes its place
-        try:
-            return super()._determine_best_metric(metrics, trial)
-        except KeyError as error:
-            raise ValueError(
-                f"metric_for_best_model={self.args.metric_for_best_model!r} is not among what the evaluation gave: "
-                f"choose from {', '.join(metrics)}."
-            ) from error
-
     def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> Tensor:
         inputs = dict(inputs)
         questions = inputs.pop(QUESTION_IDS, [])
@@ -381,75 +285,6 @@ class UMETrainer(Trainer):
             "are as they should be, train with a lower learning_rate or max_grad_norm. Nothing was saved after that."
         )
 
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        try:
-            with writing(folder), unfinished(folder) if self.args.should_save else nullcontext():
-                super()._save_checkpoint(*args, **kwargs)
-        except WriteError:
-            if self.args.should_save:
-                delete(folder)  # which also makes room
-            raise
-        if self.args.should_save:
-            keep_newest(self.args.output_dir, self._most_checkpoints, [folder, self.state.best_model_checkpoint])
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # Each process writes its own; trainer_state.json, which follows and says that all is there, only the first.
-        self.accelerator.wait_for_everyone()
-
-    def _weights_to_keep(self) -> AbstractContextManager:
-        """Within it, the model has those weights that are evaluated and saved."""
-        return nullcontext() if self.average is None else self.average.in_place()
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def _kept_apart(self) -> dict[str, nn.Parameter]:
-        """What training has to find again and a checkpoint's model file, fit for inference, does not hold."""
-        return {name: p for name, p in self._trained().items() if self.average is not None or NAME in name.split(".")}
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        apart = {name: p.detach().contiguous() for name, p in self._kept_apart().items()}
-        if apart and self.args.should_save:
-            save_file(apart, Path(output_dir) / TRAINED_WEIGHTS)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and holds_weights_only(Path(checkpoint)):
-            self._catch_up()
-        apart = self._kept_apart()
-        if checkpoint is None or not apart:
-            return
-        if self.average is not None:
-            self.average.restart()  # from the model's file, which holds the average
-        if not (Path(checkpoint) / TRAINED_WEIGHTS).is_file():  # one with weights to evaluate only
-            return
-        stored = load_file(Path(checkpoint) / TRAINED_WEIGHTS)
-        with torch.no_grad():
-            for name, parameter in apart.items():
-                parameter.copy_(stored[name])
-
-    def _catch_up(self) -> None:
-        """Lets the learning rate go on from the step that a checkpoint without its scheduler was made at."""
-        if isinstance(self.lr_scheduler, LambdaLR):
-            self.lr_scheduler.last_epoch = self.state.global_step - 1
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch expects a step of the optimizer before
-                self.lr_scheduler.step()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        own_class = type(model)
-        # FSDP2 gives the model a class of its own, whose file would be saved as the model's code.
-        model.__class__ = next(cls for cls in own_class.__mro__ if not cls.__module__.startswith("torch.distributed"))
-        try:
-            with self._weights_to_keep():
-                super()._save(output_dir, state_dict)
-        finally:
-            model.__class__ = own_class
-
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         # A list, because the Trainer adds one to it; a config may hold a tuple.
         ignore_keys = list(ignore_keys or self.model.config.keys_to_ignore_at_inference)
@@ -464,70 +299,6 @@ class UMETrainer(Trainer):
             # The metric reads the answers from the rows; soft labels of all questions would be [N, C] in memory.
             labels = labels.argmax(-1)
         return loss, logits, labels
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process. `accelerate` would repeat questions where they do not divide by the processes."""
-        args, dataset, size = self.args, self.train_dataset, self._train_batch_size  # auto_find_batch_size lowers it
-        if dataset is None:
-            raise ValueError("The trainer has no train_dataset: give it one to train.")
-        seed = args.seed if args.data_seed is None else args.data_seed
-        sequential = getattr(args, "train_sampling_strategy", "random") == "sequential"
-        if isinstance(dataset, StreamedQuestions):
-            sampler = batches = dataset.batches(
-                size, args.world_size, args.process_index, None if sequential else seed
-            )
-        else:
-            if sequential:
-                sampler = SequentialSampler(dataset)
-            else:
-                # Ungrouped, every question counts as an image of its own.
-                images = dataset["image"][:] if self.group_by_image else range(len(dataset))
-                lengths = words(dataset["question"][:]) if self.bucket_by_length else None
-                sampler = GroupedByImageSampler(images, size * args.world_size, seed, lengths)
-            batches = ProcessBatches(sampler, size, args.world_size, args.process_index, args.dataloader_drop_last)
-        if not isinstance(sampler, SequentialSampler):
-            self.add_callback(SetEpoch(sampler))
-        return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))
-
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """Batches of any rows, see `evaluate`; a name or None for the trainer's own."""
-        own = eval_dataset is None or isinstance(eval_dataset, str)
-        kept = own and self.args.dataloader_persistent_workers
-        if kept and eval_dataset in self._eval_loaders:
-            return self._eval_loaders[eval_dataset]
-        rows = as_rows(self._own_rows(eval_dataset) if own else eval_dataset)
-        check_rows(rows, getattr(self.data_collator, "inputs", "both"))
-        args = self.args
-        if isinstance(rows, StreamedQuestions):
-            batches = rows.batches(args.eval_batch_size, args.world_size, args.process_index)
-        else:
-            # Every row, in the order of the rows, whatever the arguments say of training.
-            batches = BatchSampler(SequentialSampler(rows), args.eval_batch_size, drop_last=False)
-        loader = self.loader(rows, batches, self.data_collator)
-        if not isinstance(rows, StreamedQuestions):
-            loader = self.accelerator.prepare(loader)
-        if kept:
-            self._eval_loaders[eval_dataset] = loader
-        return loader
-
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
-        return self.get_eval_dataloader(test_dataset)
-
-    def loader(self, dataset: Dataset | StreamedQuestions, batches: Sampler, collate: Callable) -> DataLoader:
-        """Batches of this process as the arguments say that they be made."""
-        args = self.args
-        newer = {name: getattr(args, f"dataloader_{name}", None) for name in ("multiprocessing_context", "in_order")}
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers and args.dataloader_num_workers > 0,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
-            **{name: value for name, value in newer.items() if value not in (None, True)},
-        )
 
     def get_batch_samples(self, *args, **kwargs):
         batches, items = super().get_batch_samples(*args, **kwargs)
@@ -609,11 +380,6 @@ class UMETrainer(Trainer):
             for (part, decay), parameters in groups.items()
             if parameters
         ]
-
-
-def with_question_ids(collator: Callable, rows: list[dict]) -> dict:
-    """A batch of the collator, and whose questions are in it."""
-    return {**collator(rows), QUESTION_IDS: [row["question_id"] for row in rows]}
 
 
 def questions_with_loss(labels: Tensor, problem_type: str) -> Tensor:
