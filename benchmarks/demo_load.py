@@ -43,7 +43,7 @@ PICTURE = (640, 480)  # pixels
 def start_page(models: list[str]) -> tuple[subprocess.Popen, str]:
     """The page's process and address; SystemExit with its message where it does not start."""
     page = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "demo.py"), *models],
+        [sys.executable, "-m", "training_ume.commands", "demo", *models],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in page.stdout:

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="All other arguments are those of scripts/train.py: a recipe (default: easy_vqa) and its fields.",
+        epilog="All other arguments are those of `ume train`: a recipe (default: easy_vqa) and its fields.",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(

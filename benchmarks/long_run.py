@@ -1,6 +1,6 @@
 """Hours of one training, watched from outside: does its memory stay flat, and do its files and threads stay closed?
 
-python benchmarks/long_run.py                 # two hours of `scripts/train.py easy_vqa`, then Ctrl-C, as a user would
+python benchmarks/long_run.py                 # two hours of `ume train easy_vqa`, then Ctrl-C, as a user would
 python benchmarks/long_run.py --minutes 10    # a trial
 
 Each epoch evaluates and writes a checkpoint, so hundreds of both are in it. Samples are kept while it runs.
@@ -66,7 +66,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         command = [
-            sys.executable, str(ROOT / "scripts" / "train.py"), "easy_vqa", "--output_dir", str(runs),
+            sys.executable, "-m", "training_ume.commands", "train", "easy_vqa", "--output_dir", str(runs),
             "--max_train_questions", str(QUESTIONS), "--num_train_epochs", "100000", "--lr_scheduler_type", "constant",
             "--save_total_limit", "2", "--disable_tqdm", "true",
         ]  # fmt: skip
@@ -103,7 +103,7 @@ def main() -> int:
         return 2
     report = {
         "benchmark": "long_run",
-        "what": f"scripts/train.py easy_vqa, {QUESTIONS:,} questions",
+        "what": f"`ume train easy_vqa`, {QUESTIONS:,} questions",
         "hours": samples[-1]["seconds"] / 3600,
         "steps": state["global_step"],
         "epochs": round(state["epoch"]),

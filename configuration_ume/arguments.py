@@ -94,7 +94,7 @@ class ModelArguments:
     feature_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder with the features of the frozen encoders, as scripts/cache_features.py makes it: they are "
+            "help": "Folder with the features of the frozen encoders, as `ume cache` makes it: they are "
             "read from there and the encoders never run."
         },
     )
@@ -223,7 +223,7 @@ class DataArguments:
         default="vqa_v2",
         metadata={
             "help": "easy_vqa: the pip package of that name. vqa_v2: files in VQA v2's layout. hub: a dataset with "
-            "VQAv2's columns. stream: what scripts/shard_data.py wrote, read while training."
+            "VQAv2's columns. stream: what `ume shard` wrote, read while training."
         },
     )
     train_questions: str | None = field(
@@ -326,7 +326,7 @@ class DataArguments:
             raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
         if self.source == "stream" and self.dataset_name is None:
             raise ValueError(
-                "source=stream needs dataset_name: the folder that scripts/shard_data.py wrote, or a name on the Hub."
+                "source=stream needs dataset_name: the folder that `ume shard` wrote, or a name on the Hub."
             )
         if self.source == "stream" and self.bucket_by_length:
             raise ValueError("bucket_by_length contradicts source=stream, whose questions are not known beforehand.")

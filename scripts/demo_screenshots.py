@@ -11,9 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
 
 def take(address: str, out: Path) -> None:
     from playwright.sync_api import sync_playwright

@@ -9,12 +9,13 @@ case $out in
 esac
 . "$(dirname "$0")/environment.sh" easy-vqa
 
+ume=${python%python}ume
 out=${out:-runs/easy_vqa}
 resume=()
 if [ -e "$out" ]; then
     resume=(--resume_from_checkpoint)
 fi
-"$python" scripts/train.py easy_vqa --output_dir "$out" --beside concat question_only ${resume[@]+"${resume[@]}"}
+"$ume" train easy_vqa --output_dir "$out" --beside concat question_only ${resume[@]+"${resume[@]}"}
 
 cat <<'TEXT'
 
@@ -27,7 +28,7 @@ TEXT
 image=$("$python" -c 'import easy_vqa; print(easy_vqa.get_test_image_paths()[0])')
 echo
 echo "Asking the model about $image"
-"$python" scripts/ask.py "$out" "$image" "what shape is in the image?" "what color is the shape?" "is there a circle?"
+"$ume" ask "$out" "$image" "what shape is in the image?" "what color is the shape?" "is there a circle?"
 
 cat <<TEXT
 
@@ -36,7 +37,7 @@ Where things are:
   $out/results.json   scores, seconds, versions
   $out/beside/        the concat and the question-only model trained on equal terms
 Next:
-  $python scripts/ask.py $out IMAGE "a question"
-  $python scripts/evaluate.py $out --source easy_vqa --out evaluation.json --baselines question_only image_only
-  $python scripts/train.py easy_vqa --help
+  $ume ask $out IMAGE "a question"
+  $ume evaluate $out --source easy_vqa --out evaluation.json --baselines question_only image_only
+  $ume train easy_vqa --help
 TEXT

@@ -19,9 +19,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".releases"
 QUESTIONS = ["what color is it?", "is it red?", "is it not a big blue square?"]
@@ -48,7 +45,7 @@ MODELS = {
     "deberta_swin_cross_attention": ("deberta-v2", "swin", "cross_attention"),
     "bert_resnet_ume": ("bert", "resnet", "ume"),
 }
-# Every checkpoint that is moved between releases; the last three come out of scripts/train.py.
+# Every checkpoint that is moved between releases; the last three come out of `ume train`.
 CASES = {
     **{name: f"{text} × {image}, `{head}`" for name, (text, image, head) in MODELS.items()},
     "trained": "bert × vit, `ume`, trained",
@@ -291,16 +288,17 @@ def ask(release: str, scratch: Path, *arguments: str | Path, environments: Path 
 
 def train(release: str, scratch: Path, recipe: Path) -> dict:
     """Trains with a release: without interruption, from the first checkpoint on, and with LoRA."""
-    folder, script = scratch / release, ROOT / "scripts" / "train.py"
-    ask(release, scratch, script, recipe, "--output_dir", folder / "trained")
+    folder, command = scratch / release, ("-m", "training_ume.commands", "train")
+    ask(release, scratch, *command, recipe, "--output_dir", folder / "trained")
     checkpoints = sorted((folder / "trained").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     # As a kill during the second epoch leaves it.
     resumed = folder / "resumed"
     resumed.mkdir()
     shutil.copytree(checkpoints[0], resumed / checkpoints[0].name)
     shutil.copy(folder / "trained" / "arguments.json", resumed)
-    ask(release, scratch, script, recipe, "--output_dir", resumed, "--resume_from_checkpoint")
-    ask(release, scratch, script, recipe, "--output_dir", folder / "lora", "--lora_r", "2", "--num_train_epochs", "1")
+    ask(release, scratch, *command, recipe, "--output_dir", resumed, "--resume_from_checkpoint")
+    lora = ("--lora_r", "2", "--num_train_epochs", "1")
+    ask(release, scratch, *command, recipe, "--output_dir", folder / "lora", *lora)
     first, last = checkpoints[0], checkpoints[-1]
     return {
         "resumed": weights_differ(last, resumed / last.name),

@@ -12,9 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
 from modeling_ume import FUSIONS
 from training_ume.evidence.thesis import steps_table
 from training_ume.report.ablations import ablations_table

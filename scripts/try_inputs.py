@@ -16,8 +16,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 import hypothesis

@@ -23,8 +23,6 @@ from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from mutant_runs import Worker, copy_tree, explanations

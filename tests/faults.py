@@ -346,7 +346,7 @@ def cache_on_a_full_disk(caching: Caching, rng: random.Random, name: str) -> str
 
 # ------------------------------------------------------------------------------------------------- several processes
 
-# Runs train.py; of a question that the environment names, the image has a pixel that is no number.
+# Runs `ume train`; of a question that the environment names, the image has a pixel that is no number.
 WORKER = """
 import os, sys
 sys.argv = sys.argv[1:]
@@ -380,7 +380,7 @@ class Workers:
 
     def start(self, output: Path, *more: str, **variables: str) -> subprocess.Popen:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        argv = [str(self.folder / "worker.py"), "train.py", str(self.recipe), "--output_dir", str(output), *more]
+        argv = [str(self.folder / "worker.py"), "ume", str(self.recipe), "--output_dir", str(output), *more]
         with output.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
                 [*launcher, *argv], env={**os.environ, **ENVIRONMENT, **variables}, stdout=log, stderr=log

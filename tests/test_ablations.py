@@ -1,7 +1,6 @@
 """What changes training: each does what its formula says, resumes exactly, leaves no trace, and is compared fairly."""
 
 import json
-import runpy
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 from configuration_ume.arguments import ModelArguments
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from training_ume.commands.arena import main
 from training_ume.data.collator import VQACollator
 from training_ume.evidence import arena
 from training_ume.evidence.ablations import ABLATIONS
@@ -28,9 +28,6 @@ from training_ume.training.question_only import QuestionOnly
 from training_ume.training.run import train_and_evaluate
 from training_ume.training.saving import TRAINED_WEIGHTS
 from training_ume.training.trainer import UMETrainer, smooth_targets
-
-main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "arena.py"))["main"]
-
 
 # ------------------------------------------------------------------------------------------------------------- targets
 

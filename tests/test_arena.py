@@ -1,8 +1,6 @@
 """The arena: matched widths, one JSON a run, what is finished is not run again, intervals over whole images."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +8,11 @@ from conftest import tiny_config
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
+from training_ume.commands.arena import main
 from training_ume.evidence import arena
 from training_ume.evidence.contenders import contenders, matched_width, stream_widths
 from training_ume.evidence.statistics import draw_images, interval, summarise
 from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_plot, arena_table, kind_rows
-
-main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "arena.py"))["main"]
 
 
 def test_widths_bring_every_head_near_the_budget():

@@ -6,7 +6,6 @@ After a wanted change: UPDATE_GOLDEN=1 pytest tests/test_card.py
 import dataclasses
 import json
 import os
-import runpy
 from pathlib import Path
 
 import huggingface_hub
@@ -19,6 +18,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
 import training_ume.hub.card
+from training_ume.commands import main
 from training_ume.data.rows import FEATURES
 from training_ume.evaluation.scores import score_answers
 from training_ume.hub.card import render_card
@@ -80,7 +80,7 @@ def comparison_row(name: str, *scores: float) -> dict:
 
 
 def write_run(folder: Path, **changes) -> Path:
-    """What scripts/train.py leaves of a run, but for the model itself."""
+    """What `ume train` leaves of a run, but for the model itself."""
     folder.mkdir(parents=True)
     rows = rows_of(folder)
     write_predictions(folder / PREDICTIONS, rows)
@@ -285,7 +285,7 @@ def test_predictions_of_other_answers_are_refused(run):
 
 def test_missing_predictions_are_named_with_the_command_that_writes_them(run):
     (run / PREDICTIONS).unlink()
-    with pytest.raises(ValueError, match=r"scripts/evaluate.py .* --predictions .* on the test questions"):
+    with pytest.raises(ValueError, match=r"`ume evaluate .* --predictions .* on the test questions"):
         render_card(run, ABOUT)
 
 
@@ -364,14 +364,13 @@ def test_written_predictions_are_read_back_whatever_the_questions_hold(tmp_path)
         read_predictions(tmp_path / PREDICTIONS)
 
 
-def test_the_script_writes_the_card_and_its_pictures(run, tmp_path, capsys):
-    main = runpy.run_path(str(ROOT / "scripts" / "card.py"))["main"]
+def test_the_command_writes_the_card_and_its_pictures(run, tmp_path, capsys):
     about = tmp_path / "about.yaml"
     about.write_text("license: mit\ndata: easy_vqa\n")
-    assert main([str(run), "--about", str(about), "--out", str(tmp_path / "out")]) == 0
+    assert main(["card", str(run), "--about", str(about), "--out", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "learning_curve.png", "examples"}
     assert (tmp_path / "out" / "README.md").read_bytes() == render_card(run, read_about(about))["README.md"]
-    assert main([str(tmp_path), "--about", str(about), "--out", str(tmp_path / "out")]) == 2
+    assert main(["card", str(tmp_path), "--about", str(about), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 

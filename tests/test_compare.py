@@ -1,15 +1,13 @@
 """Comparing runs that were trained apart: only on equal terms, each once."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 
+from training_ume.commands import main
 from training_ume.records.comparison import merge_runs
 from training_ume.records.files import write_json
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "compare.py"
 
 
 def write_run(folder: Path, name: str, seed: int = 0, score: float = 50.0, **training) -> Path:
@@ -37,7 +35,7 @@ def write_run(folder: Path, name: str, seed: int = 0, score: float = 50.0, **tra
 
 
 def compare(*argv: object) -> int:
-    return runpy.run_path(str(SCRIPT))["main"]([str(word) for word in argv])
+    return main(["compare", *map(str, argv)])
 
 
 def test_runs_of_several_folders_become_one_table(tmp_path, capsys):

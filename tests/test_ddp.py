@@ -11,20 +11,19 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
-from vqa_files import TINY, write_tiny_recipe, write_vqa_files
+from vqa_files import TINY, UME, write_tiny_recipe, write_vqa_files
 
 from configuration_ume import RECIPES
 from training_ume.evaluation.load import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
-# Runs train.py and writes down which questions each process trained on, and on request kills one of them.
+# Runs `ume train` and writes down which questions each process trained on, and on request kills one of them.
 WATCHED = """
 import json, os, sys
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 sys.argv = sys.argv[1:]
-sys.path.insert(0, os.environ["SCRIPTS"])
-import train
+from training_ume.commands.train import main
 from training_ume.training.trainer import UMETrainer
 training_step, rank = UMETrainer.training_step, os.environ.get("RANK", "0")
 
@@ -63,7 +62,7 @@ def start(self, *args, fsdp_plugin=None, original=AcceleratorState.__init__, **k
         self.distributed_type = DistributedType.FSDP
 
 AcceleratorState.__init__ = start
-sys.exit(train.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -84,10 +83,8 @@ def run(folder, processes, batch_size, *arguments, **environment):
     recipe = str(folder / "tiny.yaml")
     output = ["--output_dir", str(folder / f"run{processes}"), "--per_device_train_batch_size", str(batch_size)]
     done = subprocess.run(
-        [*launcher, str(watched), "train.py", recipe, *output, *arguments],
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "SCRIPTS": str(ROOT / "scripts"), "SEEN": str(seen), "OMP_NUM_THREADS": "1"}
-        | environment,
+        [*launcher, str(watched), "ume", recipe, *output, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "SEEN": str(seen), "OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -207,9 +204,8 @@ def test_two_processes_train_from_a_stream_and_give_the_evaluation_of_one(folder
     recipe = json.loads((folder / "tiny.yaml").read_text())
     del recipe["ddp_backend"]  # needs a launcher
     (folder / "alone.yaml").write_text(json.dumps(recipe))
-    script = [sys.executable, str(ROOT / "scripts" / "shard_data.py")]
     written = subprocess.run(
-        [*script, str(folder / "alone.yaml"), "--out", str(shards), "--shards", "2"],
+        [*UME, "shard", str(folder / "alone.yaml"), "--out", str(shards), "--shards", "2"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

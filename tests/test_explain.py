@@ -1,9 +1,7 @@
 """Explanations: what their numbers must add up to, that maps lie where they belong, and the script around them."""
 
-import importlib.util
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering
+from training_ume.commands import main
 from training_ume.explain.attribution import cam_layer, grad_cam, integrated_map, sum_over_cells, token_scores
 from training_ume.explain.explanation import explain
 from training_ume.explain.faithfulness import PATCHES, masking_curves, mass_in_box, patch_order, shape_box
@@ -25,16 +24,6 @@ from training_ume.report.encoder_facts import IMAGE_ENCODERS, TEXT_ENCODERS, ava
 pytest.importorskip("captum")
 ROOT = Path(__file__).parent.parent
 QUESTION = torch.tensor([[2, 9, 14, 33, 7, 3]])
-
-
-def script():
-    """scripts/explain.py as a module; scripts move the first entry of sys.path back, which is undone."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("ume_script_explain", ROOT / "scripts" / "explain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
 
 
 def one(batch_size=1, **kwargs):
@@ -329,7 +318,7 @@ def test_an_order_that_names_what_the_answer_hangs_on_has_a_low_deletion_and_a_h
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny model that `scripts/train.py` would train: (its folder, an image, the paths of its data)."""
+    """A tiny model that `ume train` would train: (its folder, an image, the paths of its data)."""
     from configuration_ume.parsing import parse_recipe
     from training_ume.training.run import train_and_evaluate
 
@@ -343,7 +332,7 @@ def trained(tmp_path_factory):
 def test_the_script_writes_one_png_and_one_json(tmp_path, trained, capsys):
     model, image, _ = trained
     out = str(tmp_path / "new" / "why")
-    assert script().main([model, image, "what color is it?", "--out", out]) == 0
+    assert main(["explain", model, image, "what color is it?", "--out", out]) == 0
     with Image.open(f"{out}.png") as picture:
         assert picture.width == 960
     found = json.loads(Path(f"{out}.json").read_text())
@@ -372,7 +361,7 @@ def test_the_script_writes_one_png_and_one_json(tmp_path, trained, capsys):
 def test_another_answer_can_be_explained(tmp_path, trained):
     model, image, _ = trained
     out = str(tmp_path / "why")
-    assert script().main([model, image, "is it red?", "--answer", "white", "--out", f"{out}.png"]) == 0
+    assert main(["explain", model, image, "is it red?", "--answer", "white", "--out", f"{out}.png"]) == 0
     assert json.loads(Path(f"{out}.json").read_text())["answer"] == "white"
 
 
@@ -381,7 +370,7 @@ def test_over_a_data_set_the_script_writes_and_prints_shares_by_type_of_answer(t
     out = str(tmp_path / "modalities")
     data = ["--source", "vqa_v2", "--questions", files["train_questions"], "--images", files["train_images"]]
     data += ["--annotations", files["train_annotations"], "--max_questions", "20"]
-    assert script().main([model, *data, "--out", out]) == 0
+    assert main(["explain", model, *data, "--out", out]) == 0
     found = json.loads(Path(f"{out}.json").read_text())
     assert found["questions"] == found["kinds"]["all"]["questions"] == 20
     assert found["kinds"].keys() == {"all", "other", "yes/no"}
@@ -398,11 +387,11 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path, trained, capsys):
     model, image, _ = trained
     (tmp_path / "why.json").write_text("mine")
     argv = [model, image, "is it red?", "--out", str(tmp_path / "why")]
-    assert script().main(argv) == 2
+    assert main(["explain", *argv]) == 2
     assert "why.json exists: add --overwrite" in capsys.readouterr().err
     assert (tmp_path / "why.json").read_text() == "mine"
     assert not (tmp_path / "why.png").exists()
-    assert script().main([*argv, "--overwrite"]) == 0
+    assert main(["explain", *argv, "--overwrite"]) == 0
     assert json.loads((tmp_path / "why.json").read_text())["question"] == "is it red?"
 
 
@@ -425,7 +414,7 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path, trained, capsys):
 def test_what_the_script_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trained, capsys, argv, sentence):
     (tmp_path / "broken.png").write_bytes(b"no image")
     names = {"MODEL": trained[0], "IMAGE": trained[1], "BROKEN": str(tmp_path / "broken.png")}
-    assert script().main([*(names.get(word, word) for word in argv), "--out", str(tmp_path / "why")]) == 2
+    assert main(["explain", *(names.get(word, word) for word in argv), "--out", str(tmp_path / "why")]) == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert sentence in error

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from datasets import load_dataset
 from test_features import Setting, build, contents
-from test_scripts import script
 
 import training_ume.features.build as build_module
 import training_ume.features.publish as feature_export
+from training_ume.commands import main
 from training_ume.features.identity import MODALITIES, describe
 from training_ume.features.publish import export_features, fetch_features, push_features
 from training_ume.features.store import FeatureCache, begin, finish, save_shard, shard_index
@@ -326,15 +326,15 @@ def test_a_folder_with_other_rows_of_the_same_encoder_is_left_as_it_is(setting, 
 
 
 def test_the_command_publishes_fetches_and_encodes_only_what_the_data_set_lacks(setting, cache, tmp_path, capsys):
-    command, data = script("cache_features"), str(tmp_path / "data")
+    data = str(tmp_path / "data")
     more = Setting(tmp_path / "more", num_images=10)
     argv = [str(setting.path), "--feature_cache"]
-    assert command.main([*argv, str(cache), "--push", "me/features"]) == 2
+    assert main(["cache", *argv, str(cache), "--push", "me/features"]) == 2
     assert "give --export DIR too" in capsys.readouterr().err
     for _ in range(2):
-        assert command.main([*argv, str(cache), "--export", data]) == 0
+        assert main(["cache", *argv, str(cache), "--export", data]) == 0
     assert f"The data set lies in {data}." in capsys.readouterr().out
-    assert command.main([*argv, str(tmp_path / "again"), "--from", data, "--verify"]) == 0
+    assert main(["cache", *argv, str(tmp_path / "again"), "--from", data, "--verify"]) == 0
     printed = capsys.readouterr().out
     assert "vision: 8 rows are there, with those of" in printed
     assert "vision: 0 rows encoded" in printed
@@ -343,7 +343,7 @@ def test_the_command_publishes_fetches_and_encodes_only_what_the_data_set_lacks(
     # The second time into a cache that has outgrown the data set.
     for held, encoded in ((8, 2), (10, 0)):
         argv = [str(more.path), "--feature_cache", str(tmp_path / "grown"), "--modalities", "vision", "--from", data]
-        assert command.main(argv) == 0
+        assert main(["cache", *argv]) == 0
         printed = capsys.readouterr().out
         assert f"vision: {held} rows are there, with those of {data}." in printed
         assert f"vision: {encoded} rows encoded" in printed

@@ -27,6 +27,7 @@ from modeling_ume.vision_ume import average_grid
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import words_tokenizer
+from training_ume.commands import main
 from training_ume.data.json_entries import VQADataError
 from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.features import keys
@@ -314,7 +315,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupte
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "cut", modality, model, collators, rows)
     assert sorted(path.name for path in (tmp_path / "cut").glob("shard-*")) == ["shard-00000.bin", "shard-00000.json"]
-    with pytest.raises(ValueError, match=r"lacks \d+ of \d+ .* complete it with scripts/cache_features.py"):
+    with pytest.raises(ValueError, match=r"lacks \d+ of \d+ .* complete it with `ume cache`"):
         FeatureCache(tmp_path / "cut").locate([row[COLUMN[modality]] for row in rows[modality]])
     # What a kill leaves behind in the middle of writing: a temporary file, features without their index.
     (tmp_path / "cut" / ".shard-00001.bin.abc").write_bytes(b"half")
@@ -627,27 +628,24 @@ def test_a_recipe_without_frozen_encoders_refuses_a_cache(setting):
 
 
 def test_the_command_builds_and_verifies_and_does_nothing_twice(setting, cache, tmp_path, capsys):
-    from test_scripts import script
-
-    command = script("cache_features")
     argv = [str(setting.path), "--feature_cache", str(tmp_path / "made")]
-    assert command.main([*argv, "--verify"]) == 0
+    assert main(["cache", *argv, "--verify"]) == 0
     printed = capsys.readouterr().out
     assert "text: every byte is as it was written." in printed
     assert contents(tmp_path / "made" / "text") == contents(cache / "text")
     assert contents(tmp_path / "made" / "vision") == contents(cache / "vision")
-    assert command.main([*argv, "--modalities", "vision"]) == 0
+    assert main(["cache", *argv, "--modalities", "vision"]) == 0
     assert "vision: 0 rows encoded" in capsys.readouterr().out
-    assert command.main([str(setting.path)]) == 2
+    assert main(["cache", str(setting.path)]) == 2
     assert capsys.readouterr().err == "error: There is nowhere to write to: give --feature_cache DIR.\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ at scale
 
 
-def script_command(setting, folder, *more):
-    script = str(ROOT / "scripts" / "cache_features.py")
-    return [script, str(setting.path), "--feature_cache", str(folder), "--modalities", "vision", *more]
+def cache_command(setting, folder, *more):
+    fields = ["--feature_cache", str(folder), "--modalities", "vision", *more]
+    return ["-m", "training_ume.commands", "cache", str(setting.path), *fields]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -656,10 +654,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 @pytest.mark.slow
 def test_two_processes_under_torchrun_write_the_files_of_one(tmp_path):
     setting = Setting(tmp_path, num_images=600)
-    subprocess.run([sys.executable, *script_command(setting, tmp_path / "one")], env=ENVIRONMENT, check=True)
+    subprocess.run([sys.executable, *cache_command(setting, tmp_path / "one")], env=ENVIRONMENT, check=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launch, *script_command(setting, tmp_path / "two")],
+        [*launch, *cache_command(setting, tmp_path / "two")],
         env=ENVIRONMENT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.count("rows encoded") == 2
@@ -669,8 +667,8 @@ def test_two_processes_under_torchrun_write_the_files_of_one(tmp_path):
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_again_give_the_files_of_an_uninterrupted_build(tmp_path):
     setting = Setting(tmp_path, num_images=1500)
-    subprocess.run([sys.executable, *script_command(setting, tmp_path / "whole")], env=ENVIRONMENT, check=True)
-    command = [sys.executable, *script_command(setting, tmp_path / "cut")]
+    subprocess.run([sys.executable, *cache_command(setting, tmp_path / "whole")], env=ENVIRONMENT, check=True)
+    command = [sys.executable, *cache_command(setting, tmp_path / "cut")]
     killed = subprocess.Popen(command, env=ENVIRONMENT)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / "vision" / "shard-00001.json").exists() and time.monotonic() < deadline:

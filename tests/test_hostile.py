@@ -5,14 +5,13 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_model
 from odd_inputs import saved_checkpoint
-from vqa_files import write_tiny_recipe, write_vqa_files
+from vqa_files import UME, write_tiny_recipe, write_vqa_files
 
 from modeling_ume.loading_ume import load_encoder
 from training_ume.evaluation.load import load_checkpoint
@@ -112,7 +111,7 @@ def test_a_model_that_is_tried_before_it_is_published_sees_no_token(tmp_path, mo
 
 
 def train(recipe: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe), *arguments]
+    command = [*UME, "train", str(recipe), *arguments]
     environ = {**os.environ, "HF_TOKEN": FAKE_TOKEN, "HUGGING_FACE_HUB_TOKEN": FAKE_TOKEN}
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 

@@ -65,7 +65,7 @@ def test_a_damaged_file_of_a_checkpoint_is_one_sentence(name, content, tmp_path)
     place, _ = saved_checkpoint()
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"give a folder that scripts/train\.py wrote|config\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"give a folder that `ume train` wrote|config\.json is not valid JSON"):
         load_checkpoint(str(tmp_path))
 
 

@@ -1,9 +1,7 @@
 """Missing inputs: modality dropout in training, and the robustness curve of a finished model."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +15,11 @@ from modeling_ume.streams_ume import drop_modality
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
+from training_ume.commands import main
 from training_ume.evaluation.evaluate import robustness_curve
 from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 LABELS = torch.tensor([0, 3, 6])
 
 
@@ -209,23 +207,12 @@ def trained(tmp_path_factory):
     return [str(folder / "run"), *options], ["--annotations", files["train_annotations"]]
 
 
-@pytest.fixture
-def evaluate():
-    """`main` of scripts/evaluate.py, which moves the first entry of sys.path back: that is undone."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("ume_script_evaluate_missing", SCRIPTS / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module.main
-
-
-def test_the_curve_ends_at_the_baselines_and_is_drawn_beside_the_results(tmp_path, trained, evaluate, capsys):
+def test_the_curve_ends_at_the_baselines_and_is_drawn_beside_the_results(tmp_path, trained, capsys):
     pytest.importorskip("matplotlib")
     model, annotations = trained
     out = tmp_path / "results.json"
     options = ["--drop", "image", "text", "--baselines", "question_only", "image_only", "--out", str(out)]
-    assert evaluate([*model, *annotations, *options]) == 0
+    assert main(["evaluate", *model, *annotations, *options]) == 0
     results = json.loads(out.read_text())
     curves = results["robustness"]["curves"]
     assert results["robustness"]["seed"] == 0
@@ -241,9 +228,9 @@ def test_the_curve_ends_at_the_baselines_and_is_drawn_beside_the_results(tmp_pat
     assert f"wrote {out.with_suffix('.png')}" in printed
 
 
-def test_without_drop_the_results_hold_no_curve(tmp_path, trained, evaluate):
+def test_without_drop_the_results_hold_no_curve(tmp_path, trained):
     model, annotations = trained
-    assert evaluate([*model, *annotations, "--out", str(tmp_path / "results.json")]) == 0
+    assert main(["evaluate", *model, *annotations, "--out", str(tmp_path / "results.json")]) == 0
     assert "robustness" not in json.loads((tmp_path / "results.json").read_text())
     assert not (tmp_path / "results.png").exists()
 
@@ -256,18 +243,16 @@ def test_without_drop_the_results_hold_no_curve(tmp_path, trained, evaluate):
         (["--drop", "image", "--out", "OUT"], False, "leave --drop out"),
     ],
 )
-def test_a_curve_that_cannot_be_drawn_is_one_sentence(
-    tmp_path, trained, evaluate, capsys, options, annotated, sentence
-):
+def test_a_curve_that_cannot_be_drawn_is_one_sentence(tmp_path, trained, capsys, options, annotated, sentence):
     model, annotations = trained
     options = [str(tmp_path / "results.json") if option == "OUT" else option for option in options]
-    assert evaluate([*model, *(annotations if annotated else []), *options]) == 2
+    assert main(["evaluate", *model, *(annotations if annotated else []), *options]) == 2
     assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_missing_matplotlib_is_named_before_the_model_runs(tmp_path, trained, evaluate, capsys, monkeypatch):
+def test_a_missing_matplotlib_is_named_before_the_model_runs(tmp_path, trained, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     model, annotations = trained
-    assert evaluate([*model, *annotations, "--drop", "text", "--out", str(tmp_path / "results.json")]) == 2
+    assert main(["evaluate", *model, *annotations, "--drop", "text", "--out", str(tmp_path / "results.json")]) == 2
     assert "`pip install matplotlib`" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()

@@ -12,7 +12,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from test_card import write_run
 from test_pipeline import make_model, make_processor
 from transformers.models.auto import auto_factory
-from vqa_files import write_tiny_recipe, write_vqa_files
+from vqa_files import UME, write_tiny_recipe, write_vqa_files
 
 import training_ume.hub.card
 import training_ume.hub.publish
@@ -22,16 +22,17 @@ from training_ume.records.private import ABSOLUTE_PATH, check_files
 from training_ume.training.run import train_and_evaluate
 
 ROOT = Path(__file__).parent.parent
-# Runs scripts/publish.py for each case in one process. What would load the model, in two more processes of seconds
+# Runs `ume publish` for each case in one process. What would load the model, in two more processes of seconds
 # each, compares its weights instead; the slow tests load it.
 DRIVER = """
-import contextlib, hashlib, io, json, os, runpy, sys
+import contextlib, hashlib, io, json, os, sys
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 
 import training_ume.hub.card
 import training_ume.hub.publish
+from training_ume.commands import main
 
 def compare_weights(name, adapter, token=None):
     file = "model.safetensors"
@@ -41,7 +42,6 @@ def compare_weights(name, adapter, token=None):
 
 training_ume.hub.publish.answer_elsewhere = compare_weights
 training_ume.hub.card.plot_learning_curve = lambda *arguments: arguments[-1].write(b"a curve")
-main = runpy.run_path(sys.argv[1])["main"]
 for case in json.loads(sys.stdin.read()):
     environment, endpoint, offline = dict(os.environ), constants.ENDPOINT, constants.HF_HUB_OFFLINE
     os.environ.update(case["environment"])
@@ -49,7 +49,7 @@ for case in json.loads(sys.stdin.read()):
     constants.HF_HUB_OFFLINE = case["offline"]
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        status = main(case["argv"])
+        status = main(["publish", *case["argv"]])
     os.environ.clear()
     os.environ.update(environment)
     constants.ENDPOINT, constants.HF_HUB_OFFLINE = endpoint, offline
@@ -58,7 +58,7 @@ for case in json.loads(sys.stdin.read()):
 
 
 def make_run(folder: Path) -> Path:
-    """A folder as scripts/train.py leaves it, with a tiny model that was not trained."""
+    """A folder as `ume train` leaves it, with a tiny model that was not trained."""
     write_run(folder)
     model = make_model()
     # What transformers writes for encoders that were read from a folder.
@@ -85,7 +85,7 @@ def case(*argv, environment=None, endpoint=None, offline=False):
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory, about):
-    """(the hub, the runs' folder, what each case printed and returned) after several calls of scripts/publish.py."""
+    """(the hub, the runs' folder, what each case printed and returned) after several calls of `ume publish`."""
     folder = tmp_path_factory.mktemp("runs")
     run, untouched = make_run(folder / "run"), folder / "untouched"
     shutil.copytree(run, untouched)
@@ -108,7 +108,7 @@ def session(tmp_path_factory, about):
     with LoopbackHub() as hub:
         hub.repos["me/taken"] = {"weights.bin": b"pickled", "README.md": b"# Another model"}
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(ROOT / "scripts" / "publish.py")],
+            [sys.executable, "-c", DRIVER],
             input=json.dumps(list(cases.values())),
             env=hub.environment(folder / "home", PYTHONPATH=str(ROOT)),
             capture_output=True,
@@ -348,7 +348,7 @@ def test_a_trained_model_is_published_and_answers_alike_from_the_hub(trained, tm
     if adapter and "os.path.exists" not in inspect.getsource(auto_factory):
         pytest.skip("This release of transformers loads no adapters.")
     run = shutil.copytree(trained, tmp_path / "run")
-    command = [sys.executable, str(ROOT / "scripts" / "publish.py"), str(run), "me/model", "--about", about, "--yes"]
+    command = [*UME, "publish", str(run), "me/model", "--about", about, "--yes"]
     with LoopbackHub() as hub:
         done = subprocess.run(
             command + ["--adapter"] * adapter,

@@ -6,11 +6,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from vqa_files import write_tiny_recipe, write_vqa_files
+from vqa_files import UME, write_tiny_recipe, write_vqa_files
 
 from training_ume.records.machine import PACKAGES, environment
 
@@ -21,7 +20,7 @@ TIMES = re.compile(r"seconds|_per_second|runtime|output_dir|command|folder|loggi
 
 def train(recipe: Path, folder: Path, hash_seed: str) -> dict:
     """Trains in a process of its own, whose sets and dicts of strings have an order of their own."""
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe), "--output_dir", str(folder)]
+    command = [*UME, "train", str(recipe), "--output_dir", str(folder)]
     environ = {**os.environ, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,9 +1,10 @@
-"""The scripts as a user meets them: what they print, what they refuse, and a kill -9 in the middle of training."""
+"""The commands as a user meets them: what they print, what they refuse, and a kill -9 in the middle of training."""
 
 import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,28 +16,20 @@ import pytest
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from vqa_files import write_tiny_recipe, write_vqa_files
+from vqa_files import UME, write_tiny_recipe, write_vqa_files
+
+from training_ume.commands import main
 
 ROOT = Path(__file__).parent.parent
 
 
-def script(name):
-    """The script as a module; scripts move the first entry of sys.path back, which is undone."""
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location(f"ume_script_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A tiny model that `scripts/train.py` trained: (its folder, the paths of its data)."""
+    """A tiny model that `ume train` trained: (its folder, the paths of its data)."""
     folder = tmp_path_factory.mktemp("trained")
     files = write_vqa_files(folder / "data")
     recipe = write_tiny_recipe(folder / "tiny.yaml", files, num_train_epochs=1)
-    assert script("train").main([str(recipe)]) == 0
+    assert main(["train", str(recipe)]) == 0
     return folder / "run", files
 
 
@@ -54,23 +47,6 @@ def data_options(files, annotations=True):
     return [*options, "--annotations", files["train_annotations"]] if annotations else options
 
 
-@pytest.mark.parametrize("name", ["compare", "card"])
-def test_the_docstring_is_two_runnable_commands(name):
-    commands = [line for line in script(name).__doc__.splitlines() if line.startswith("python ")]
-    assert len(commands) == 2
-    assert all(command.startswith(f"python scripts/{name}.py ") for command in commands)
-
-
-# Every script needs the cure; one of them is enough for the fast tests, as each takes seconds to import torch.
-@pytest.mark.parametrize("name", ["evaluate", *(pytest.param(n, marks=pytest.mark.slow) for n in ("train", "ask"))])
-def test_help_of_the_script_itself_works_beside_the_evaluate_package(name):
-    command = [sys.executable, ROOT / "scripts" / f"{name}.py", "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT / "tests", check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"python scripts/{name}.py" in done.stdout
-
-
 def test_a_folder_that_is_not_empty_is_refused_then_overwritten_and_other_files_stay(tmp_path, trained, capsys):
     _, files = trained
     output = tmp_path / "run"
@@ -78,12 +54,12 @@ def test_a_folder_that_is_not_empty_is_refused_then_overwritten_and_other_files_
     (output / "notes.txt").write_text("mine")
     (output / "checkpoint-999").mkdir()
     recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=1))
-    assert script("train").main([recipe]) == 2
+    assert main(["train", recipe]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: The output folder {output} is not empty.")
     assert "--resume_from_checkpoint" in error
     assert "--overwrite_output" in error
-    assert script("train").main([recipe, "--overwrite_output"]) == 0
+    assert main(["train", recipe, "--overwrite_output"]) == 0
     assert (output / "notes.txt").read_text() == "mine"
     assert not (output / "checkpoint-999").exists()
 
@@ -91,7 +67,7 @@ def test_a_folder_that_is_not_empty_is_refused_then_overwritten_and_other_files_
 def test_training_prints_the_ceiling_before_and_the_table_after(tmp_path, trained, capsys):
     _, files = trained
     recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=1))
-    assert script("train").main([recipe, "--beside", "concat"]) == 0
+    assert main(["train", recipe, "--beside", "concat"]) == 0
     printed = capsys.readouterr().out
     assert "no model can score above" in printed.split("Run 1 of 2")[0]
     assert re.search(r"^ume +\d+\.\d\d", printed, re.MULTILINE)
@@ -112,7 +88,7 @@ def test_ctrl_c_says_where_the_checkpoint_is_and_how_to_go_on(tmp_path, trained,
 
     monkeypatch.setattr(UMETrainer, "training_step", training_step)
     recipe = str(write_tiny_recipe(tmp_path / "tiny.yaml", files))
-    assert script("train").main([recipe]) == 130
+    assert main(["train", recipe]) == 130
     error = capsys.readouterr().err
     assert f"The last checkpoint is {tmp_path / 'run' / 'checkpoint-5'}" in error
     assert "--resume_from_checkpoint" in error
@@ -125,7 +101,7 @@ def test_ctrl_c_ends_a_training_process_without_a_traceback(tmp_path, workers):
     recipe = write_tiny_recipe(
         tmp_path / "tiny.yaml", files, num_train_epochs=1000, dataloader_num_workers=int(workers)
     )
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe)]
+    command = [*UME, "train", str(recipe)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     training = subprocess.Popen(
         command,
@@ -174,7 +150,7 @@ def test_what_train_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trained
         "BROKEN": images_with(tmp_path / "broken", trained[1], b"no image"),
         "EMPTY": images_with(tmp_path / "missing", trained[1], None),
     }
-    assert script("train").main([str(names.get(argument, argument)) for argument in argv]) == 2
+    assert main(["train", *(str(names.get(argument, argument)) for argument in argv)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert sentence in error
@@ -185,7 +161,7 @@ def test_evaluate_writes_scores_baselines_and_challenge_answers(tmp_path, traine
     model, files = trained
     out, challenge = tmp_path / "results.json", tmp_path / "challenge.json"
     options = ["--baselines", "question_only", "image_only", "--out", str(out), "--challenge_file", str(challenge)]
-    assert script("evaluate").main([str(model), *data_options(files), *options]) == 0
+    assert main(["evaluate", str(model), *data_options(files), *options]) == 0
     results = json.loads(out.read_text())
     assert results["questions"] == 24
     assert results["images"] == 8
@@ -230,7 +206,7 @@ def test_what_evaluate_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trai
         options = {"MODEL": folder, **change}
     model, *rest = (str(names.get(value, value)) for value in options.values())
     argv = [text for pair in zip(list(options)[1:], rest, strict=True) for text in pair]
-    assert script("evaluate").main([model, *argv]) == 2
+    assert main(["evaluate", model, *argv]) == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert sentence in error
@@ -238,7 +214,7 @@ def test_what_evaluate_cannot_use_is_one_sentence_and_exit_code_2(tmp_path, trai
 
 
 @pytest.mark.parametrize(("name", "function"), [("evaluate", "evaluate"), ("ask", "ask")])
-def test_ctrl_c_ends_the_other_scripts_with_a_word(monkeypatch, capsys, name, function):
+def test_ctrl_c_ends_the_other_commands_with_a_word(monkeypatch, capsys, name, function):
     def interrupted(*args):
         raise KeyboardInterrupt
 
@@ -251,7 +227,7 @@ def test_ctrl_c_ends_the_other_scripts_with_a_word(monkeypatch, capsys, name, fu
 def test_evaluate_equals_the_score_of_the_training_run(tmp_path, trained):
     model, files = trained
     out = tmp_path / "results.json"
-    assert script("evaluate").main([str(model), *data_options(files), "--out", str(out), "--batch_size", "3"]) == 0
+    assert main(["evaluate", str(model), *data_options(files), "--out", str(out), "--batch_size", "3"]) == 0
     results = json.loads(out.read_text())
     recorded = json.loads((model / "results.json").read_text())
     assert recorded["scores"].keys() == results["scores"].keys()
@@ -261,7 +237,7 @@ def test_evaluate_equals_the_score_of_the_training_run(tmp_path, trained):
 def test_each_questions_answer_and_score_are_kept_by_training_and_by_evaluate(tmp_path, trained):
     model, files = trained
     written = tmp_path / "predictions.jsonl"
-    assert script("evaluate").main([str(model), *data_options(files), "--predictions", str(written)]) == 0
+    assert main(["evaluate", str(model), *data_options(files), "--predictions", str(written)]) == 0
     rows = {row["question_id"]: row for row in map(json.loads, written.read_text().splitlines())}
     assert len(rows) == 24
     recorded = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
@@ -273,14 +249,14 @@ def test_each_questions_answer_and_score_are_kept_by_training_and_by_evaluate(tm
 def test_predictions_without_annotations_are_refused(tmp_path, trained, capsys):
     model, files = trained
     argv = [str(model), *data_options(files, annotations=False), "--predictions", str(tmp_path / "p.jsonl")]
-    assert script("evaluate").main(argv) == 2
+    assert main(["evaluate", *argv]) == 2
     assert "leave --predictions out" in capsys.readouterr().err
 
 
 def test_questions_without_annotations_are_answered_and_not_scored(tmp_path, trained):
     model, files = trained
     out = tmp_path / "results.json"
-    assert script("evaluate").main([str(model), *data_options(files, annotations=False), "--out", str(out)]) == 0
+    assert main(["evaluate", str(model), *data_options(files, annotations=False), "--out", str(out)]) == 0
     results = json.loads(out.read_text())
     assert "scores" not in results
     assert len(results["predictions"]) == 24
@@ -289,14 +265,14 @@ def test_questions_without_annotations_are_answered_and_not_scored(tmp_path, tra
 def test_a_baseline_without_annotations_is_refused(trained, capsys):
     model, files = trained
     argv = [str(model), *data_options(files, annotations=False), "--baselines", "question_only"]
-    assert script("evaluate").main(argv) == 2
+    assert main(["evaluate", *argv]) == 2
     assert "leave --baselines out" in capsys.readouterr().err
 
 
 def test_ask_prints_answers_with_probabilities(trained, capsys):
     model, files = trained
     image = str(Path(files["train_images"]) / "image0.png")
-    assert script("ask").main([str(model), image, "what color is it?", "is it red?", "--top_k", "2"]) == 0
+    assert main(["ask", str(model), image, "what color is it?", "is it red?", "--top_k", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "what color is it?"
     assert lines[3] == "is it red?"
@@ -310,7 +286,7 @@ def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(tr
     model, files = trained
     image = str(Path(files["train_images"]) / "image0.png")
     asked = ["what color is it?", "is it red?", " what color is it? "]
-    assert script("ask").main([str(model), image, *asked]) == 0
+    assert main(["ask", str(model), image, *asked]) == 0
     at_once = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     encode, encoded, lines = UMEModel.encode_image, [], iter([*asked, end])
 
@@ -322,9 +298,11 @@ def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(tr
     monkeypatch.setattr("builtins.input", typed)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(
-        UMEModel, "encode_image", lambda self, pixels: encoded.append(len(pixels)) or encode(self, pixels)
+        UMEModel,
+        "encode_image",
+        lambda self, pixels, *rest: encoded.append(len(pixels)) or encode(self, pixels, *rest),
     )
-    assert script("ask").main([str(model), image]) == 0
+    assert main(["ask", str(model), image]) == 0
     answers = [line for line in capsys.readouterr().out.splitlines() if line]
     assert answers == at_once
     assert len(answers) == 9
@@ -334,7 +312,7 @@ def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(tr
 def test_ask_without_a_question_and_a_terminal_says_what_is_missing(trained, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     with pytest.raises(SystemExit):
-        script("ask").main([str(trained[0]), "picture.png"])
+        main(["ask", str(trained[0]), "picture.png"])
     assert "there is no question: give one behind the image" in capsys.readouterr().err
 
 
@@ -369,7 +347,7 @@ def test_what_ask_cannot_use_is_one_sentence_and_exit_code_2(
         "TEXT": tmp_path / "text.jpg",
         "CUT": tmp_path / "cut.jpg",
     }
-    assert script("ask").main([str(names.get(model, model)), str(names.get(image, image)), question]) == 2
+    assert main(["ask", str(names.get(model, model)), str(names.get(image, image)), question]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert sentence in error
@@ -381,7 +359,7 @@ def test_kill_9_and_the_same_command_with_resume_give_the_weights_of_an_uninterr
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml", files, num_train_epochs=4)
 
     def command(output, *more):
-        return [sys.executable, str(ROOT / "scripts" / "train.py"), str(recipe), "--output_dir", str(output), *more]
+        return [*UME, "train", str(recipe), "--output_dir", str(output), *more]
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -405,4 +383,5 @@ def test_the_readme_shows_the_results_that_are_there():
     pinned = re.search(r"^transformers==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
     if transformers.__version__ != pinned:
         pytest.skip(f"The table of encoders is that of transformers {pinned}.")
-    assert script("render").main(["--check"]) == 0, "run: python scripts/render.py"
+    render = runpy.run_path(str(ROOT / "scripts" / "render.py"))
+    assert render["main"](["--check"]) == 0, "run: python scripts/render.py"

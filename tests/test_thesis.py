@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from configuration_ume.parsing import parse_recipe, shipped_recipes
 from configuration_ume.thesis_rows import OFFICIAL, ROWS, THESIS
 from modeling_ume import FUSIONS
 from training_ume.build.processor import load_image_processor
+from training_ume.commands.thesis import main
 from training_ume.evidence import thesis
 from training_ume.evidence.thesis import (
     OFFICIAL_FILES,
@@ -27,7 +27,6 @@ from training_ume.records.run_folder import run_arguments
 from training_ume.report.thesis import proof_tables, references_table, rows_table
 from training_ume.training.run import plan_runs
 
-main = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "reproduce_thesis.py"))["main"]
 PATHS = [f"--{part}_{name}={name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")]
 SCORES = {"vqa_accuracy": 41.26, "exact_match": 39.5, "per_question_type": {"what": 1.0}}
 

@@ -1,10 +1,12 @@
 """A tiny data set in VQA v2's layout, on disk: coloured squares, and questions that only the image can answer."""
 
 import json
+import sys
 from pathlib import Path
 
 from PIL import Image
 
+UME = [sys.executable, "-m", "training_ume.commands"]  # the `ume` command as a process of its own
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
 
 

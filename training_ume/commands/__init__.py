@@ -1,7 +1,7 @@
 """The `ume` command: one sub-command a module of this package, each with `main(argv) -> exit code`.
 
-A module is imported when its command is called: `ume --help` needs neither torch nor transformers. In a clone of the
-repository, the files in scripts/ are the same commands.
+A module is imported when its command is called: `ume --help` needs neither torch nor transformers. What a module
+imports is what its command costs before it does anything, so `ask` imports nothing that only trains or scores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,10 @@ COMMANDS = {
     "export": Command("export", "write a model for other runtimes", extra="export"),
     "demo": Command("demo", "try a model in the browser", extra="demo"),
     "cache": Command("cache_features", "run frozen encoders once, for all trainings to come"),
+    "shard": Command("shard", "write data as parquet, to be read while training"),
+    "compare": Command("compare", "put runs of several folders into one table"),
+    "card": Command("card", "write a model card from what a training left"),
+    "thesis": Command("thesis", "train the thesis' rows and compare with its figures"),
 }
 
 EXAMPLES = """examples:
@@ -44,22 +47,11 @@ EXAMPLES = """examples:
 `ume COMMAND --help` says more about each, with examples of its own."""
 
 
-def invocation(name: str) -> str:
-    """How a command was called, for its help: `ume cache`, or `python scripts/cache_features.py`."""
-    script = f"{COMMANDS[name].module}.py"
-    return f"python scripts/{script}" if Path(sys.argv[0]).name == script else f"ume {name}"
-
-
-def description(name: str, doc: str) -> str:
-    """A command's docstring, its examples written as the command was called."""
-    return doc.replace(f"ume {name} ", f"{invocation(name)} ")
-
-
 def command_parser(name: str, doc: str, **options) -> argparse.ArgumentParser:
     """A parser whose help is a command's docstring with its examples; `options` are argparse's."""
     return argparse.ArgumentParser(
-        prog=invocation(name).removeprefix("python "),
-        description=description(name, doc),
+        prog=f"ume {name}",
+        description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )

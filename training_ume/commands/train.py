@@ -7,7 +7,6 @@ ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only --re
 import sys
 
 from configuration_ume.parsing import parse_recipe
-from training_ume.commands import description, invocation
 from training_ume.records.files import WriteError
 from training_ume.training.run import how_to_resume, train_and_evaluate
 from training_ume.training.trainer import LossError
@@ -15,7 +14,7 @@ from training_ume.training.trainer import LossError
 
 def main(argv: list[str]) -> int:
     try:
-        recipe = parse_recipe(argv, description=description("train", __doc__), prog=invocation("train"))
+        recipe = parse_recipe(argv, description=__doc__, prog="ume train")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -224,12 +224,12 @@ def open_shards(name: str | Path) -> tuple[dict[str, Any], dict[str, StreamedQue
         except (OSError, ValueError) as error:  # the Hub's own errors are among these
             raise VQADataError(
                 f"{root!r} is neither a folder nor a data set on the Hub with an {INDEX} ({error}). Give what "
-                "scripts/shard_data.py wrote."
+                "`ume shard` wrote."
             ) from error
         root = f"hf://datasets/{root}"
     if index is None:
         raise VQADataError(
-            f"{root} has no {INDEX}: it is not from scripts/shard_data.py, or that was cut short. Repeat its command."
+            f"{root} has no {INDEX}: it is not from `ume shard`, or that was cut short. Repeat its command."
         )
     if index.get("format") != FORMAT:
         raise VQADataError(

@@ -16,7 +16,7 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
     Loads a model and its processor, onto the GPU if there is one.
 
     Args:
-        name (`str`): a folder that `scripts/train.py` wrote (a run, a checkpoint, a LoRA adapter), or a Hub name.
+        name (`str`): a folder that `ume train` wrote (a run, a checkpoint, a LoRA adapter), or a Hub name.
 
     Returns:
         The model in eval mode, and its processor.
@@ -25,7 +25,7 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
         ValueError: when there is no UME checkpoint of that name; one sentence that says what was found instead.
     """
     path = Path(name)
-    advice = "give a folder that scripts/train.py wrote, or the name of a UME model on the Hub."
+    advice = "give a folder that `ume train` wrote, or the name of a UME model on the Hub."
     if path.is_dir():
         config = read_json(path / "config.json")
         if config is None and not (path / "adapter_config.json").is_file():

@@ -229,7 +229,7 @@ def make_jobs(
         stand_ins (`bool`): replace every encoder that `encoders` does not name by a tiny one with random weights, with
             images of 64 pixels and one epoch.
         encoders: folders of pretrained encoders to take instead of the recipes' own, by the names of `STAND_INS`.
-        fields: changes to all recipes, as on the command line of scripts/train.py.
+        fields: changes to all recipes, as on the command line of `ume train`.
 
     Raises:
         ValueError: for a field that is decided here, or an encoder that none of the rows has.

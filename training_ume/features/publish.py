@@ -157,7 +157,7 @@ def dataset_card(caches: dict[str, FeatureCache], folder: Path) -> str:
         "To train heads of UME from it, make the feature cache again, bit for bit and with every checksum compared:",
         "",
         "```bash",
-        "python scripts/cache_features.py RECIPE --feature_cache DIR --from REPOSITORY",
+        "ume cache RECIPE --feature_cache DIR --from REPOSITORY",
         "```",
         "",
         "## Terms",
@@ -269,7 +269,7 @@ def _manifest(source: str, modality: str, revision: str | None) -> tuple[dict, s
     manifest = read_json(path)
     shards = [] if manifest is None else manifest.get("shards", [])
     if not shards or not all(SHARD.fullmatch(shard["file"]) for shard in shards):
-        raise ValueError(f"{source} holds no {modality} features that scripts/cache_features.py --export wrote.")
+        raise ValueError(f"{source} holds no {modality} features that `ume cache --export` wrote.")
     if manifest["key"]["format"] != FORMAT:
         raise ValueError(
             f"The features of {source} are of format {manifest['key']['format']}, not {FORMAT}: another release of "

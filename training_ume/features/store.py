@@ -54,7 +54,7 @@ class FeatureCache:
         manifest = read_json(self.folder / "manifest.json")
         if manifest is None:
             raise ValueError(
-                f"There is no feature cache in {self.folder}: make one with scripts/cache_features.py, given the same "
+                f"There is no feature cache in {self.folder}: make one with `ume cache`, given the same "
                 "recipe and --feature_cache."
             )
         self.manifest = manifest
@@ -158,7 +158,7 @@ class FeatureCache:
             if missing:
                 raise ValueError(
                     f"The feature cache {self.folder} lacks {len(missing)} of {len(new)} {COLUMN[self.modality]}s, "
-                    f"the first is {missing[0]!r}: complete it with scripts/cache_features.py, given the same recipe "
+                    f"the first is {missing[0]!r}: complete it with `ume cache`, given the same recipe "
                     "and --feature_cache; what it holds is kept."
                 )
             self._row_of_item.update(zip(new, rows, strict=True))
@@ -241,7 +241,7 @@ def open_features(
         holds = f"holds features of {' and '.join(there)} alone" if there else "is no feature cache"
         raise ValueError(
             f"feature_cache={str(folder)!r} {holds}, while the recipe freezes {' and '.join(frozen) or 'no encoder'}: "
-            "features replace frozen encoders only. Make them with scripts/cache_features.py, or set freeze_text or "
+            "features replace frozen encoders only. Make them with `ume cache`, or set freeze_text or "
             "freeze_vision."
         )
     seen = {"both": MODALITIES, "question": ("text",), "image": ("vision",)}[collator.inputs]

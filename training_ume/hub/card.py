@@ -41,7 +41,7 @@ def render_card(
     Makes the card of a run.
 
     Args:
-        folder: one run of `scripts/train.py`.
+        folder: one run of `ume train`.
         about (`About`): what a person says.
         repo (`str`, *optional*): the Hub repo, for the lines that load the model; defaults to the title.
         adapter (`bool`): the card goes beside the LoRA adapter instead of the merged model.

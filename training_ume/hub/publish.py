@@ -97,7 +97,7 @@ def publish(
     Uploads the model, processor, code and card of a run, and verifies the Hub's copy.
 
     Args:
-        model: folder of one run of `scripts/train.py`.
+        model: folder of one run of `ume train`.
         repo (`str`): `OWNER/NAME`.
         about (path, *optional*): the YAML that `render_card` needs, for a folder without README.md.
         adapter (`bool`): the LoRA adapter with its base instead of the merged model.
@@ -198,7 +198,7 @@ def model_files(folder: Path, adapter: bool) -> tuple[dict[str, Path | bytes], l
     if config is None or config.get("model_type") != "ume":
         what = "is missing" if config is None else "is of another model"
         raise ValueError(
-            f"{folder} is no UME checkpoint (its config.json {what}): give a folder that scripts/train.py wrote."
+            f"{folder} is no UME checkpoint (its config.json {what}): give a folder that `ume train` wrote."
         )
     files, left_out = {}, []
     for path in sorted(folder.iterdir()):

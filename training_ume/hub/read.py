@@ -100,7 +100,7 @@ class Run:
 
 def read_run(folder: str | Path) -> Run:
     """
-    Reads the folder of one run of `scripts/train.py`.
+    Reads the folder of one run of `ume train`.
 
     Raises:
         ValueError: if a file is missing, or `predictions.jsonl` is of other answers than `results.json`.
@@ -116,7 +116,7 @@ def read_run(folder: str | Path) -> Run:
     except FileNotFoundError:
         raise ValueError(
             f"{folder} holds no {PREDICTIONS}, which a card needs for its intervals and examples: write it with "
-            f"`python scripts/evaluate.py {folder} … --predictions {folder / PREDICTIONS}` on the "
+            f"`ume evaluate {folder} … --predictions {folder / PREDICTIONS}` on the "
             f"{results['scored_on']} questions."
         ) from None
     for metric, label in NAMES.items():
@@ -124,7 +124,7 @@ def read_run(folder: str | Path) -> Run:
         if abs(answered - recorded) > 0.005:
             raise ValueError(
                 f"{folder / PREDICTIONS} has {answered:.2f} {label}, results.json has {recorded:.2f}: they are not of "
-                "the same answers. Write the predictions anew with scripts/evaluate.py."
+                "the same answers. Write the predictions anew with `ume evaluate`."
             )
     return Run(folder, results, rows, _comparison(folder, results))
 

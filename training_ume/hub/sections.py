@@ -144,7 +144,7 @@ def _training(run: Run) -> str:
     )
     if best is not None:
         text += f"The weights are those of epoch {best['epoch']:.0f}, the best on the validation questions. "
-    return text + "What differs from the defaults, as a recipe for `scripts/train.py`:"
+    return text + "What differs from the defaults, as a recipe for `ume train`:"
 
 
 def _recipe(run: Run, about: About) -> str:

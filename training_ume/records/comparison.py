@@ -14,7 +14,7 @@ from training_ume.records.files import read_json
 
 def merge_runs(folders: Iterable[str | Path]) -> tuple[dict, list[dict]]:
     """
-    Gathers the results of single runs under folders of `scripts/train.py`.
+    Gathers the results of single runs under folders of `ume train`.
 
     Returns:
         `(shared, runs)`: what they have in common (`recipe`, `scored_on`, `baselines`, `data`, and of the first

@@ -71,7 +71,7 @@ def read_predictions(path: str | Path) -> list[dict]:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"Line {number} of {path} is not an answered question ({type(error).__name__}: {error}): write the "
-                "file anew with scripts/evaluate.py --predictions."
+                "file anew with `ume evaluate --predictions`."
             ) from error
     return rows
 

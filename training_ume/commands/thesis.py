@@ -1,20 +1,16 @@
-#!/usr/bin/env python
 """The thesis, row by row: train its rows on VQA v2, or on a sample in its layout, and put their scores into one file.
 
-python scripts/reproduce_thesis.py --data vqa_v2
-python scripts/reproduce_thesis.py --data vqa_v2 --rows lstm_vgg deberta_v3_beit/ume --bf16 true
-python scripts/reproduce_thesis.py --data sample --stand_ins --encoder bert=MiniLM vit=vit-tiny --use_cpu true
+ume thesis --data vqa_v2
+ume thesis --data vqa_v2 --rows lstm_vgg deberta_v3_beit/ume --bf16 true
+ume thesis --data sample --stand_ins --encoder bert=MiniLM vit=vit-tiny --use_cpu true
 
 Finished rows are not run again, an interrupted one goes on from its last checkpoint: repeat the command.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
+from training_ume.commands import command_parser
 from training_ume.evidence.thesis import (
     OFFICIAL_FILES,
     SAMPLE_FILES,
@@ -26,7 +22,7 @@ from training_ume.evidence.thesis import (
 )
 from training_ume.report.thesis import summary
 
-EPILOG = """All other arguments change all recipes, as those of scripts/train.py do (--max_train_questions 400).
+EPILOG = """All other arguments change all recipes, as those of `ume train` do (--max_train_questions 400).
 
 DIR holds VQA v2's files,
   {official}
@@ -38,12 +34,7 @@ or a sample, a fifth of whose images is held out and scored:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG,
-        allow_abbrev=False,
-    )
+    parser = command_parser("thesis", __doc__, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data, see below")
     parser.add_argument("--rows", nargs="+", help="pairs or single rows (default: all 17)")
     parser.add_argument(
@@ -80,7 +71,3 @@ def main(argv: list[str]) -> int:
     print(summary(results["rows"]))
     print(f"\nWritten: {arguments.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,22 +1,21 @@
-#!/usr/bin/env python
 """Put the results of runs that were trained apart, in several folders or on several machines, into one comparison.
 
-python scripts/compare.py runs/heads_a runs/heads_b --out results/easy_vqa_heads.json
-python scripts/compare.py runs/daquar --out daquar.json
+ume compare runs/heads_a runs/heads_b --out results/easy_vqa_heads.json
+ume compare runs/daquar --out daquar.json
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from training_ume.commands import command_parser
 from training_ume.records.comparison import comparison_rows, comparison_table, merge_runs
 from training_ume.records.files import write_json
 from training_ume.report.console import print_json, print_table
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="output folders of scripts/train.py")
+    parser = command_parser("compare", __doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of `ume train`")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON instead of a table")
@@ -36,7 +35,3 @@ def main(argv: list[str]) -> int:
     print_table(comparison_table(rows, shared["baselines"]))
     print(f"\nWritten: {arguments.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,24 +1,20 @@
-#!/usr/bin/env python
 """Write the model card of a run, with its pictures, from what the training left behind.
 
-python scripts/card.py runs/easy_vqa --about model_cards/easy_vqa/about.yaml --out model_cards/easy_vqa
-python scripts/card.py runs/daquar/seed0 --about model_cards/daquar/about.yaml --out model_cards/daquar
+ume card runs/easy_vqa --about model_cards/easy_vqa/about.yaml --out model_cards/easy_vqa
+ume card runs/daquar/seed0 --about model_cards/daquar/about.yaml --out model_cards/daquar
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
+from training_ume.commands import command_parser
 from training_ume.hub.card import render_card, write_card
 from training_ume.hub.read import read_about
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of one run of scripts/train.py")
+    parser = command_parser("card", __doc__)
+    parser.add_argument("run", type=Path, help="folder of one run of `ume train`")
     parser.add_argument(
         "--about", type=Path, required=True, help="YAML file with what a person says: `license: …` and more"
     )
@@ -33,7 +29,3 @@ def main(argv: list[str]) -> int:
         return 2
     print("\n".join(f"wrote {arguments.out / name}" for name in files))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,9 @@
-#!/usr/bin/env python
 """Write a recipe's data as parquet shards with the images inside, to be read from disk or Hub while training.
 
-python scripts/shard_data.py daquar --out shards/daquar --train_questions … --train_annotations … --train_images …
-python scripts/train.py daquar --source stream --dataset_name shards/daquar
+ume shard daquar --out shards/daquar --train_questions … --train_annotations … --train_images …
+ume shard VQA.yaml --out shards/vqa --shards 256
 
+Then train from them: ume train daquar --source stream --dataset_name shards/daquar
 To train from the Hub, upload the folder (hf upload NAME shards/daquar --repo-type dataset) and give NAME instead.
 The same command goes on where it was interrupted. Nothing is ever overwritten.
 """
@@ -11,20 +11,18 @@ The same command goes on where it was interrupted. Nothing is ever overwritten.
 import argparse
 import sys
 
-# Here lies an evaluate.py, which must not hide the package of that name: look here last.
-sys.path.append(sys.path.pop(0))
-
 from configuration_ume.parsing import parse_recipe
+from training_ume.commands import command_parser
 from training_ume.training.prepare import shard_data
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "shard",
+        __doc__,
         allow_abbrev=False,
         usage="%(prog)s RECIPE --out DIR [--shards N] [--FIELD VALUE …]",
-        epilog="Every field of a recipe can be given, as for scripts/train.py: --validation_fraction 0.1 and so on.",
+        epilog="Every field of a recipe can be given, as for `ume train`: --validation_fraction 0.1 and so on.",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the shards and their index")
     parser.add_argument(
@@ -54,7 +52,3 @@ def main(argv: list[str]) -> int:
         )
     print(f"\nThey lie in {args.out}. Train with --source stream --dataset_name {args.out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
