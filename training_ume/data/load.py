@@ -70,7 +70,7 @@ def load_vqa(
         on_error (`str`, *optional*, defaults to `"raise"`):
             `"raise"` or `"skip"`. Skipping leaves out the rows that cannot be used, logs one line with the counts by
             kind, and writes each of them (the first 100,000) with its reason to `skipped_log`. A file that cannot be
-            parsed always raises, and so does one that asks for too much (see `training_ume/json_entries.py`; the
+            parsed always raises, and so does one that asks for too much (see `training_ume/data/json_entries.py`; the
             environment variable `UME_MAX_ENTRIES` raises the limit on entries).
         skipped_log (path, *optional*): Where `on_error="skip"` writes its list (tab-separated). Required for it.
         check_images (`bool`, *optional*):

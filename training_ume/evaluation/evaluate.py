@@ -1,4 +1,4 @@
-"""What is done with a finished checkpoint: load it, score it on a data set, ask it a question.
+"""A finished checkpoint on a data set: its scores, those of blind ones, and how it holds when an input is missing.
 
 Checkpoints are loaded through this package's own classes, so no remote code is run.
 """

@@ -1,7 +1,7 @@
 """Why a model gives an answer: where it looked, which words mattered, and how much each modality did.
 
 `explain` says it of one question about one image, `explain_dataset` of the modalities over many. Gradients are taken
-in attribution.py, pictures drawn in explain_plots.py; whether a map is right is asked in faithfulness.py.
+in attribution.py, pictures drawn in report/explanation.py; whether a map is right is asked in faithfulness.py.
 """
 
 from __future__ import annotations

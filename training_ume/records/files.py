@@ -1,4 +1,4 @@
-"""What a run leaves behind: JSON files written whole or not at all, the machine it ran on, and tables to read.
+"""Files that are written whole or not at all: JSON, text, anything; and the sentence where there was no room.
 
 Every number in a README or a model card comes from such a file.
 """

@@ -1,4 +1,4 @@
-"""Pictures of results. They need matplotlib, which is in the extra `plots`; nothing else does."""
+"""Curves of results, as pictures. They need matplotlib, which is in the extra `plots`."""
 
 from __future__ import annotations
 

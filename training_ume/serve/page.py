@@ -1,7 +1,7 @@
 """A page to try models in a browser: pick an image, ask, see the answers, where a model looked and what it used.
 
 What the page does is plain functions of images and strings; gradio is only needed for the page itself, and imported
-there. Every limit on what a stranger may send stands at the top.
+there. Every limit on what a stranger may send stands at the top, here and in judges.py.
 """
 
 from __future__ import annotations

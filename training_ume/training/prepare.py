@@ -1,4 +1,4 @@
-"""From a recipe's data fields to the rows of each part, with the answer vocabulary."""
+"""From a recipe's data fields to the rows of each part, the answer vocabulary, and the scores without a model."""
 
 from __future__ import annotations
 
