@@ -42,7 +42,7 @@ from .fusion_pooled_ume import (
     SumFusion,
 )
 from .numerics_ume import widen
-from .streams_ume import FusionOutput, presence
+from .streams_ume import FusionOutput, Stream, presence  # noqa: F401 (heads of users import Stream from here)
 
 
 class MembersFusion(FusionHead):

@@ -231,6 +231,12 @@ def test_older_documented_imports_lead_to_the_same_objects_and_say_where_these_a
         assert found is getattr(importlib.import_module(home), name)
 
 
+def test_what_heads_of_users_import_is_where_it_was():
+    fusion, streams = (importlib.import_module(f"modeling_ume.{name}") for name in ("fusion_ume", "streams_ume"))
+    assert (fusion.Stream, fusion.FusionOutput) == (streams.Stream, streams.FusionOutput)
+    assert fusion.FusionHead is importlib.import_module("modeling_ume.fusion_base_ume").FusionHead
+
+
 @pytest.mark.parametrize("old", MOVED)
 def test_the_table_of_older_modules_names_modules_that_are_there(old):
     assert set(new_homes(old)) <= modules().keys()
