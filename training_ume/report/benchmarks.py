@@ -191,8 +191,10 @@ def long_run_table(results: dict) -> str:
         rows.append([what, *levels, f"{change} ({low} … {high})", f"{last_third[-1] - last_third[0]:+.1f}"])
     header = ["", "after the first tenth", "at the end", "at most", "change an hour (95 %)", "in the last third"]
     machine, versions = results["environment"]["hardware"], results["environment"]["versions"]
+    # The command had another name once: what it was measured on stands behind it.
+    what = f"`ume train` {results['what'].replace('`', '').split(' ', 1)[1].removeprefix('train ')}"
     return (
-        f"{markdown(header, rows, right=(1, 2, 3, 4, 5))}\n\n{results['what']}: {results['hours']:.1f} hours, "
+        f"{markdown(header, rows, right=(1, 2, 3, 4, 5))}\n\n{what}: {results['hours']:.1f} hours, "
         f"{results['steps']:,} steps, {results['epochs']:,} evaluations and checkpoints. Measured on "
         f"{machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}, transformers "
         f"{versions['transformers']}."
