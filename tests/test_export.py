@@ -247,7 +247,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(model, tmp_path):
 
 
 def test_graphs_that_differ_from_the_model_are_refused_and_not_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("training_ume.serve.onnx_export.Traced.save", lambda traced, path: path.write_bytes(b"") or 20)
+    monkeypatch.setattr("training_ume.serve.onnx_graphs.Traced.save", lambda traced, path: path.write_bytes(b"") or 20)
     monkeypatch.setattr(
         "training_ume.serve.onnx_export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}}
     )
@@ -264,7 +264,7 @@ def test_a_new_export_leaves_no_quantised_graph_of_the_old_one(model, tmp_path, 
     for name in ("question_fusion.int8.onnx", "image_encoder.onnx.data", "notes.txt"):
         (out / name).write_text("old")
     monkeypatch.setattr(
-        "training_ume.serve.onnx_export.Traced.save", lambda traced, path: path.write_text("new") and 20
+        "training_ume.serve.onnx_graphs.Traced.save", lambda traced, path: path.write_text("new") and 20
     )
     monkeypatch.setattr(
         "training_ume.serve.onnx_export._signature", lambda folder, graph: {"inputs": {}, "outputs": {}}
