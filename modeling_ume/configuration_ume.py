@@ -8,16 +8,20 @@ import copy
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 from transformers.utils import logging
 
+from .fusion_attention_ume import Attention  # noqa: F401
+from .fusion_base_ume import FusionModule  # noqa: F401
+from .fusion_late_ume import LateFusion  # noqa: F401
+from .fusion_pairs_ume import BANFusion  # noqa: F401
+from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, MembersFusion
 from .limits_ume import check_encoder_size, check_head_size, check_own_size
-
-# transformers 5.0 copies only what an entry file itself imports.
 from .numerics_ume import accumulate_in  # noqa: F401
 from .outputs_ume import RECORDED
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
+from .streams_ume import Stream  # noqa: F401
 from .trust_ume import check_fields
 
 logger = logging.get_logger(__name__)

@@ -23,11 +23,11 @@ from transformers.utils import ModelOutput
 
 from .numerics_ume import cut_off
 from .padding_ume import in_given_order, is_padded, read_each_size, real_tokens
-from .probe_ume import Shape, _shape
+from .probe_ume import Shape, shape_of
 from .simple_encoders_ume import SIMPLE_ENCODERS
 from .streams_ume import Stream, masked_mean, real_first, reorder
-from .text_ume import _text_inputs, position_limit
-from .vision_ume import _image_inputs, _image_size, _image_tokens, average_grid
+from .text_ume import position_limit, text_inputs
+from .vision_ume import average_grid, image_inputs, image_size, image_tokens
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -128,7 +128,7 @@ class EncoderAdapter:
         parameters = inspect.signature(encoder.forward).parameters
         self.arguments = set(parameters)
         self.takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        shape = _shape(encoder, modality)
+        shape = shape_of(encoder, modality)
         self.width = shape.width
         self.pooling = self._choose_pooling(encoder, pooling, shape)
         self.pooled_width = shape.pooled_width if self.pooling == "pooler" else shape.width
@@ -217,7 +217,7 @@ class EncoderAdapter:
         # Attention over nothing at all would be NaN, in a question without any token.
         attended = (front | (torch.arange(front.shape[1], device=front.device) == 0)).long()
         try:
-            inputs = _text_inputs(self.arguments, input_ids, attended, token_type_ids, inputs_embeds)
+            inputs = text_inputs(self.arguments, input_ids, attended, token_type_ids, inputs_embeds)
             outputs = self.run(encoder, inputs, record)
         except (RuntimeError, IndexError) as error:
             limit, length = position_limit(encoder), given.shape[1]
@@ -264,7 +264,7 @@ class EncoderAdapter:
             stream = read_each_size(lambda x: self.read_image(encoder, x)[0], pixel_values, pixel_mask)
             return stream, BaseModelOutput(last_hidden_state=stream.states)
         outputs = self._look(encoder, pixel_values, record)
-        states, num_special, grid = _image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
+        states, num_special, grid = image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         content = mask.clone()
         content[:, :num_special] = False
@@ -277,8 +277,8 @@ class EncoderAdapter:
 
     def _look(self, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None):
         """Runs the image encoder; one that cannot take images of this size says so."""
-        inputs = _image_inputs(encoder, self.arguments, pixel_values)
-        made_for, size = _image_size(encoder.config), tuple(pixel_values.shape[-2:])
+        inputs = image_inputs(encoder, self.arguments, pixel_values)
+        made_for, size = image_size(encoder.config), tuple(pixel_values.shape[-2:])
         if made_for in (None, size):
             return self.run(encoder, inputs, record)
         try:

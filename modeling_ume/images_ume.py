@@ -55,8 +55,8 @@ def read_image(image, content: bytes | None = None) -> Image.Image:
             image = Image.open(io.BytesIO(image))
         elif isinstance(image, io.IOBase) and image.readable():
             image = Image.open(image)
-        elif _is_array(image):
-            pictures = _from_array(image)
+        elif is_array(image):
+            pictures = from_array(image)
             if len(pictures) != 1 or not isinstance(pictures[0], Image.Image):
                 raise TypeError(f"it is {len(pictures)} arrays of {image.dtype}; give one of bytes (uint8)")
             return pictures[0]
@@ -104,27 +104,27 @@ def is_undecoded(image) -> bool:
 def is_image(value) -> bool:
     """Whether `read_image` takes it for one image, be it readable or not; a string is a path."""
     kinds = (str, os.PathLike, Image.Image, bytes, bytearray, memoryview, io.IOBase)
-    return isinstance(value, kinds) or is_undecoded(value) or _is_array(value)
+    return isinstance(value, kinds) or is_undecoded(value) or is_array(value)
 
 
-def _is_picture(value) -> bool:
+def is_picture(value) -> bool:
     """Whether a value can only be a picture, or begins with one."""
     first = value[0] if isinstance(value, (list, tuple)) and value else value
-    return isinstance(first, Image.Image) or _is_array(first)
+    return isinstance(first, Image.Image) or is_array(first)
 
 
-def _is_array(image):
+def is_array(image):
     return is_valid_image(image) and not isinstance(image, Image.Image)
 
 
-def _from_array(image) -> list:
+def from_array(image) -> list:
     """One image [3, H, W] or [H, W, 3] or several [U, …]: bytes as PIL images, other numbers as [3, H, W].
 
     An image processor would guess where the channels are, from the first image alone.
     """
     array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
     if array.ndim == 4:
-        return [part for row in array for part in _from_array(row)]
+        return [part for row in array for part in from_array(row)]
     shape = list(array.shape)
     channels_first = array.ndim == 3 and shape[0] == 3
     if not array.size or not (channels_first or array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):

@@ -5,28 +5,35 @@ For retrieval the same two encoders stand side by side, each with a projection i
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-# Not used here: every saved model shall bring its pipeline along, and transformers 5.0 copies only those files that
-# the entry file itself imports.
 from .arguments_ume import route_arguments  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter
+from .fusion_attention_ume import Attention  # noqa: F401
+from .fusion_base_ume import FusionModule  # noqa: F401
+from .fusion_late_ume import LateFusion  # noqa: F401
+from .fusion_pairs_ume import BANFusion  # noqa: F401
+from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, build_fusion
+from .images_ume import read_image  # noqa: F401
+from .limits_ume import max_parameters  # noqa: F401
+from .loading_ume import split_arguments  # noqa: F401
 from .numerics_ume import cut_off, widen
 from .outputs_ume import RECORDED, UMEModelOutput, UMEVQAOutput, records, refuse_unknown
 from .padding_ume import join_streams
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
+from .probe_ume import Shape  # noqa: F401
+from .processing_ume import process_images  # noqa: F401
+from .retrieval_ume import UMEForImageTextRetrieval
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
+from .stored_ume import own_fields  # noqa: F401
 from .streams_ume import (
     Stream,
-    _check_ids,
-    _check_shape,
-    _described,
+    check_shape,
     drop_modality,
     looked_at,
     masked_mean,
@@ -36,9 +43,12 @@ from .streams_ume import (
 )
 from .tasks_ume import (
     ViewClassifiers,
+    answer_loss,
     decode_logits,  # noqa: F401
 )
-from .text_ume import position_limit
+from .text_ume import check_embeddings, check_tokens, position_limit
+from .trust_ume import ForeignCodeError  # noqa: F401
+from .vision_ume import check_pixels
 
 
 class UMEModel(UMEEncoders):
@@ -132,13 +142,13 @@ class UMEModel(UMEEncoders):
             rows = image_index if image_index is not None else vision_states if pixel_values is None else pixel_values
             rows = texts if texts is not None else rows
             if rows is not None:
-                _check_shape("text_present", text_present, rows.shape[:1], "one truth value an example")
-                _check_shape("image_present", image_present, rows.shape[:1], "one truth value an example")
+                check_shape("text_present", text_present, rows.shape[:1], "one truth value an example")
+                check_shape("image_present", image_present, rows.shape[:1], "one truth value an example")
             if texts is not None:
-                _check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
-                _check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
+                check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
+                check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
             if vision_states is not None:
-                _check_shape("vision_mask", vision_mask, vision_states.shape[:2], "one value a token")
+                check_shape("vision_mask", vision_mask, vision_states.shape[:2], "one value a token")
         text = image = None
         record, recorded = self._recorded(output_attentions, output_hidden_states), {}
         questions = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "text_states": text_states}
@@ -201,46 +211,15 @@ class UMEModel(UMEEncoders):
         inputs_embeds: Tensor | None,
     ) -> None:
         """Says what would otherwise fail deep inside an encoder, or not at all."""
+        text, vision = self.config.text_config, self.config.vision_config
         if inputs_embeds is not None:
-            if "inputs_embeds" not in self._adapters["text"].arguments:
-                raise ValueError(
-                    f"inputs_embeds was given, but the text encoder {self.config.text_config.model_type!r} reads only "
-                    "token ids: give input_ids."
-                )
-            width = self._embedding_width
-            if (
-                not isinstance(inputs_embeds, Tensor)
-                or not inputs_embeds.is_floating_point()
-                or inputs_embeds.ndim != 3
-                or inputs_embeds.shape[1] == 0
-                or inputs_embeds.shape[2] != width
-            ):
-                raise ValueError(
-                    f"inputs_embeds is {_described(inputs_embeds)}: give floating-point numbers [batch, length, "
-                    f"{width}] of one token or more, as `model.get_input_embeddings()` makes them."
-                )
+            readable = "inputs_embeds" in self._adapters["text"].arguments
+            check_embeddings(inputs_embeds, self._embedding_width if readable else None, text.model_type)
         if input_ids is not None:
-            if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or input_ids.shape[1] == 0:
-                raise ValueError(f"input_ids is {_described(input_ids)}: give [batch, length], one token or more.")
             known = getattr(self.text_model.get_input_embeddings(), "num_embeddings", None)
-            _check_ids("input_ids", input_ids, known, "the text encoder's tokens")
+            check_tokens(input_ids, known)
         if pixel_values is not None:
-            channels = getattr(self.config.vision_config, "num_channels", 3)
-            if (
-                not isinstance(pixel_values, Tensor)
-                or not pixel_values.is_floating_point()
-                or pixel_values.ndim != 4
-                or pixel_values.shape[0] == 0
-                or pixel_values.shape[1] != channels
-            ):
-                raise ValueError(
-                    f"pixel_values is {_described(pixel_values)}: give floating-point numbers [images, {channels}, "
-                    "height, width] of one image or more, as the image processor makes them."
-                )
-            if image_index is not None:
-                if not isinstance(image_index, Tensor) or image_index.ndim != 1:
-                    raise ValueError(f"image_index is {_described(image_index)}: give [batch], an image a question.")
-                _check_ids("image_index", image_index, len(pixel_values), "the images")
+            check_pixels(pixel_values, getattr(vision, "num_channels", 3), image_index)
 
     def _stream(
         self,
@@ -497,7 +476,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             if head.trains_views:
                 counts = widen(output.view_present.to(views.dtype))
                 shares = counts / counts.sum(1, keepdim=True)
-            loss = self._loss(logits if shares is None else views, labels, shares)
+            loss = answer_loss(logits if shares is None else views, labels, self.config.problem_type, shares)
         output = UMEVQAOutput(
             loss=loss,
             logits=logits,
@@ -507,42 +486,11 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
-    def _loss(self, logits: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
-        """The mean over the examples; of views [B, K, C], of each view's own loss, weighted by shares [B, K]."""
-        if shares is None:
-            losses = self._losses(logits, labels)  # [B]
-        else:
-            views = zip(logits.unbind(1), shares.unbind(1), strict=True)
-            losses = sum(share * self._losses(view, labels) for view, share in views)
-        if self.config.problem_type == "single_label_classification":
-            # Not the built-in mean: it is NaN for a batch in which no answer is known.
-            known = labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
-            return losses.sum() / known.sum().clamp(min=1)
-        return losses.mean()
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
-        softmax = self.config.problem_type == "single_label_classification"
-        if softmax and labels.ndim == 1 and len(labels) == len(logits):
-            if not torch.compiler.is_compiling():
-                _check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
-            return F.cross_entropy(widen(logits), labels.long(), ignore_index=-100, reduction="none")
-        if labels.shape != logits.shape:
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
-                f"{self.config.problem_type!r} takes a score for every answer, [batch, num_labels]"
-                + (", or one answer id an example, [batch]." if softmax else ".")
-            )
-        logits = widen(logits)
-        scores = labels.to(logits.dtype)
-        if softmax:
-            shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
-            return F.cross_entropy(logits, shares, reduction="none")
-        # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
-        return F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(1)
-
-
+# transformers copies the file that a class says it is from and names it in config.json: this one for all models, as it
+# always was, wherever they are defined. It imports every file that has to travel (see tests/test_modeling.py).
+for model in (UMEModel, UMEForVisualQuestionAnswering, UMEForImageTextRetrieval):
+    model.__module__ = __name__
 UMEModel.register_for_auto_class("AutoModel")
-
-
 UMEForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
+UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")

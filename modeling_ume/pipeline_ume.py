@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Pipeline
 
-# transformers 5.0 copies only what an entry file itself imports.
 from .arguments_ume import route_arguments  # noqa: F401
 from .images_ume import is_image, read_image
-from .numerics_ume import widen  # noqa: F401 (transformers 5.0 copies only what an entry file itself imports)
+from .numerics_ume import widen  # noqa: F401
 from .processing_ume import UMEProcessor
 from .stored_ume import storable  # noqa: F401
 from .tasks_ume import decode_logits
+from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32
@@ -56,7 +56,7 @@ class UMEVQAPipeline(Pipeline):
     _load_processor = True
     # The processor brings these along.
     _load_image_processor = False
-    _load_tokenizer = False
+    tokenizer_of = False
     _load_feature_extractor = False
     _load_video_processor = False
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PreTrainedModel
 
-from .text_ume import _text_inputs
-from .vision_ume import _image_inputs, _image_size, _image_tokens
+from .text_ume import text_inputs
+from .vision_ume import image_inputs, image_size, image_tokens
 
 
 @dataclass
@@ -70,7 +70,7 @@ def _without_values(leaf):
 _SHAPES: dict[tuple, Shape] = {}  # loading builds a model twice, and a run may build many alike
 
 
-def _shape(encoder: PreTrainedModel, modality: str) -> Shape:
+def shape_of(encoder: PreTrainedModel, modality: str) -> Shape:
     """What `_probe` finds, once for every class and config."""
     settings = tuple(_constructor_kwargs(encoder).items())
     key = type(encoder), encoder.config.to_json_string(use_diff=False), settings, modality
@@ -104,11 +104,11 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     with no_mode, torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
         if modality == "text":
             tokens = torch.ones(1, 8, dtype=torch.long)
-            inputs = _text_inputs(arguments, tokens, torch.ones_like(tokens))
+            inputs = text_inputs(arguments, tokens, torch.ones_like(tokens))
         else:
-            size = _image_size(config) or (224, 224)
+            size = image_size(config) or (224, 224)
             pixels = torch.empty(1, getattr(config, "num_channels", 3), *size, device="meta")
-            inputs = _image_inputs(twin, arguments, pixels)
+            inputs = image_inputs(twin, arguments, pixels)
         try:
             outputs = twin(**inputs)
         except Exception as error:  # anything may go wrong in a model that reads something else
@@ -122,7 +122,7 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
         raise ValueError(f"{kind} must return its tokens as last_hidden_state, but there is {found}: choose another.")
     num_special = 0
     if modality == "vision":
-        states, num_special, _ = _image_tokens(config, outputs, size)
+        states, num_special, _ = image_tokens(config, outputs, size)
     elif states.shape[1] != 8:
         raise ValueError(f"{kind} returns {states.shape[1]} states for 8 tokens: choose one that keeps every token.")
     pooled = outputs.get("pooler_output")

@@ -13,10 +13,11 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from .arguments_ume import route_arguments
-from .images_ume import _from_array, _is_array, _is_picture, read_image, with_image_size
+from .images_ume import from_array, is_array, is_picture, read_image, with_image_size
+from .numerics_ume import accumulate_in  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .tasks_ume import PROBLEM_TYPES, decode_logits
-from .text_ume import UNLIMITED, _load_tokenizer, check_question, tokenize
+from .text_ume import UNLIMITED, check_question, tokenize, tokenizer_of
 from .trust_ume import ForeignCodeError, check_processor_files, load_trusted, read_quietly
 
 logger = logging.get_logger(__name__)
@@ -197,7 +198,7 @@ class UMEProcessor(ProcessorMixin):
                 for given in (name, f"{modality}_{name}"):
                     if given in kwargs:
                         place[name] = kwargs[given]
-        tokenizer = _load_tokenizer(str(text_name), **places["text"])
+        tokenizer = tokenizer_of(str(text_name), **places["text"])
         try:
             image_processor = load_trusted(AutoImageProcessor.from_pretrained, vision_name, **places["vision"])
         except ForeignCodeError:
@@ -256,7 +257,7 @@ class UMEProcessor(ProcessorMixin):
         """
         if images is None and text is None:
             raise ValueError("There is nothing to process: give images, text or both.")
-        if _is_picture(text):
+        if is_picture(text):
             raise ValueError("text is a picture: the images come first, or by name, `processor(images=…, text=…)`.")
         defaults = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": None}
         given = {"padding": padding, "truncation": truncation, "max_length": max_length}
@@ -294,11 +295,11 @@ class UMEProcessor(ProcessorMixin):
             if not images:
                 raise ValueError("images is an empty list: give at least one image, or None for text alone.")
             # Who says where the channels are, has arrays as they shall be.
-            from_array = (lambda array: [array]) if "input_data_format" in image_options else _from_array
+            pictures_of = (lambda array: [array]) if "input_data_format" in image_options else from_array
             images = [
                 picture
                 for image in images
-                for picture in (from_array(image) if _is_array(image) else [read_image(image)])
+                for picture in (pictures_of(image) if is_array(image) else [read_image(image)])
             ]
             batch.update(process_images(self.image_processor, images, **{"return_tensors": "pt", **image_options}))
         return BatchFeature(batch)

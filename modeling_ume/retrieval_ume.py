@@ -194,6 +194,3 @@ def contrastive_loss(logits_per_text: Tensor, image_index: Tensor) -> Tensor:
     positives = logits.masked_fill(~own & described[:, None], -torch.inf).logsumexp(1)
     to_text = (logits.logsumexp(1) - positives).sum() / described.sum()
     return (to_image + to_text) / 2
-
-
-UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")

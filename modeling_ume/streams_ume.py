@@ -119,20 +119,20 @@ def cut_off_masked(stream: Stream) -> Stream:
     )
 
 
-def _described(value) -> str:
+def described(value) -> str:
     return f"{value.dtype} of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _check_shape(name: str, value: Tensor | None, shape: tuple, what: str) -> None:
+def check_shape(name: str, value: Tensor | None, shape: tuple, what: str) -> None:
     if value is not None and (not isinstance(value, Tensor) or value.shape != shape):
-        raise ValueError(f"{name} is {_described(value)}: give {what}, {list(shape)}.")
+        raise ValueError(f"{name} is {described(value)}: give {what}, {list(shape)}.")
 
 
-def _check_ids(name: str, ids: Tensor, number: int | None, what: str) -> None:
+def check_ids(name: str, ids: Tensor, number: int | None, what: str) -> None:
     """Raises ValueError for what is no index into `number` things; on a GPU, which would have to be waited for, only
     for a wrong type."""
     if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"{name} is {_described(ids)}: give whole numbers (torch.long).")
+        raise ValueError(f"{name} is {described(ids)}: give whole numbers (torch.long).")
     if number is not None and ids.device.type == "cpu" and ids.numel():
         least, most = (int(bound) for bound in ids.aminmax())
         if least < 0 or most >= number:

@@ -1,9 +1,13 @@
-"""The tasks: what labels are, how logits become an answer."""
+"""The tasks: what labels are, what the loss is, how logits become an answer."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .numerics_ume import widen
+from .streams_ume import check_ids
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
 class ViewClassifiers(nn.Module):
@@ -17,7 +21,51 @@ class ViewClassifiers(nn.Module):
         return torch.stack([linear(x) for linear, x in zip(self.views, views.unbind(1), strict=True)], dim=1)
 
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+def answer_loss(logits: Tensor, labels: Tensor, problem_type: str, shares: Tensor | None = None) -> Tensor:
+    """
+    The loss of answers from a list, the mean over the examples.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, C)`): a score for each answer; `(B, K, C)` of K views, with `shares`.
+        labels (`torch.Tensor`): as in [`UMEForVisualQuestionAnswering.forward`].
+        problem_type (`str`): one of `PROBLEM_TYPES`.
+        shares (`torch.Tensor` of shape `(B, K)`, *optional*): what each view's own loss counts.
+
+    Raises:
+        ValueError: for labels of another shape, or an id that no answer has.
+    """
+    if shares is None:
+        losses = _losses(logits, labels, problem_type)  # [B]
+    else:
+        views = zip(logits.unbind(1), shares.unbind(1), strict=True)
+        losses = sum(share * _losses(view, labels, problem_type) for view, share in views)
+    if problem_type == "single_label_classification":
+        # Not the built-in mean: it is NaN for a batch in which no answer is known.
+        known = labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
+        return losses.sum() / known.sum().clamp(min=1)
+    return losses.mean()
+
+
+def _losses(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
+    """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
+    softmax = problem_type == "single_label_classification"
+    if softmax and labels.ndim == 1 and len(labels) == len(logits):
+        if not torch.compiler.is_compiling():
+            check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
+        return F.cross_entropy(widen(logits), labels.long(), ignore_index=-100, reduction="none")
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
+            f"{problem_type!r} takes a score for every answer, [batch, num_labels]"
+            + (", or one answer id an example, [batch]." if softmax else ".")
+        )
+    logits = widen(logits)
+    scores = labels.to(logits.dtype)
+    if softmax:
+        shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+        return F.cross_entropy(logits, shares, reduction="none")
+    # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
+    return F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(1)
 
 
 def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: str, top_k: int) -> list[list[dict]]:

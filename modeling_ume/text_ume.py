@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from .streams_ume import check_ids, described
 from .trust_ume import ForeignCodeError, load_tokenizer
 
 
@@ -19,7 +20,7 @@ def position_limit(encoder: PreTrainedModel) -> int | None:
     return None
 
 
-def _text_inputs(
+def text_inputs(
     arguments: set[str],
     input_ids: Tensor | None,
     mask: Tensor,
@@ -75,7 +76,7 @@ def tokenize(tokenizer, questions: list[str], **options):
     return encoded
 
 
-def _load_tokenizer(name, **hub):
+def tokenizer_of(name, **hub):
     folder = os.path.join(name, hub.get("subfolder") or "")
     if os.path.isdir(folder):
         files = os.listdir(folder)
@@ -100,3 +101,29 @@ def _load_tokenizer(name, **hub):
             f"No tokenizer can be loaded from {name!r}. A SentencePiece one (DeBERTa-v3, ALBERT, XLM-R, T5) needs "
             f"`pip install sentencepiece protobuf`; other than that: {error}"
         ) from error
+
+
+def check_tokens(input_ids: Tensor, known: int | None) -> None:
+    """Raises ValueError for what are no token ids [batch, length] of a text encoder that knows `known` of them."""
+    if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or input_ids.shape[1] == 0:
+        raise ValueError(f"input_ids is {described(input_ids)}: give [batch, length], one token or more.")
+    check_ids("input_ids", input_ids, known, "the text encoder's tokens")
+
+
+def check_embeddings(inputs_embeds: Tensor, width: int | None, model_type: str) -> None:
+    """Raises ValueError for what are no embeddings [batch, length, width]; None: this encoder takes none."""
+    if width is None:
+        raise ValueError(
+            f"inputs_embeds was given, but the text encoder {model_type!r} reads only token ids: give input_ids."
+        )
+    if (
+        not isinstance(inputs_embeds, Tensor)
+        or not inputs_embeds.is_floating_point()
+        or inputs_embeds.ndim != 3
+        or inputs_embeds.shape[1] == 0
+        or inputs_embeds.shape[2] != width
+    ):
+        raise ValueError(
+            f"inputs_embeds is {described(inputs_embeds)}: give floating-point numbers [batch, length, {width}] of "
+            "one token or more, as `model.get_input_embeddings()` makes them."
+        )

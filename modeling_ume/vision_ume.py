@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .streams_ume import check_ids, described
 
-def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
+
+def image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
     inputs = {"pixel_values": pixel_values}
-    size = _image_size(encoder.config)
+    size = image_size(encoder.config)
     if size is not None and size != tuple(pixel_values.shape[-2:]) and "interpolate_pos_encoding" in arguments:
         inputs["interpolate_pos_encoding"] = True
     if "noise" in arguments:
@@ -21,7 +23,7 @@ def _image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: T
     return inputs
 
 
-def _image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor, int, tuple[int, int] | None]:
+def image_tokens(config, outputs, image_size: tuple[int, int]) -> tuple[Tensor, int, tuple[int, int] | None]:
     """Returns tokens [U, N, D] with those that are not content first, their number, and the grid (H, W)."""
     states = outputs.last_hidden_state
     if states.ndim == 4:  # a feature map [U, C, H, W]
@@ -87,7 +89,7 @@ def average_grid(states: Tensor, grid: tuple[int, int] | None, side: int) -> tup
 MAX_SPECIAL_TOKENS = 16  # class, distillation and register tokens of one image; no encoder has more
 
 
-def _image_size(config) -> tuple[int, int] | None:
+def image_size(config) -> tuple[int, int] | None:
     """The image size (height, width) that the encoder was made for, where its config says one."""
     size = getattr(config, "image_size", None)
     if size is None:
@@ -100,3 +102,22 @@ def _pair(size) -> tuple[int, int] | None:
     if size is None:
         return None
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
+
+
+def check_pixels(pixel_values: Tensor, channels: int, image_index: Tensor | None) -> None:
+    """Raises ValueError for what are no images [images, channels, height, width], or no index [batch] into them."""
+    if (
+        not isinstance(pixel_values, Tensor)
+        or not pixel_values.is_floating_point()
+        or pixel_values.ndim != 4
+        or pixel_values.shape[0] == 0
+        or pixel_values.shape[1] != channels
+    ):
+        raise ValueError(
+            f"pixel_values is {described(pixel_values)}: give floating-point numbers [images, {channels}, height, "
+            "width] of one image or more, as the image processor makes them."
+        )
+    if image_index is not None:
+        if not isinstance(image_index, Tensor) or image_index.ndim != 1:
+            raise ValueError(f"image_index is {described(image_index)}: give [batch], an image a question.")
+        check_ids("image_index", image_index, len(pixel_values), "the images")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.vision_ume import _image_tokens
+from modeling_ume.vision_ume import image_tokens
 
 STEPS = 50  # of an integral
 
@@ -60,7 +60,7 @@ def grad_cam(model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor], ta
         [gradient] = torch.autograd.grad(logits[0, target], read)
     size = tuple(pixel_values.shape[-2:])
     (places, special, grid), (slopes, _, _) = (
-        _image_tokens(encoder.config, BaseModelOutput(last_hidden_state=x.detach().float()), size)
+        image_tokens(encoder.config, BaseModelOutput(last_hidden_state=x.detach().float()), size)
         for x in (read[0], gradient)
     )
     weights = slopes[0, special:].mean(0)  # [D]
@@ -147,7 +147,7 @@ def cam_layer(model: UMEForVisualQuestionAnswering, pixel_values: Tensor) -> tup
         for hook in hooks:
             hook.remove()
     last = outputs[-1].last_hidden_state
-    states, _, grid = _image_tokens(encoder.config, outputs[-1], pixel_values.shape[-2:])
+    states, _, grid = image_tokens(encoder.config, outputs[-1], pixel_values.shape[-2:])
     maps = [x for x in left if isinstance(x[2], Tensor) and x[2].ndim == 4 and x[2].shape[-2:] == grid]
     for name, module, output in reversed(maps):
         if output is last:
