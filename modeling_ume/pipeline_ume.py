@@ -20,6 +20,7 @@ from .images_ume import is_image, read_image
 from .numerics_ume import widen  # noqa: F401
 from .processing_ume import UMEProcessor
 from .stored_ume import storable  # noqa: F401
+from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import decode_logits
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401

@@ -16,6 +16,7 @@ from .arguments_ume import route_arguments
 from .images_ume import from_array, is_array, is_picture, read_image, with_image_size
 from .numerics_ume import accumulate_in  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
+from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import PROBLEM_TYPES, decode_logits
 from .text_ume import UNLIMITED, check_question, tokenize, tokenizer_of
 from .trust_ume import ForeignCodeError, check_processor_files, load_trusted, read_quietly
