@@ -1,5 +1,7 @@
 """README.md and docs/: short enough to be read, no dead link, one spelling of commands, every page named."""
 
+import ast
+import importlib
 import json
 import re
 from copy import deepcopy
@@ -7,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from training_ume.moved import MOVED
 from training_ume.report.glance import SHOWN, claim, glance_table
 
 ROOT = Path(__file__).parent.parent
+OURS = ("ume", "modeling_ume", "configuration_ume", "training_ume", "metrics")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -63,6 +67,41 @@ def test_commands_have_one_spelling(page):
     }  # fmt: skip
     named = set(re.findall(r"scripts/(\w+)\.py", page.read_text(encoding="utf-8")))
     assert named <= kept
+
+
+def imports_in(page: Path) -> list[tuple[str, str | None]]:
+    """(module, name) of everything of ours that a page imports in its Python blocks or documents with `:::`."""
+    text, found = page.read_text(encoding="utf-8"), []
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                found += [(node.module, alias.name) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                found += [(alias.name, None) for alias in node.names]
+    found += [tuple(name.rsplit(".", 1)) for name in re.findall(r"^::: (\S+)", text, re.MULTILINE)]
+    return [(module, name) for module, name in found if module.split(".")[0] in OURS]
+
+
+def test_what_pages_import_is_where_they_say():
+    imports = {pair for page in PAGES for pair in imports_in(page)}
+    assert ("modeling_ume", "UMEProcessor") in imports
+    for module, name in sorted(imports):
+        assert module not in old_modules(), f"{module} has moved: say where it is now"
+        loaded = importlib.import_module(module)
+        assert name is None or hasattr(loaded, name), f"{module} has no {name}"
+
+
+def old_modules() -> set[str]:
+    return {f"training_ume.{name}" for name in MOVED} - {
+        f"training_ume.{path.name}" for path in (ROOT / "training_ume").iterdir() if path.is_dir()
+    }
+
+
+def test_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./]+/[\w./]*)`", text)
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_readme_is_short_and_has_the_two_commands():
