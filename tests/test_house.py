@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from training_ume import moved
 from training_ume.moved import MOVED, new_homes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -250,14 +252,28 @@ def test_a_module_that_never_was_is_not_found():
         importlib.import_module("training_ume.nothing_of_that_name")
 
 
-def test_our_own_code_uses_no_older_path():
-    older = {f"training_ume.{name}" for name in MOVED} - modules().keys()
-    packages = {"training_ume.data", "training_ume.evaluation", "training_ume.explain", "training_ume.features"}
-    tests = {f"tests.{path.stem}": path for path in (ROOT / "tests").glob("*.py") if path.stem != Path(__file__).stem}
-    benchmarks = {f"benchmarks.{path.stem}": path for path in (ROOT / "benchmarks").glob("*.py")}
-    found = []
-    for name, path in {**modules(), **tests, **benchmarks}.items():
-        for arrow in arrows_of(name, path.read_text(encoding="utf-8"), path.name == "__init__.py"):
-            if arrow.imported in older or (arrow.imported in packages and name != arrow.imported):
-                found.append(str(arrow))
+IMPORTED = re.compile(r"(?:from|import|:::) (training_ume(?:\.\w+)+)(?: import (\w+))?")
+
+
+def test_our_own_code_and_texts_use_no_older_path():
+    """Also in what tests run as text, in the notebook and in documentation."""
+    older = {f"training_ume.{name}" for name in MOVED}
+    tops = ("scripts", "tests", "benchmarks", "notebooks", "docs", "examples", "model_cards", "training_ume")
+    files = [
+        path for top in tops for suffix in ("py", "md", "ipynb", "sh") for path in (ROOT / top).rglob(f"*.{suffix}")
+    ]
+    spared = {Path(__file__).resolve(), Path(moved.__file__).resolve()}
+    found, seen = [], 0
+    for path in (*files, *ROOT.glob("*.md")):
+        if path.resolve() in spared:
+            continue
+        for match in IMPORTED.finditer(path.read_text(encoding="utf-8")):
+            seen += 1
+            module, name = match.groups()
+            module = ".".join(module.split(".")[:2])
+            whole = match[1] if name is None else f"{match[1]}.{name}"
+            here = any(known == whole or whole.startswith(f"{known}.") for known in modules() if known.count(".") > 1)
+            if module in older and not here:
+                found.append(f"{path.relative_to(ROOT)}: {match[0]}")
     assert not found
+    assert seen > 300, "the imports are not found"
