@@ -40,9 +40,8 @@ TABLES = {"training_ume.report.markdown", "training_ume.report.console"}
 # What reports are made of. They import nothing that computes a result.
 REPORTED = {"metrics", "modeling_ume", "configuration_ume", "training_ume.records", "training_ume.report"}
 MOST_LINES = 500
-# The pair sums and their kernels are one argument each: what belongs together is read together. The models are to be
-# split, and then to leave this list.
-LONGER = {"modeling_ume/pairs_ume.py", "modeling_ume/pairs_triton_ume.py", "modeling_ume/modeling_ume.py"}
+# The pair sums and their kernels are one argument each: what belongs together is read together.
+LONGER = {"modeling_ume/pairs_ume.py", "modeling_ume/pairs_triton_ume.py"}
 
 
 class Arrow(NamedTuple):
