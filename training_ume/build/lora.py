@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.outputs_ume import MODALITIES
-from modeling_ume.vision_ume import _image_size
+from modeling_ume.vision_ume import image_size
 from training_ume.records.files import read_json, write_json
 
 WRAPPED = ("weight", "bias", "in_features", "out_features")  # what PEFT's wrapper shows of the layer in it
@@ -65,7 +65,7 @@ def _usable(model: UMEForVisualQuestionAnswering, modality: str, layers: dict[st
                 model.ume.encode_text(torch.ones(1, 8, dtype=torch.long, device=encoder.device))
             else:
                 config = encoder.config
-                size = _image_size(config) or (224, 224)
+                size = image_size(config) or (224, 224)
                 model.ume.encode_image(
                     torch.zeros(1, getattr(config, "num_channels", 3), *size, device=encoder.device)
                 )
