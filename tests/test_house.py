@@ -150,6 +150,33 @@ def test_an_arrow_that_is_turned_is_named(module, line, said):
     assert module in fault(arrow)
 
 
+def bound(tree: ast.AST) -> set[str]:
+    """The names that a module has: what it defines, assigns and imports, wherever in it."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    imports = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return names | {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
+
+
+def test_every_name_that_is_imported_is_there():
+    """Also where an import waits inside a function, and in what tests, benchmarks and examples import of ours."""
+    there = {name: bound(ast.parse(path.read_text(encoding="utf-8"))) for name, path in modules().items()}
+    others = [path for top in ("tests", "benchmarks", "examples") for path in (ROOT / top).glob("*.py")]
+    lacking = []
+    for path in (*modules().values(), *others):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in OURS:
+                module, names = node.module, {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 1:
+                module = ".".join([*path.relative_to(ROOT).parent.parts, *([node.module] if node.module else [])])
+                names = {alias.name for alias in node.names}
+            else:
+                continue
+            lost = {name for name in names if f"{module}.{name}" not in there} - there.get(module, set())
+            lacking += [f"{path.relative_to(ROOT)} (line {node.lineno}): {module} has no {name}" for name in lost]
+    assert not lacking, "\n".join(["", *lacking])
+
+
 def test_no_import_leads_back_to_where_it_began():
     """Not even one inside a function: such a circle says that two modules are one, or that a third is missing."""
     graph = {name: [] for name in modules()}
