@@ -230,7 +230,7 @@ DOCUMENTED = {
         "load_judges": "training_ume.serve.judges",
     },
     "evaluation": {
-        "ask": "training_ume.evaluation.answering",
+        "ask": "training_ume.evaluation.asking",
         "evaluate_checkpoint": "training_ume.evaluation.evaluate",
         "load_checkpoint": "training_ume.evaluation.load",
     },

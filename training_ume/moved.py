@@ -34,7 +34,8 @@ MOVED = {
     "demo_uploads": "serve.uploads",
     "doc_tables": "report.heads_and_encoders report.markdown",
     "encoder_facts": "report.encoder_facts",
-    "evaluation": "evaluation.evaluate evaluation.load evaluation.answering data.inputs records.files",
+    "evaluation": "evaluation.evaluate evaluation.load evaluation.asking evaluation.answering data.inputs "
+    "records.files",
     "explain": "explain.explanation explain.words explain.shapley report.explanation records.explanation",
     "explain_plots": "report.explanation",
     "export": "serve.onnx_export serve.onnx_graphs serve.onnx_answers",

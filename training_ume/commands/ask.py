@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from training_ume.commands import command_parser
-from training_ume.evaluation.answering import ask
+from training_ume.evaluation.asking import ask
 from training_ume.report.console import print_json
 
 
