@@ -15,6 +15,7 @@ from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.encoders_ume import (
     EncoderAdapter,
+    _shape,
     build_encoder,
     encoder_class,
     position_limit,
@@ -214,6 +215,16 @@ def test_word_embeddings_start_from_another_models():
 def test_an_impossible_simple_encoder_names_the_field(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_encoder_with_a_pooler_is_not_taken_for_its_twin_without_one():
+    config = TEXT_ENCODERS["BERT"]()
+    for pooling, width in (
+        ("pooler", TRANSFORMER["hidden_size"]),
+        ("auto", None),
+        ("pooler", TRANSFORMER["hidden_size"]),
+    ):
+        assert _shape(build_encoder(config, pooling), "text").pooled_width == width
 
 
 def test_siglips_summary_that_pools_padding_is_refused():
