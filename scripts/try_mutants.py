@@ -34,9 +34,9 @@ from training_ume.results import environment, read_json, write_json
 
 # Tests that are far from the lines that are changed, or start processes of their own at length.
 NOT_THESE = {
-    "ablations", "arena", "benchmark_tables", "card", "challenge", "cli", "compare", "ddp", "demo", "explain",
-    "export", "faults", "inputs", "lora_checkpoint", "matrix", "mutants", "notebook", "publish", "recipes",
-    "releases", "retrieval", "scripts", "thesis", "trainer", "vqa_accuracy",
+    "ablations", "arena", "benchmark_tables", "card", "challenge", "cli", "common_tests", "compare", "ddp", "demo",
+    "explain", "export", "faults", "inputs", "lora_checkpoint", "matrix", "mutants", "notebook", "publish", "recipes",
+    "releases", "retrieval", "scripts", "thesis", "trainer", "trainer_api", "vqa_accuracy",
 }  # fmt: skip
 # The tests of one change may take so long, the likeliest and the quickest first.
 SECONDS = 60
