@@ -27,10 +27,9 @@ from modeling_ume import (
     UMEProcessor,
 )
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMEVGGConfig
+from training_ume.common_tests import HEADS, PAIRS
 from training_ume.run import words_tokenizer
 
-PAIRS = {"BERT_ViT": ("bert", "vit"), "DistilBERT_ResNet": ("distilbert", "resnet"), "LSTM_VGG": ("lstm", "vgg")}
-HEADS = ("ume", "concat", "co_attention", "early_input")
 TEXT = {**TEXT_CONFIGS, "lstm": lambda: UMELSTMConfig(vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=12)}
 IMAGE = {**IMAGE_CONFIGS, "vgg": lambda: UMEVGGConfig(hidden_sizes=[4, 4, 6, 6, 8], fc_size=12, image_size=32)}
 IMAGE_TOKENS = {"BERT_ViT": 17, "DistilBERT_ResNet": 16, "LSTM_VGG": 4}
