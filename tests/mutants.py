@@ -20,7 +20,7 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).resolve().parent.parent
 # The kernels need a GPU: their tests run where there is one, and no mutant of theirs can be noticed elsewhere.
 LEFT_OUT = {"modeling_ume/pairs_triton_ume.py", "modeling_ume/__init__.py"}
-DATA_PATH = ("answers", "collator", "sampler", "data", "rows", "json_entries", "features", "feature_keys")
+DATA_PATH = ("answers", "collator", "sampler", "data", "features")
 
 
 def mutated_files(root: Path = ROOT) -> list[str]:
@@ -246,7 +246,7 @@ def _compiles(mutant: Mutant) -> bool:
     return mutant.before != mutant.after
 
 
-def shares(counts: dict[str, int], number: int, least: int = 15) -> dict[str, int]:
+def shares(counts: dict[str, int], number: int, least: int = 10) -> dict[str, int]:
     """How many to draw from each file: in proportion to the mutants it has, `least` where it has as many."""
     total = sum(counts.values())
     return {file: min(count, max(least, round(number * count / total))) for file, count in counts.items()}

@@ -439,7 +439,11 @@ def test_arguments_go_to_the_part_that_knows_them(processor):
     [
         ({"text": "it", "paddding": True}, TypeError, r"has an argument 'paddding'\. Did you mean padding\?"),
         ({"text": "it", "videos": [1]}, ValueError, "videos was given, but this processor reads images and texts"),
+        ({"text": "it", "audio": [1]}, ValueError, "audio was given, but this processor reads images and texts"),
         ({"text": "it", "stride": 1, "text_kwargs": {"stride": 2}}, ValueError, "stride was given twice"),
+        ({"text": "it", "common_kwargs": {"images": [1]}}, TypeError, "has an argument 'images'"),
+        ({"text": "it", "common_kwargs": {"text": "is"}}, TypeError, "has an argument 'text'"),
+        ({"text": "it", "kwargs": {}}, TypeError, "has an argument 'kwargs'"),
         ({"images": "what", "text": picture()}, ValueError, "text is a picture: the images come first"),
     ],
 )
