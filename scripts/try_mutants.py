@@ -273,12 +273,11 @@ def main(argv: list[str]) -> int:
         counts = {file: count(file, arguments.work) for file in trial.files}
         numbers = shares(counts, arguments.number)
         chosen = arguments.files or trial.files
-        mutants = [
-            mutant
-            for file in chosen
-            for mutant in drawn(file, numbers[file], arguments.seed, arguments.work)["mutants"]
-        ]
-        mutants = trial.try_all(mutants)
+        mutants = {file: drawn(file, numbers[file], arguments.seed, arguments.work)["mutants"] for file in chosen}
+        # From all files by turns, so that a run that is stopped has tried what a smaller number would.
+        turns = [(place / len(own), mutant) for own in mutants.values() for place, mutant in enumerate(own)]
+        mutants = trial.try_all([mutant for _, mutant in sorted(turns, key=lambda turn: turn[0])])
+        mutants.sort(key=lambda mutant: mutant["file"])
     finally:
         trial.close()
     results = summary(mutants, {file: counts[file] for file in chosen}, explanations())

@@ -1,5 +1,6 @@
 """The models: encoder pairs, inputs, saving and loading, and the traps of the stack they stand on."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -378,3 +379,25 @@ def test_layers_of_head_and_classifier_start_from_the_scale_of_their_inputs():
             elif isinstance(module, nn.LayerNorm):
                 assert (module.weight == 1).all()
                 assert (module.bias == 0).all()
+
+
+def test_every_place_of_code_that_a_config_names_holds_that_class():
+    config, found = tiny_config(), {}
+    named = {**config.auto_map, "pipeline": config.custom_pipelines["visual-question-answering"]["impl"]}
+    for kind, place in named.items():
+        module, _, name = place.partition(".")
+        found[kind] = getattr(importlib.import_module(f"modeling_ume.{module}"), name)
+    assert found == {
+        "AutoConfig": UMEConfig,
+        "AutoModel": UMEModel,
+        "AutoModelForVisualQuestionAnswering": UMEForVisualQuestionAnswering,
+        "AutoModelForZeroShotImageClassification": modeling_ume.UMEForImageTextRetrieval,
+        "pipeline": modeling_ume.UMEVQAPipeline,
+    }
+
+
+def test_a_config_holds_the_encoders_config_itself():
+    text, image = TEXT_CONFIGS["bert"](), IMAGE_CONFIGS["vit"]()
+    config = UMEConfig(text_config=text, vision_config=image)
+    assert config.text_config is text
+    assert config.vision_config is image
