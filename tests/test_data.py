@@ -7,6 +7,7 @@ import os
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -632,3 +633,14 @@ def test_nothing_to_use_points_to_the_log_where_that_says_why(official, tmp_path
         load_vqa(**official([question(1, 9)], [annotation(1, 9)], image_pattern="{image_id}.jpg"), **skip)
     with pytest.raises(VQADataError, match=r"can be used\.$"):
         load_vqa(**official([], [], image_pattern="{image_id}.jpg"), **skip)
+
+
+def test_images_out_of_a_data_set_share_folders_and_are_written_once(tmp_path):
+    store = SimpleNamespace(folder=str(tmp_path), SUFFIXES=data_module._ImageStore.SUFFIXES)
+    first = data_module._ImageStore._write(store, b"one", "ab1")
+    second = data_module._ImageStore._write(store, b"two", "ab2")
+    assert Path(first).parent == Path(second).parent == tmp_path / "ab"
+    assert (Path(first).read_bytes(), Path(second).read_bytes()) == (b"one", b"two")
+    assert data_module._ImageStore._write(store, b"not read", "ab1") == first
+    assert Path(first).read_bytes() == b"one"
+    assert len(list((tmp_path / "ab").iterdir())) == 2

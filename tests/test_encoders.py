@@ -104,6 +104,18 @@ def test_padding_changes_neither_tokens_nor_summary(name):
 
 
 @torch.no_grad()
+def test_token_types_reach_an_encoder_that_has_them_and_no_other():
+    ids, types = torch.randint(3, VOCAB_SIZE, (2, 6)), torch.tensor([[0, 0, 0, 1, 1, 1], [0] * 6])
+    encoder, adapter = encoder_and_adapter(text_config("BERT"), "text")
+    states = adapter.text(encoder, ids, torch.ones_like(ids), types).states
+    torch.testing.assert_close(states, encoder(ids, token_type_ids=types).last_hidden_state)
+    assert (states[0] - adapter.text(encoder, ids, torch.ones_like(ids), None).states[0]).abs().max() > 1e-4
+    encoder, adapter = encoder_and_adapter(text_config("DistilBERT"), "text")  # takes none
+    plain = adapter.text(encoder, ids, torch.ones_like(ids), None).states
+    assert torch.equal(adapter.text(encoder, ids, torch.ones_like(ids), types).states, plain)
+
+
+@torch.no_grad()
 def test_the_last_word_is_the_last_real_one_wherever_the_padding_stands():
     encoder, adapter = encoder_and_adapter(text_config("GPT-2"), "text", "last")
     ids = torch.randint(3, VOCAB_SIZE, (3, 6))

@@ -401,3 +401,19 @@ def test_a_config_holds_the_encoders_config_itself():
     config = UMEConfig(text_config=text, vision_config=image)
     assert config.text_config is text
     assert config.vision_config is image
+
+
+@pytest.mark.parametrize("given", ["pixel_values", "vision_states", "image_index"])
+def test_a_mask_of_images_alone_has_a_value_an_example(given):
+    model, batch = tiny_model(), tiny_batch()
+    image = {"pixel_values": batch["pixel_values"]}
+    if given == "vision_states":
+        stream = model.ume.encode_image(batch["pixel_values"])
+        image = {"vision_states": stream.states, "vision_pooled": stream.pooled}
+    elif given == "image_index":
+        image["image_index"] = batch["image_index"]
+    rows = 3 if given == "image_index" else 2
+    present = torch.tensor([True, False, True])
+    assert model(**image, image_present=present[:rows]).logits.shape[0] == rows
+    with pytest.raises(ValueError, match="image_present"):
+        model(**image, image_present=present[: 5 - rows])
