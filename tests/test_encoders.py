@@ -116,6 +116,20 @@ def test_token_types_reach_an_encoder_that_has_them_and_no_other():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_what_an_encoder_returns_has_names_whatever_its_config_wants(return_dict):
+    ids, images = torch.randint(3, VOCAB_SIZE, (2, 6)), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    for config, read in (
+        (text_config("BERT"), lambda *own: own[1].text(own[0], ids, None, None)),
+        (IMAGE_ENCODERS["ViT"](), lambda *own: own[1].vision(own[0], images)),
+    ):
+        encoder, adapter = encoder_and_adapter(config, "text" if "vocab_size" in config.to_dict() else "vision")
+        expected = read(encoder, adapter).states
+        encoder.config.return_dict = return_dict
+        assert torch.equal(read(encoder, adapter).states, expected)
+
+
+@torch.no_grad()
 def test_the_last_word_is_the_last_real_one_wherever_the_padding_stands():
     encoder, adapter = encoder_and_adapter(text_config("GPT-2"), "text", "last")
     ids = torch.randint(3, VOCAB_SIZE, (3, 6))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, Trainer, TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+from transformers.modeling_outputs import BaseModelOutput
 
 import modeling_ume
 from configuration_ume import UMEConfig
@@ -417,3 +418,19 @@ def test_a_mask_of_images_alone_has_a_value_an_example(given):
     assert model(**image, image_present=present[:rows]).logits.shape[0] == rows
     with pytest.raises(ValueError, match="image_present"):
         model(**image, image_present=present[: 5 - rows])
+
+
+@torch.no_grad()
+def test_the_grid_of_stored_images_is_two_whole_numbers():
+    model, batch, seen = tiny_model(), tiny_batch(), []
+    stream = model.ume.encode_image(batch.pop("pixel_values"))
+    model.ume.fusion.register_forward_pre_hook(lambda _, streams: seen.append(streams[0][1].grid))
+    model(**batch, vision_states=stream.states, vision_pooled=stream.pooled, vision_grid=torch.tensor(stream.grid))
+    assert seen == [stream.grid]
+    assert all(type(side) is int for side in seen[0])
+
+
+def test_the_tuple_of_an_output_has_tuples_of_the_encoders_outputs():
+    inner = BaseModelOutput(last_hidden_state=torch.ones(1))
+    output = modeling_ume.outputs_ume.UMERetrievalOutput(logits_per_image=torch.zeros(1), text_model_output=inner)
+    assert output.to_tuple() == (output.logits_per_image, (inner.last_hidden_state,))
