@@ -121,7 +121,9 @@ class UMEPreTrainedModel(PreTrainedModel):
         """As in transformers; but without PEFT an adapter beside its base would be passed over in silence, and weights
         are read from safetensors only, unless `use_safetensors=False` asks for a pickle.
 
-        What a head lacks that another class or another config was saved with starts anew, with a warning.
+        What a head lacks that another class or another config was saved with starts anew, with a warning; so does what
+        has another shape, an encoder's included, where `ignore_mismatched_sizes=True` comes with the change that is
+        meant: a config or some of its fields.
 
         Raises:
             ImportError: for such a folder where PEFT is not installed.
@@ -138,20 +140,22 @@ class UMEPreTrainedModel(PreTrainedModel):
         altered = isinstance(kwargs.get("config"), UMEConfig)
         altered = altered or any(name in known_fields(UMEConfig) and name not in LOAD_ARGUMENTS for name in kwargs)
         kwargs["output_loading_info"] = True
+        reshaped = altered and kwargs.get("ignore_mismatched_sizes", False)
         with loading(folder):
             model, info = load_trusted(super().from_pretrained, folder, *args, **kwargs)
-        model._check_loaded(folder, info, altered)
+        model._check_loaded(folder, info, altered, reshaped)
         return (model, info) if wants_info else model
 
-    def _check_loaded(self, folder, info: dict, altered: bool) -> None:
+    def _check_loaded(self, folder, info: dict, altered: bool, reshaped: bool) -> None:
         """ValueError where what is missing in a file is no new part of a model, but a hole in one that is there.
 
         Args:
             info: what was missing, as `output_loading_info=True` gives it.
             altered: whether the model was to be another than the one that was saved.
+            reshaped: whether weights that have another shape in it were to start anew.
         """
         prefix = "" if self.base_model is self else f"{self.base_model_prefix}."
-        absent, lost = absent_names(info), []
+        absent, lost = set(info["missing_keys"]) if reshaped else absent_names(info), []
         for modality, adapter in self.base_model._adapters.items():
             start = f"{prefix}{modality}_model."
             within = {name.removeprefix(start) for name in absent if name.startswith(start)}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run transformers' own common tests over UME models; `bash scripts/test_common.sh` makes the environment.
 
-bash scripts/test_common.sh                     all, written to results/common_tests.json
+bash scripts/test_common.sh --processes 2       all, written to results/common_tests.json
 bash scripts/test_common.sh -k "BERT and ume"   a selection as of pytest; nothing is written
 
 The tests of the installed release come out of its source distribution, which is fetched from the package index once
@@ -17,6 +17,10 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -75,10 +79,20 @@ def fetch(version: str) -> Path:
 
 
 class Recorder:
-    """A pytest plugin that keeps each test's outcome, the worst of its phases and subtests, and all that these say."""
+    """A pytest plugin that keeps each test's outcome, the worst of its phases and subtests, and all that these say.
 
-    def __init__(self) -> None:
+    Args:
+        part, parts: of all classes of tests run every `parts`-th, from this one on.
+    """
+
+    def __init__(self, part: int = 0, parts: int = 1) -> None:
         self.outcomes: dict[str, Outcome] = {}
+        self.part, self.parts = part, parts
+
+    def pytest_collection_modifyitems(self, items: list) -> None:
+        rows = list(dict.fromkeys(item.cls for item in items))
+        kept = set(rows[self.part :: self.parts])
+        items[:] = [item for item in items if item.cls in kept]
 
     def pytest_runtest_logreport(self, report) -> None:
         name = report.nodeid.partition("::")[2]
@@ -97,27 +111,44 @@ class Recorder:
             self.outcomes[name] = Outcome(name, known.result, (*known.texts, " ".join(text.split())))
 
 
+def run_part(options: list[str], part: int, parts: int) -> list[Outcome]:
+    """
+    Runs a part of the tests in this process.
+
+    Raises:
+        RuntimeError: when pytest comes to no end.
+    """
+    # Read when the tests are imported: without it "test is slow" would stand before the reason why one cannot run.
+    os.environ.setdefault("RUN_SLOW", "1")
+    sys.path[:0] = [str(ROOT / "tests"), str(fetch(transformers.__version__))]
+    recorder = Recorder(part, parts)
+    status = pytest.main([str(ROOT / "tests" / "common_testers.py"), *options], plugins=[recorder])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"pytest ended with {status!r}.")
+    return list(recorder.outcomes.values())
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "common_tests.json", help="results file")
     parser.add_argument("-k", metavar="SELECTION", help="only these tests, in pytest's words; writes nothing")
+    parser.add_argument("--processes", type=int, default=1, help="share the work among so many (default: 1)")
     parser.add_argument("--tb", default="no", help="how much pytest says of a failure (default: no)")
     arguments = parser.parse_args(argv)
-    sys.path.insert(0, str(fetch(transformers.__version__)))
-    sys.path.insert(0, str(ROOT / "tests"))
     rules = read_rules(RULES)
-    options = [str(ROOT / "tests" / "common_testers.py"), "-q", "-o", "addopts=", "-p", "no:cacheprovider",
-               f"--tb={arguments.tb}", "--no-header", "--no-summary" if arguments.tb == "no" else "-ra",
-               "-W", "ignore", "--rootdir", str(ROOT)]  # fmt: skip
-    # Read when the tests are imported: without it "test is slow" would stand before the reason why one cannot run.
-    os.environ.setdefault("RUN_SLOW", "1")
-    recorder = Recorder()
-    status = pytest.main(options + (["-k", arguments.k] if arguments.k else []), plugins=[recorder])
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        return int(status)
-    from common_testers import PAIRS
-
-    results = judge(list(recorder.outcomes.values()), rules, list(PAIRS))
+    fetch(transformers.__version__)  # once, before several processes look for it
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", f"--tb={arguments.tb}", "--no-header",
+               "--no-summary" if arguments.tb == "no" else "-ra", "-W", "ignore", "--rootdir", str(ROOT)]  # fmt: skip
+    options += ["-k", arguments.k] if arguments.k else []
+    if arguments.processes == 1:
+        outcomes = run_part(options, 0, 1)
+    else:
+        with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+            parts = range(arguments.processes)
+            outcomes = [*chain(*pool.map(partial(run_part, options, parts=len(parts)), parts))]
+    if not outcomes:
+        sys.exit(f"error: No test is named by {arguments.k!r}.")
+    results = judge(outcomes, rules)
     for row in results["not_applicable"]:
         for test, count in row["tests"].items():
             print(f"not applicable ({row['by']}): {count} × {test}: {row['reason']}")

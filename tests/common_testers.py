@@ -28,9 +28,8 @@ from modeling_ume import (
 )
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMEVGGConfig
 from training_ume.build.tokenizer import words_tokenizer
+from training_ume.report.common_tests import HEADS, PAIRS
 
-PAIRS = {"BERT_ViT": ("bert", "vit"), "DistilBERT_ResNet": ("distilbert", "resnet"), "LSTM_VGG": ("lstm", "vgg")}
-HEADS = ("ume", "concat", "co_attention", "early_input")
 TEXT = {**TEXT_CONFIGS, "lstm": lambda: UMELSTMConfig(vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=12)}
 IMAGE = {**IMAGE_CONFIGS, "vgg": lambda: UMEVGGConfig(hidden_sizes=[4, 4, 6, 6, 8], fc_size=12, image_size=32)}
 IMAGE_TOKENS = {"BERT_ViT": 17, "DistilBERT_ResNet": 16, "LSTM_VGG": 4}

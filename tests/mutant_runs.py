@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -46,7 +47,9 @@ def copy_tree(root: Path, to: Path) -> None:
 class _Chosen:
     """A pytest plugin: only these tests, in this order; what they take and, with `coverage`, what they reach."""
 
-    def __init__(self, order: list[str] | None = None, coverage=None):
+    def __init__(self, order: list[str] | None = None, without: Iterable[str] = (), coverage=None):
+        self.without = set(without)
+        self.collected: list[str] = []
         self.order = None if order is None else {test: place for place, test in enumerate(order)}
         self.coverage = coverage
         self.seconds: dict[str, float] = {}
@@ -54,6 +57,8 @@ class _Chosen:
         self.failed: list[str] = []
 
     def pytest_collection_modifyitems(self, config, items):
+        self.collected = [item.nodeid for item in items]
+        items[:] = [item for item in items if item.nodeid not in self.without]
         if self.order is not None:
             config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in self.order])
             items[:] = sorted(
@@ -106,7 +111,7 @@ def _run_tests(task: dict) -> dict:
         # The bytecode of a changed file could pass for that of another change of the same second and size.
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    chosen = _Chosen(task.get("order"), coverage)
+    chosen = _Chosen(task["order"], task["known"], coverage)
     options = ["-q", "-p", "no:cacheprovider", "--no-header", f"--basetemp={task['temporary']}/pytest"]
     code = pytest.main([*options, *([] if coverage else ["-x"]), *task["files"]], plugins=[chosen])
     found = {"code": int(code), "failed": chosen.failed, "seconds": chosen.seconds, "passed": sorted(chosen.passed)}
@@ -116,6 +121,7 @@ def _run_tests(task: dict) -> dict:
         found["lines"] = {
             str(Path(file).relative_to(task["tree"])): data.contexts_by_lineno(file) for file in data.measured_files()
         }
+        found["collected"] = chosen.collected
         found["modules"] = sorted(name for name in sys.modules if not _ours(name))
     return found
 
@@ -201,22 +207,31 @@ class Worker:
         )  # fmt: skip
         self._send(modules)
 
-    def run(self, files: list[str], seconds: float, order: list[str] | None = None, measure: list[str] | None = None):
+    def run(
+        self,
+        files: list[str],
+        seconds: float,
+        order: list[str] | None = None,
+        measure: list[str] | None = None,
+        known: Iterable[str] = (),
+    ) -> dict:
         """
         Args:
             files: of tests.
             seconds: that the tests are known to take.
             order: the tests, if not all, in the order in which they are to run until the first fails.
             measure: the files of which to say what each test reaches; all tests are then run.
+            known: tests that are not to be run.
 
         Returns:
             `dict`: `code` of pytest or "stopped", `failed`, `passed` and `seconds` by test, `cpu` and `clock` seconds;
-            with `measure` `lines` (file → line → who was there) and `modules` that were imported.
+            with `measure` `lines` (file → line → who was there), the tests `collected`, the `modules` imported.
         """
         shutil.rmtree(self.folder / "modules", ignore_errors=True)
         task = {
             "tree": str(self.tree), "temporary": str(self.folder / "run"), "files": files, "order": order,
-            "measure": measure, "cpu": int(SPARE_CPU + 4 * seconds), "clock": SPARE_CLOCK + 20 * seconds,
+            "measure": measure, "known": list(known),
+            "cpu": int(SPARE_CPU + 4 * seconds), "clock": SPARE_CLOCK + 20 * seconds,
         }  # fmt: skip
         self._send(task)
         answer = self.process.stdout.readline()

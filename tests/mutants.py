@@ -251,7 +251,7 @@ def _compiles(mutant: Mutant) -> bool:
     return mutant.before != mutant.after
 
 
-def shares(counts: dict[str, int], number: int, least: int = 15) -> dict[str, int]:
+def shares(counts: dict[str, int], number: int, least: int = 10) -> dict[str, int]:
     """How many to draw from each file: in proportion to the mutants it has, `least` where it has as many."""
     total = sum(counts.values())
     return {file: min(count, max(least, round(number * count / total))) for file, count in counts.items()}

@@ -9,7 +9,7 @@ import transformers
 from conftest import IMAGE_CONFIGS, TEXT_CONFIGS, TRANSFORMER, tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 
-from modeling_ume import UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel
+from modeling_ume import UMEConfig, UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel
 from modeling_ume.encoders_ume import build_encoder
 from modeling_ume.loading_ume import load_encoder
 
@@ -205,6 +205,20 @@ def test_a_checkpoint_with_a_hole_is_refused(tmp_path):
     edit(folder, lambda name, value: value[:8] if "patch_embeddings.projection.weight" in name else value)
     with pytest.raises(ValueError, match=r"patch_embeddings\.projection\.weight"):
         UMEModel.from_pretrained(folder, ignore_mismatched_sizes=True)
+
+
+def test_an_encoder_may_be_changed_on_purpose(tmp_path):
+    saved = tiny_model()
+    saved.save_pretrained(tmp_path)
+    config = UMEConfig.from_pretrained(tmp_path)
+    config.text_config.vocab_size = 61
+    with pytest.raises(RuntimeError, match="mismatch"):
+        UMEForVisualQuestionAnswering.from_pretrained(tmp_path, config=config)
+    loaded = UMEForVisualQuestionAnswering.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    weights, other = saved.state_dict(), loaded.state_dict()
+    changed = [name for name in weights if weights[name].shape != other[name].shape]
+    assert changed == ["ume.text_model.embeddings.word_embeddings.weight"]
+    assert all(torch.equal(weights[name], other[name]) for name in weights.keys() - changed)
 
 
 def test_another_head_may_be_new(tmp_path):

@@ -17,7 +17,6 @@ from training_ume.report.common_tests import (
 )
 
 ROOT = Path(__file__).parent.parent
-PAIRS = ["BERT_ViT"]
 RULE = Rule("BERT_ViT_*::test_export*", "FakeTensor", "It has no fixed size.")
 
 
@@ -46,7 +45,7 @@ def test_a_table_that_could_hide_something_is_refused(tmp_path, line, message):
 
 
 def test_a_rule_excuses_the_failure_that_it_names_and_no_other():
-    results = judge([outcome(FAILED, "a FakeTensor"), outcome(FAILED, "KeyError: 'a'")], [RULE], PAIRS)
+    results = judge([outcome(FAILED, "a FakeTensor"), outcome(FAILED, "KeyError: 'a'")], [RULE])
     assert results["groups"] == {"BERT × ViT": {"passed": 0, "failed": 1, "not applicable": 1}}
     assert [row["error"] for row in results["failures"]] == ["KeyError: 'a'"]
     assert results["not_applicable"][0]["reason"] == RULE.reason
@@ -54,18 +53,18 @@ def test_a_rule_excuses_the_failure_that_it_names_and_no_other():
 
 def test_a_rule_has_to_fit_every_part_of_a_test():
     parts = Outcome("BERT_ViT_ume_UMEModel::test_export", FAILED, ("a FakeTensor", "KeyError"))
-    results = judge([parts], [RULE], PAIRS)
+    results = judge([parts], [RULE])
     assert [row["error"] for row in results["failures"]] == ["a FakeTensor; KeyError"]
     assert results["unused"] == [RULE.test]
 
 
 @pytest.mark.parametrize("outcomes", [[], [outcome(PASSED)], [outcome(FAILED, "KeyError")]])
 def test_a_rule_that_nothing_needed_is_reported(outcomes):
-    assert judge(outcomes, [RULE], PAIRS)["unused"] == [RULE.test]
+    assert judge(outcomes, [RULE])["unused"] == [RULE.test]
 
 
 def test_a_skip_of_transformers_counts_with_its_own_reason():
-    results = judge([outcome(SKIPPED, "test requires MPS"), outcome(PASSED, row="UMEProcessor")], [], PAIRS)
+    results = judge([outcome(SKIPPED, "test requires MPS"), outcome(PASSED, row="UMEProcessor")], [])
     assert results["not_applicable"] == [
         {"by": "transformers", "reason": "test requires MPS", "tests": {"test_export_static": 1}}
     ]
@@ -76,7 +75,7 @@ def test_a_skip_of_transformers_counts_with_its_own_reason():
 def test_the_rendered_table_holds_every_failure_and_reason():
     outcomes = [outcome(FAILED, "KeyError: a|b"), outcome(SKIPPED, "test requires MPS"), outcome(PASSED)]
     environment = {"hardware": {"cpu": "one"}, "versions": {"torch": "2", "python": "3"}}
-    text = common_tests_table({**judge(outcomes, [], PAIRS), "transformers": "5.23.0", "environment": environment})
+    text = common_tests_table({**judge(outcomes, []), "transformers": "5.23.0", "environment": environment})
     assert "| **all** | 3 | 1 | 1 | 1 |" in text
     assert "**Failed**: `BERT_ViT_ume_UMEModel::test_export_static`: KeyError: a\\|b" in text
     assert "| test requires MPS | transformers | 1 | `test_export_static` |" in text

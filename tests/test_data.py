@@ -7,16 +7,19 @@ import os
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+from training_ume.data import rows
 from training_ume.data.images import infer_image_pattern, open_image
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.load import load_vqa
 from training_ume.data.rows import FEATURES
+from training_ume.data.sources import hub
 from training_ume.data.splits import split_by_image
 
 SHARED = os.environ.get("UME_SHARED")
@@ -567,3 +570,82 @@ def test_real_data_loads_whole(name, questions, images):
     )
     assert (len(rows), len(set(rows["image"][:]))) == (questions, images)
     assert {len(answers) for answers in rows["answers"][:]} == {10}
+
+
+# What is said of what is wrong
+
+
+def test_of_many_problems_all_are_counted_three_shown_and_as_many_kept_as_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "KEPT_PROBLEMS", 4)
+    problems = rows._Problems()
+    for number in range(6):
+        problems.add("odd" if number in (0, 3) else "broken", "q.json", f"question_id {number}", "of no use")
+    shown = "\n".join(f"  q.json: question_id {number}: of no use" for number in range(3))
+    with pytest.raises(VQADataError) as raised:
+        problems.raise_if_any()
+    start = f"The data has 6 problem(s): 4 × broken, 2 × odd.\n{shown}\n  and 3 more\nMend the files"
+    assert str(raised.value).startswith(start)
+    problems.write(tmp_path / "log" / "skipped.tsv", kept=7)
+    assert (tmp_path / "log" / "skipped.tsv").read_text(encoding="utf-8").splitlines() == [
+        "# 7 questions kept, 6 entries skipped: 4 × broken, 2 × odd",
+        "# kind\tfile\tid\treason",
+        *(f"{'odd' if n in (0, 3) else 'broken'}\tq.json\tquestion_id {n}\tof no use" for n in range(4)),
+        "# and 2 more, which are not listed",
+    ]
+
+
+def test_one_problem_more_than_are_kept_stops_the_reading_and_none_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "KEPT_PROBLEMS", 3)
+    problems = rows._Problems(stops=True)
+    problems.raise_if_any()
+    problems.write(tmp_path / "skipped.tsv", kept=7)
+    assert (tmp_path / "skipped.tsv").read_text() == (
+        "# 7 questions kept, 0 entries skipped\n# kind\tfile\tid\treason\n"
+    )
+    for number in range(3):
+        problems.add("odd", "q.json", f"question_id {number}", "of no use")
+    with pytest.raises(VQADataError, match="3 problem") as raised:
+        problems.raise_if_any()
+    assert "more" not in str(raised.value)
+    with pytest.raises(VQADataError, match=r"The data has 4 problem\(s\), and was read no further: 4 × odd"):
+        problems.add("odd", "q.json", "question_id 3", "of no use")
+
+
+def test_a_folder_that_does_not_fit_is_described_by_three_names_and_three_ids(tmp_path):
+    for name in ("d.png", "b.png", "a.jpg", "c.jpeg", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(VQADataError, match=r"the folder holds a\.jpg, b\.png, c\.jpeg, the ids are 1, 2, 3, … Give"):
+        infer_image_pattern(tmp_path, ["3", "1", "4", "2"])
+    for name in ("a", "b", "c", "d"):
+        for path in tmp_path.glob(f"{name}.*"):
+            path.unlink()
+    with pytest.raises(VQADataError, match="the folder holds no image, the ids are 7, … Give"):
+        infer_image_pattern(tmp_path, ["7"])
+
+
+def test_patterns_that_both_fit_are_counted(tmp_path):
+    for name in ("1.jpg", "2.jpg", "3.jpg", "1.png", "2.png", "a_1.jpg"):
+        (tmp_path / name).touch()
+    counted = r"\{image_id\}\.jpg \(3 images\), \{image_id\}\.png \(2 images\), a_\{image_id\}\.jpg \(1 images\)\. Say"
+    with pytest.raises(VQADataError, match=counted):
+        infer_image_pattern(tmp_path, ["1", "2", "3"])
+
+
+def test_nothing_to_use_points_to_the_log_where_that_says_why(official, tmp_path):
+    log = tmp_path / "skipped.tsv"
+    skip = {"on_error": "skip", "skipped_log": log}
+    with pytest.raises(VQADataError, match=rf"can be used\. See {log} for the reasons\.$"):
+        load_vqa(**official([question(1, 9)], [annotation(1, 9)], image_pattern="{image_id}.jpg"), **skip)
+    with pytest.raises(VQADataError, match=r"can be used\.$"):
+        load_vqa(**official([], [], image_pattern="{image_id}.jpg"), **skip)
+
+
+def test_images_out_of_a_data_set_share_folders_and_are_written_once(tmp_path):
+    store = SimpleNamespace(folder=str(tmp_path), SUFFIXES=hub._ImageStore.SUFFIXES)
+    first = hub._ImageStore._write(store, b"one", "ab1")
+    second = hub._ImageStore._write(store, b"two", "ab2")
+    assert Path(first).parent == Path(second).parent == tmp_path / "ab"
+    assert (Path(first).read_bytes(), Path(second).read_bytes()) == (b"one", b"two")
+    assert hub._ImageStore._write(store, b"not read", "ab1") == first
+    assert Path(first).read_bytes() == b"one"
+    assert len(list((tmp_path / "ab").iterdir())) == 2

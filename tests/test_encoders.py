@@ -15,6 +15,7 @@ from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class
 from modeling_ume.loading_ume import load_config, load_encoder
+from modeling_ume.probe_ume import shape_of
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
 from modeling_ume.text_ume import position_limit
 from training_ume.report.encoder_facts import (
@@ -96,6 +97,32 @@ def test_padding_changes_neither_tokens_nor_summary(name):
     torch.testing.assert_close(padded.pooled, stream.pooled, rtol=0, atol=2e-6)
     torch.testing.assert_close(padded.states[:, :6][mask.bool()], stream.states[mask.bool()], rtol=0, atol=2e-6)
     assert (padded.pooled[0] - padded.pooled[1]).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_token_types_reach_an_encoder_that_has_them_and_no_other():
+    ids, types = torch.randint(3, VOCAB_SIZE, (2, 6)), torch.tensor([[0, 0, 0, 1, 1, 1], [0] * 6])
+    encoder, adapter = encoder_and_adapter(text_config("BERT"), "text")
+    states = adapter.text(encoder, ids, torch.ones_like(ids), types).states
+    torch.testing.assert_close(states, encoder(ids, token_type_ids=types).last_hidden_state)
+    assert (states[0] - adapter.text(encoder, ids, torch.ones_like(ids), None).states[0]).abs().max() > 1e-4
+    encoder, adapter = encoder_and_adapter(text_config("DistilBERT"), "text")  # takes none
+    plain = adapter.text(encoder, ids, torch.ones_like(ids), None).states
+    assert torch.equal(adapter.text(encoder, ids, torch.ones_like(ids), types).states, plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_what_an_encoder_returns_has_names_whatever_its_config_wants(return_dict):
+    ids, images = torch.randint(3, VOCAB_SIZE, (2, 6)), torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    for config, read in (
+        (text_config("BERT"), lambda *own: own[1].text(own[0], ids, None, None)),
+        (IMAGE_ENCODERS["ViT"](), lambda *own: own[1].vision(own[0], images)),
+    ):
+        encoder, adapter = encoder_and_adapter(config, "text" if "vocab_size" in config.to_dict() else "vision")
+        expected = read(encoder, adapter).states
+        encoder.config.return_dict = return_dict
+        assert torch.equal(read(encoder, adapter).states, expected)
 
 
 @torch.no_grad()
@@ -210,6 +237,16 @@ def test_word_embeddings_start_from_another_models():
 def test_an_impossible_simple_encoder_names_the_field(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_encoder_with_a_pooler_is_not_taken_for_its_twin_without_one():
+    config = TEXT_ENCODERS["BERT"]()
+    for pooling, width in (
+        ("pooler", TRANSFORMER["hidden_size"]),
+        ("auto", None),
+        ("pooler", TRANSFORMER["hidden_size"]),
+    ):
+        assert shape_of(build_encoder(config, pooling), "text").pooled_width == width
 
 
 def test_siglips_summary_that_pools_padding_is_refused():

@@ -529,6 +529,15 @@ def test_stamps_of_files_that_had_to_be_read_are_kept_for_the_next_run(built, ow
     assert kept.keys() == set(data.train["image"][:])
 
 
+def test_stamps_of_all_lookups_are_kept_together(built, own_cache):
+    images = [row["image"] for row in built[2]["vision"]]
+    (own_cache / "vision" / "files.json").unlink()
+    cache = FeatureCache(own_cache / "vision")
+    assert cache.locate(images[:3]) + cache.locate(images[2:]) == cache.locate([*images[:3], *images[2:]])
+    cache.remember_files()
+    assert json.loads((own_cache / "vision" / "files.json").read_text()).keys() == set(images)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

@@ -724,7 +724,7 @@ def late_probabilities(name, probabilities, shares):
         return probabilities.max(0).values
     if name == "late_product":
         return probabilities.prod(0)
-    votes = torch.zeros(probabilities.shape[1])
+    votes = torch.zeros_like(probabilities[0])
     for p in probabilities:
         votes[p.argmax()] += 1
     return (votes + probabilities.mean(0)) / (len(probabilities) + 1)
@@ -756,6 +756,22 @@ def test_a_late_head_combines_probabilities_by_its_rule(name, problem_type, num_
             expected = expected / expected.sum()
         found = combined[b].softmax(-1) if single else combined[b].sigmoid()
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_what_late_heads_combine_in_float64_has_its_precision(name, problem_type):
+    head, present = make_head(name, 3).double(), torch.tensor([[True, True, True], [True, False, True]])
+    logits = torch.randn(2, 3, 6, dtype=torch.float64)
+    combined = head.combine(logits, present, problem_type)
+    assert combined.dtype == torch.float64
+    single = problem_type == "single_label_classification"
+    for b, found in enumerate(combined.softmax(-1) if single else combined.sigmoid()):
+        own = logits[b, present[b]].softmax(-1) if single else logits[b, present[b]].sigmoid()
+        expected = late_probabilities(name, own, torch.full((len(own),), 1 / len(own), dtype=torch.float64))
+        if name == "late_product" and not single:
+            expected = expected / (expected + (1 - own).prod(0))
+        torch.testing.assert_close(found, expected / expected.sum() if single else expected, rtol=1e-12, atol=1e-12)
 
 
 def test_votes_outweigh_probabilities_which_only_break_ties():

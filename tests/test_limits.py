@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.limits_ume import check_encoder_size
+from modeling_ume.limits_ume import check_against_weights, check_encoder_size, loading
 from training_ume.evaluation.load import load_checkpoint
 
 HUGE = 10_000_000
@@ -64,6 +64,45 @@ def test_an_encoder_that_asks_for_too_much_is_refused(which, fields):
     kind = {"text_config": "bert", "vision_config": "vit"}[which]
     with pytest.raises(ValueError, match=rf"{which}.* (is impossible|asks for some)"):
         UMEConfig(**{which: {"model_type": kind, **fields}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"hidden_size": 100, "num_hidden_layers": 3}, 100 * 300),
+        ({"hidden_size": 100, "vocab_size": 50, "max_position_embeddings": 20}, 100 * (100 + 70)),
+        ({"hidden_size": 100, "vocab_size": 50, "image_size": 64, "patch_size": 8}, 100 * (100 + 50 + 64)),
+        ({"hidden_size": 100, "image_size": [64, 32], "patch_size": None}, 100 * (100 + 16)),
+        ({"hidden_sizes": [8, 100, 20], "depths": [2, 3]}, 100 * 500),
+        ({"hidden_size": 100, "intermediate_size": 200, "global_attention_layers": [7, 8, 9]}, 200 * 600),
+    ],
+)
+def test_what_an_encoder_asks_for_is_its_layers_of_the_widest_and_its_tables(fields, wanted, monkeypatch):
+    monkeypatch.setenv("UME_MAX_PARAMETERS", str(wanted))
+    check_encoder_size("text_config", {"half": fields})
+    monkeypatch.setenv("UME_MAX_PARAMETERS", str(wanted - 1))
+    with pytest.raises(
+        ValueError, match=rf"text_config\.half asks for some {wanted:.1e} parameters".replace("+", r"\+")
+    ):
+        check_encoder_size("text_config", {"half": fields})
+
+
+@pytest.mark.parametrize("parameters", [5 * 10**8 + 1000, 5 * 10**8 + 1001])
+def test_a_model_may_have_as_many_parameters_as_its_weights_have_bytes_and_what_is_new(parameters, tmp_path):
+    check_against_weights(parameters)  # none are loaded
+    (tmp_path / "adapter_model.safetensors").write_bytes(bytes(500))
+    with loading(tmp_path):
+        check_against_weights(parameters)  # the base of an adapter may lie elsewhere
+    (tmp_path / "model.safetensors").write_bytes(bytes(500))
+    with loading(tmp_path):
+        if parameters == 5 * 10**8 + 1000:
+            check_against_weights(parameters)
+        else:
+            with pytest.raises(
+                ValueError, match=r"500,001,001 parameters, and the weights beside it have 1,000 bytes"
+            ):
+                check_against_weights(parameters)
+    check_against_weights(parameters)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The models: encoder pairs, inputs, saving and loading, and the traps of the stack they stand on."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, Trainer, TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+from transformers.modeling_outputs import BaseModelOutput
 
 import modeling_ume
 from configuration_ume import UMEConfig
@@ -378,3 +380,57 @@ def test_layers_of_head_and_classifier_start_from_the_scale_of_their_inputs():
             elif isinstance(module, nn.LayerNorm):
                 assert (module.weight == 1).all()
                 assert (module.bias == 0).all()
+
+
+def test_every_place_of_code_that_a_config_names_holds_that_class():
+    config, found = tiny_config(), {}
+    named = {**config.auto_map, "pipeline": config.custom_pipelines["visual-question-answering"]["impl"]}
+    for kind, place in named.items():
+        module, _, name = place.partition(".")
+        found[kind] = getattr(importlib.import_module(f"modeling_ume.{module}"), name)
+    assert found == {
+        "AutoConfig": UMEConfig,
+        "AutoModel": UMEModel,
+        "AutoModelForVisualQuestionAnswering": UMEForVisualQuestionAnswering,
+        "AutoModelForZeroShotImageClassification": modeling_ume.UMEForImageTextRetrieval,
+        "pipeline": modeling_ume.UMEVQAPipeline,
+    }
+
+
+def test_a_config_holds_the_encoders_config_itself():
+    text, image = TEXT_CONFIGS["bert"](), IMAGE_CONFIGS["vit"]()
+    config = UMEConfig(text_config=text, vision_config=image)
+    assert config.text_config is text
+    assert config.vision_config is image
+
+
+@pytest.mark.parametrize("given", ["pixel_values", "vision_states", "image_index"])
+def test_a_mask_of_images_alone_has_a_value_an_example(given):
+    model, batch = tiny_model(), tiny_batch()
+    image = {"pixel_values": batch["pixel_values"]}
+    if given == "vision_states":
+        stream = model.ume.encode_image(batch["pixel_values"])
+        image = {"vision_states": stream.states, "vision_pooled": stream.pooled}
+    elif given == "image_index":
+        image["image_index"] = batch["image_index"]
+    rows = 3 if given == "image_index" else 2
+    present = torch.tensor([True, False, True])
+    assert model(**image, image_present=present[:rows]).logits.shape[0] == rows
+    with pytest.raises(ValueError, match="image_present"):
+        model(**image, image_present=present[: 5 - rows])
+
+
+@torch.no_grad()
+def test_the_grid_of_stored_images_is_two_whole_numbers():
+    model, batch, seen = tiny_model(), tiny_batch(), []
+    stream = model.ume.encode_image(batch.pop("pixel_values"))
+    model.ume.fusion.register_forward_pre_hook(lambda _, streams: seen.append(streams[0][1].grid))
+    model(**batch, vision_states=stream.states, vision_pooled=stream.pooled, vision_grid=torch.tensor(stream.grid))
+    assert seen == [stream.grid]
+    assert all(type(side) is int for side in seen[0])
+
+
+def test_the_tuple_of_an_output_has_tuples_of_the_encoders_outputs():
+    inner = BaseModelOutput(last_hidden_state=torch.ones(1))
+    output = modeling_ume.outputs_ume.UMERetrievalOutput(logits_per_image=torch.zeros(1), text_model_output=inner)
+    assert output.to_tuple() == (output.logits_per_image, (inner.last_hidden_state,))

@@ -1,5 +1,8 @@
 """Sums over pairs: tiles of any size give what the whole [B, N_1, N_2, D] tensor gives, without ever holding it."""
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -161,6 +164,58 @@ def test_bfloat16_is_summed_in_float32(autocast):
     torch.testing.assert_close(alpha, expected[1], rtol=0, atol=0)
     z.float().sum().backward()
     assert all(x.grad.dtype == torch.bfloat16 for x in rounded)
+
+
+def test_autocast_changes_no_bit_of_sums_and_gradients():
+    """Long sums of half-precision numbers would; whoever calls backward inside of it is protected too."""
+    inputs, masks = make_inputs(torch.float32)
+    index, results = torch.tensor([1, 1, 0]), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            z, alpha = weighted_pair_sum(*inputs, *masks, index=index, parts=True)
+            mean = pair_mean(*inputs[:4], *masks, index=index)
+            loss = z.square().sum() + alpha.square().sum() + mean.square().sum()
+            results.append((z, alpha, mean, *torch.autograd.grad(loss, inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 40, 300, 4000])
+def test_tiles_hold_every_pair_once_and_no_more_than_they_may(size):
+    width, generator = 3, torch.Generator().manual_seed(size)
+    first, second = (torch.randint(0, 12, (40,), generator=generator) for _ in range(2))
+    order = (first * second).argsort(stable=True)
+    first, second = first[order].tolist(), second[order].tolist()
+    tiles = pairs_ume._slices(first, second, width, size)
+    seen = torch.zeros(40, 12, 12, dtype=torch.long)
+    for s, r, c in tiles:
+        seen[s, r, c] += 1
+        examples, rows, columns = s.stop - s.start, r.stop - r.start, c.stop - c.start
+        if examples > 1:
+            elements, own = examples * rows * columns * width, range(s.start, s.stop)
+            padding = elements - sum(first[i] * second[i] for i in own) * width
+            assert elements <= size
+            assert padding <= size // 16
+            assert (rows, columns) == (max(first[i] for i in own), max(second[i] for i in own))
+        elif rows > pairs_ume._ROWS or columns > 1:
+            assert rows * columns * width <= size
+    for i in range(40):
+        assert (seen[i, : first[i], : second[i]] == 1).all()
+    # No two that follow each other would have fitted into one.
+    whole = [s for s, r, c in tiles if (r.start, c.start) == (0, 0)]
+    for one, two in pairwise(whole):
+        own = range(one.start, two.start + 1)
+        shape = max(first[i] for i in own), max(second[i] for i in own)
+        elements = len(own) * math.prod(shape) * width
+        assert elements > size or elements - sum(first[i] * second[i] for i in own) * width > size // 16
+
+
+def test_tiles_take_the_memory_of_the_largest_and_no_more(monkeypatch):
+    monkeypatch.setitem(pairs_ume._TILE, "cpu", 4 * SECOND * WIDTH)
+    (a, b, g, h, _), masks = make_inputs()
+    tiles = pairs_ume._Tiles([x.detach() for x in (a, b, g, h)], masks, torch.arange(BATCH), torch.float64)
+    sizes = [sigma.numel() for *_, sigma, _ in tiles]
+    assert len(sizes) > 1
+    assert tiles._memory[0].numel() == max(sizes)
 
 
 def largest_allocation(compute, *tensors) -> int:

@@ -439,7 +439,11 @@ def test_arguments_go_to_the_part_that_knows_them(processor):
     [
         ({"text": "it", "paddding": True}, TypeError, r"has an argument 'paddding'\. Did you mean padding\?"),
         ({"text": "it", "videos": [1]}, ValueError, "videos was given, but this processor reads images and texts"),
+        ({"text": "it", "audio": [1]}, ValueError, "audio was given, but this processor reads images and texts"),
         ({"text": "it", "stride": 1, "text_kwargs": {"stride": 2}}, ValueError, "stride was given twice"),
+        ({"text": "it", "common_kwargs": {"images": [1]}}, TypeError, "has an argument 'images'"),
+        ({"text": "it", "common_kwargs": {"text": "is"}}, TypeError, "has an argument 'text'"),
+        ({"text": "it", "kwargs": {}}, TypeError, "has an argument 'kwargs'"),
         ({"images": "what", "text": picture()}, ValueError, "text is a picture: the images come first"),
     ],
 )
@@ -457,3 +461,15 @@ def test_a_processor_is_built_by_name_in_either_order_and_reads_back(processor):
         assert {"input_ids", "attention_mask", "pixel_values"} <= set(built.model_input_names)
     with pytest.raises(TypeError, match="foo"):
         UMEProcessor(**parts, foo=1)
+
+
+def test_who_says_where_the_channels_are_is_believed(processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 3), np.uint8)  # channels first or last?
+    first, last = (
+        processor(images=[pixels], input_data_format=f"channels_{end}", do_resize=False)["pixel_values"]
+        for end in ("first", "last")
+    )
+    assert first.shape == (1, 3, 20, 3)
+    assert last.shape == (1, 3, 3, 20)
+    torch.testing.assert_close(first[0, 0] * 0.5 + 0.5, torch.from_numpy(pixels[0] / 255).float())
+    torch.testing.assert_close(last[0, 0] * 0.5 + 0.5, torch.from_numpy(pixels[..., 0] / 255).float())

@@ -203,3 +203,13 @@ def test_bucketing_by_length_pads_less_keeps_images_together_and_shuffles():
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first == [i for batch in bucketed for i in batch]
+
+
+def test_the_first_pass_is_that_of_epoch_0_however_often_it_is_made():
+    sampler = GroupedByImageSampler([0, 0, 1, 2, 2, 3] * 5, batch_size=4, seed=3)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first

@@ -28,6 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from configuration_ume.scores import NAMES
+from modeling_ume.stored_ume import storable
 from training_ume.hub.card import render_card, write_card
 from training_ume.hub.read import read_about
 from training_ume.records.files import first_line, read_json
@@ -228,14 +229,9 @@ def model_files(folder: Path, adapter: bool) -> tuple[dict[str, Path | bytes], l
 
 
 def portable_configs(files: dict[str, Path | bytes], repo: str) -> dict[str, bytes]:
-    """The configs without where the encoders and an adapter's base lay here: their weights are in the repo."""
-
-    def without_names(value):
-        if isinstance(value, dict):
-            return {key: without_names(inner) for key, inner in value.items() if key != "_name_or_path"}
-        return value
-
-    configs = {"config.json": without_names(read_json(files["config.json"]))}
+    """The configs without what is private, such as where the encoders and an adapter's base lay here: their weights
+    are in the repo. Configs that an earlier version wrote may hold such fields."""
+    configs = {"config.json": storable(read_json(files["config.json"]))}
     if "adapter_config.json" in files:
         configs["adapter_config.json"] = {
             **read_json(files["adapter_config.json"]),

@@ -119,6 +119,7 @@ def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
     """Builds each model with its trainer once, before what earlier runs left is deleted: what cannot be built fails
     while it is still there."""
     for run in {run.name: run for run in runs}.values():
+        set_seed(run.seed)  # stored features are those of the encoders that the run itself will begin with
         args = dataclasses.replace(recipe.model, fusion=run.fusion)
         processor = build_processor(args, tokenizer, data.vocabulary)
         model = build_model(args, processor)
