@@ -32,6 +32,7 @@ FLOORS = (
     ("training_ume.evidence", "training_ume.hub", "training_ume.serve"),
     ("training_ume.report",),
     ("training_ume.commands",),
+    ("ume",),
     ("scripts",),
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
@@ -59,7 +60,7 @@ class Arrow(NamedTuple):
 def modules() -> dict[str, Path]:
     """Our modules by name; a package is its __init__."""
     found = {}
-    for top in ("metrics", "modeling_ume", "configuration_ume", "training_ume", "scripts"):
+    for top in ("metrics", "modeling_ume", "configuration_ume", "training_ume", "ume", "scripts"):
         for path in sorted((ROOT / top).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
