@@ -108,10 +108,10 @@ def test_launchers_that_start_modules_have_the_same_command(tmp_path):
 
 def test_every_script_that_a_text_names_is_there():
     """Users have `ume`; what was a script once and is a command now is called by that name alone."""
-    packages = ("ume", "modeling_ume", "configuration_ume", "training_ume", "metrics", "scripts", "model_cards")
+    rooms = ["ume", "modeling_ume", "configuration_ume", "training_ume", "metrics", "scripts", "model_cards", "docs"]
     named = {
         (script, path.relative_to(ROOT))
-        for folder in packages
+        for folder in [*rooms, "examples", ".github"]
         for path in (ROOT / folder).rglob("*.*")
         if path.suffix in (".py", ".yaml", ".md", ".sh")
         for script in re.findall(r"scripts/(\w+\.(?:py|sh))", path.read_text(encoding="utf-8"))
