@@ -16,6 +16,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 from configuration_ume.arguments import ModelArguments
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.tasks_ume import answer_loss
 from training_ume.commands.arena import main
 from training_ume.data.collator import VQACollator
 from training_ume.evidence import arena
@@ -160,7 +161,9 @@ def test_the_branch_scales_the_logits_and_adds_its_own_loss(fusion):
     text = model.ume.encode_text(batch["input_ids"], batch["attention_mask"])
     guess = branch.guess(text.pooled)  # [B, C]
     views = model.classifier(model.ume(**batch).fused) * guess.sigmoid()[:, None]
-    expected = model._loss(*((views[:, 0], labels) if fusion == "ume" else (views, labels, torch.full((3, 2), 0.5))))
+    kind = model.config.problem_type
+    shares = None if fusion == "ume" else torch.full((3, 2), 0.5)
+    expected = answer_loss(views[:, 0] if fusion == "ume" else views, labels, kind, shares)
     expected = expected + 0.5 * nn.functional.cross_entropy(branch.classifier(guess), labels)
     for module in (model, model.ume, model.ume.fusion, model.classifier):
         module.training = True  # without the encoders' dropout

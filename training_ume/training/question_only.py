@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.tasks_ume import answer_loss
 
 NAME = "question_only"
 
@@ -74,5 +75,6 @@ class QuestionOnly(nn.Module):
 
     def _add_loss(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
         if model.training:
-            output.loss = output.loss + self.weight * model._loss(self.classifier(self.logits), kwargs["labels"])
+            own = answer_loss(self.classifier(self.logits), kwargs["labels"], model.config.problem_type)
+            output.loss = output.loss + self.weight * own
             self.logits = None
