@@ -21,8 +21,6 @@ from configuration_ume.values import as_kinds, number_in, parse_json
 
 # Packages of report backends that transformers does not list as available, or not beside another.
 UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
-
-
 MOST_SEEDS = 2**32  # what numpy takes
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 NAMES = {"vqa_accuracy": "VQA accuracy", "exact_match": "exact match"}
-
-
 # The value of `metric_for_best_model` that leaves the choice to the data.
 AUTO = "auto"
-
-
 # Scores that all rows with answers get, and the loss; others depend on the rows.
 ALWAYS_SCORED = ("loss", "vqa_accuracy", "exact_match")
 

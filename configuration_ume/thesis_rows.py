@@ -49,7 +49,6 @@ ROWS = {
     )
 }
 
-
 # The thesis' own figures in percent with the ± that it prints: min(n / 3, 1) for n of ten people who gave the answer.
 # The six rows that are not here it only plans.
 THESIS = {
@@ -91,6 +90,5 @@ REFERENCES = {
         "METER without vision-language pretraining", 72.4, "test-dev", "Dou et al. 2022, arXiv:2111.02387"
     ),
 }
-
 
 OFFICIAL = "VQA v2"

@@ -20,19 +20,11 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoConfig
 
 TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
-
-
 WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)")
-
-
 DECIMAL = re.compile(
     r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
-
-
 LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
-
-
 # Arguments of every config that are none of its attributes.
 ALWAYS_KNOWN = {"attn_implementation", "torch_dtype"}
 

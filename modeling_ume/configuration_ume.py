@@ -22,6 +22,7 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import Stream  # noqa: F401
+from .tasks_ume import PROBLEM_TYPES
 from .trust_ume import check_fields
 
 logger = logging.get_logger(__name__)
@@ -30,7 +31,6 @@ logger = logging.get_logger(__name__)
 HALVES = {"text": ("text_config",), "vision": ("vision_config", "image_config")}
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 ANSWERS = ("id2label", "label2id", "num_labels")  # three names of one fact
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
 
 
 class UMEConfig(PretrainedConfig):

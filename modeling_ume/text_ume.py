@@ -38,13 +38,9 @@ def text_inputs(
 
 # Vocabulary files of SentencePiece, which transformers reads only when that package is installed.
 SENTENCEPIECE_FILES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-
-
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES,
 )  # fmt: skip
-
-
 # A tokenizer that knows no limit says so with a huge `model_max_length` (1e30).
 UNLIMITED = 1_000_000
 

@@ -13,23 +13,16 @@ from torch import Tensor
 
 from modeling_ume.padding_ume import padded, unpadded
 from modeling_ume.processing_ume import process_images
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from modeling_ume.text_ume import tokenize
 from training_ume.data.answers import ANSWER_SCORES
 from training_ume.data.images import open_image
 from training_ume.data.json_entries import VQADataError
 
 __all__ = ["INPUTS", "PROBLEM_TYPES", "VQACollator", "VQADataError", "open_image"]
-
-
 INPUTS = ("both", "question", "image")
 
-
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
-
-
 TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
-
-
 # A tokenizer without a limit of its own says 1e30.
 NO_LENGTH_LIMIT = 10**20
 

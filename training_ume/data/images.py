@@ -16,8 +16,6 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _BadEntry, _is_number, _short
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-
-
 # The shape of a numbered image's name: what stands before the last digits, the digits, the suffix.
 NUMBERED_NAME = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.ASCII)
 

@@ -20,23 +20,13 @@ from typing import Any, BinaryIO
 
 # Bytes that all files of an archive together may unpack to. VQA v2's largest has 0.4 GB; a bomb of a few MB has any.
 MAX_UNPACKED = 4 * 2**30
-
-
 # Questions and annotations pack to a twentieth or so; the same few bytes over and over, to a thousandth.
 MAX_RATIO, RATIO_FROM = 200, 64 * 2**20
-
-
 # Entries of one file: VQA v2's largest has 0.4 million, GQA in one file 22 million.
 MAX_ENTRIES, MAX_ENTRIES_VARIABLE = 30_000_000, "UME_MAX_ENTRIES"
-
-
 # Characters of one entry: VQA v2's longest have a thousand.
 MAX_ENTRY = 2**20
-
-
 CHUNK = 2**20
-
-
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 

@@ -13,7 +13,6 @@ from training_ume.data.json_entries import VQADataError
 
 logger = logging.getLogger(__name__)
 
-
 FEATURES = datasets.Features(
     {
         "question_id": datasets.Value("int64"),
@@ -26,10 +25,7 @@ FEATURES = datasets.Features(
     }
 )
 
-
 MAX_ANSWERS = 1000  # to one question; VQA v2 has ten
-
-
 KEPT_PROBLEMS = 100_000  # of which the rest is counted
 
 

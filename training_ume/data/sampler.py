@@ -15,8 +15,6 @@ from torch.utils.data import Sampler
 
 # How many images ahead may be preferred because they just fill a batch. Small, so that the order stays random.
 LOOK_AHEAD = 32
-
-
 # How many batches' images are sorted by length: enough for most of what sorting all would save, few of an epoch.
 WINDOW = 8
 

@@ -32,25 +32,14 @@ from training_ume.data.sampler import fill
 from training_ume.records.files import read_json, write_json, writing
 
 FORMAT = 1
-
-
 INDEX = "index.json"
-
-
 # Shards are dealt to processes whole: a multiple of 64 suits 1, 2, 4, 8, 16, 32 and 64 of them.
 SHARDS, BYTES_PER_SHARD = 64, 500_000_000
-
-
 # Images that are read together: some 5 MB, what a reader holds and what one request to the Hub brings.
 GROUP_IMAGES = 64
-
-
 # Images from among which the next one is drawn in training; they are held as files' bytes, some 100 MB.
 SHUFFLE_IMAGES = 1024
-
-
 PER_QUESTION = ("question_id", "question", "answers", "question_type", "answer_type")
-
 
 SHARD_FEATURES = datasets.Features(
     {

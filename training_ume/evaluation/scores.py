@@ -17,8 +17,6 @@ from training_ume.data.streaming import StreamedQuestions
 
 # Fewer annotators than these cannot agree as VQA accuracy asks them to.
 ENOUGH_ANNOTATORS = 4
-
-
 # Share of the questions that VQA accuracy may be blind to. VQA v2 itself has 0.03 % of them.
 TOLERATED = 0.01
 

@@ -13,7 +13,6 @@ from training_ume.evidence.contenders import Contender, stream_widths, trained_p
 
 BASE = "base"
 
-
 # By name, the fields of the recipe that differ.
 ABLATIONS = {
     "soft_targets": {"soft_targets": True},
@@ -24,7 +23,6 @@ ABLATIONS = {
     "label_smoothing": {"label_smoothing_factor": 0.1},
     "question_only_regulariser": {"rubi_weight": 1.0},
 }
-
 
 RESOLUTION = "higher_resolution"  # its size and its feature cache follow the data
 

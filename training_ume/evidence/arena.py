@@ -43,11 +43,7 @@ from training_ume.training.prepare import load_data
 from training_ume.training.run import build_trainer, most
 
 LEARNING_RATES = (5e-4, 1.5e-3, 4.5e-3)
-
-
 SELECTION = 0.15  # of the training images; they choose the learning rate
-
-
 # Arguments that are each contender's own, or of no weight; the terms hold the others.
 OWN = {"fusion", "fusion_hidden_size", "feature_cache", "learning_rate", "seed"}
 

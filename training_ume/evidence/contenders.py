@@ -14,8 +14,6 @@ from modeling_ume.fusion_ume import build_fusion
 from training_ume.data.inputs import BLIND
 
 WIDTH_STEP = 8  # what the usual eight attention heads divide
-
-
 WIDEST = 4096
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from configuration_ume.scores import NAMES, measured_by
 
 RESAMPLES = 2000
-
-
 METRICS = tuple(NAMES)
 
 

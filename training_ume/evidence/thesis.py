@@ -29,13 +29,9 @@ STEPS = {
     "ume": "+ Adaptive Weighted Summation",
 }
 
-
 # Tiny encoders with random weights, of the same families. A new LSTM is what the thesis has, so it needs none.
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
-
 TINY_TEXT = {"max_position_embeddings": 40, **TINY}
-
 
 STAND_INS = {
     "bert": {"model_type": "bert", **TINY_TEXT},
@@ -49,9 +45,7 @@ STAND_INS = {
     "beit": {"model_type": "beit", "patch_size": 16, **TINY},
 }  # fmt: skip
 
-
 STAND_IN_IMAGE_SIZE = 64
-
 
 # The official files by the recipe's fields: the downloads, or what is in them.
 OFFICIAL_FILES = {
@@ -63,16 +57,13 @@ OFFICIAL_FILES = {
     "eval_images": ("val2014",),
 }
 
-
 SAMPLE_FILES = {
     "train_questions": ("train_questions.json",),
     "train_annotations": ("train_annotations.json",),
     "train_images": ("images",),
 }
 
-
 SAMPLE_VALIDATION = 0.2  # of a sample's images, which has no validation part of its own
-
 
 # What the rows, the data and the encoders decide.
 DECIDED = {

@@ -14,11 +14,7 @@ from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.vision_ume import image_tokens
 
 STEPS = 50  # of an integral
-
-
 ROWS = 10  # of these together
-
-
 MAP_SIDE = 16  # cells a side over which the integrated map sums its pixels
 
 

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from modeling_ume import UMEForVisualQuestionAnswering
 
 PATCHES = 8  # a side: the patches that are masked
-
-
 STEPS = 16  # from the whole image to none of it
 
 

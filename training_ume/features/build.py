@@ -27,8 +27,6 @@ from training_ume.records.files import read_json
 
 # A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base.
 ROWS_PER_SHARD = {"text": 4096, "vision": 256}
-
-
 # Rows encoded together. Fixed, so that the same data give the same bits whoever builds them, in whatever pieces.
 BATCH_ROWS = {"text": 128, "vision": 32}
 

@@ -13,10 +13,7 @@ from training_ume.features.keys import tokenizer_digest, weights_digest
 
 # Of the files and of the key. 1: the key did not say to which layer weights belong.
 FORMAT = 2
-
-
 MODALITIES = ("text", "vision")
-
 
 # Of an encoder's config: where it came from and what stands behind it, which features do not depend on.
 NOT_FEATURES = {

@@ -25,8 +25,6 @@ from training_ume.features.store import FeatureCache, begin, finish, save_shard,
 from training_ume.records.files import read_json, write_json, write_whole
 
 ROWS_PER_GROUP = 64  # a streaming reader holds a group at a time: 57 MB at ViT-B/16-384
-
-
 SHARD = re.compile(r"shard-(\d{5,})\.bin")
 
 
@@ -248,8 +246,6 @@ def fetch_features(
 
 
 _COUNTED = {"grid", "tokens", "rows", "shards"}  # of a manifest: what depends on the rows that are there
-
-
 _ELSEWHERE = "fetch into an empty folder"
 
 

@@ -25,12 +25,8 @@ from training_ume.features.keys import file_stamps
 from training_ume.records.files import WriteError, read_json, write_json, write_whole
 
 SHARD_NAME = re.compile(r"shard-\d{5,}\.bin")
-
-
 # The column of `load_vqa` that a modality encodes, and what the collator and the recipes call it.
 COLUMN = {"text": "question", "vision": "image"}
-
-
 REPAIR = "Delete that file and build the cache again: only this shard is computed anew."
 
 

@@ -25,7 +25,6 @@ CITATION = """
 }
 """
 
-
 DATA_SETS = {
     "easy_vqa": DataSet(
         name="easy-VQA",

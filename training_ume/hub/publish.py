@@ -43,22 +43,12 @@ UPLOADED = re.compile(
     r"|README\.md|learning_curve\.png|examples/[\w-]+\.png|\.eval_results/[\w-]+\.yaml"
 )
 
-
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack", ".npy"}
-
-
 # httpx or its successor, whichever this release of huggingface_hub is built on.
 HTTPError = HfHubHTTPError.__bases__[0]
-
-
 OURS = ("modeling_ume", "configuration_ume", "training_ume", "metrics")
-
-
 NOT_NEEDED = (*OURS, "datasets", "evaluate", "matplotlib", "easy_vqa", "pandas", "pyarrow")
-
-
 ADAPTER_NEEDS = ("peft", "accelerate")
-
 
 ELSEWHERE = """
 import json, sys

@@ -29,16 +29,11 @@ WITHOUT_PICTURE = {
     "most_common_answer": "always giving the commonest answer",
 }
 
-
 BLIND_RUNS = {
     "question_only": "question only (trained without the pictures)",
     "image_only": "picture only (trained without the questions)",
 }
-
-
 CONFUSED, DRAWN, MISTAKES, TYPES = 8, 6, 4, 10  # rows of the tables
-
-
 FEWEST = 10  # questions of a type that is shown
 
 

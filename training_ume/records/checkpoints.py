@@ -17,19 +17,11 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 STATE = "trainer_state.json"
-
-
 # Weights in one file, or an index that names the files.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
-
-
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-
-
 # FSDP's weights and optimizer, whole or cut into folders; DeepSpeed names its folder in `latest`.
 FSDP_WEIGHTS, FSDP_OPTIMIZER, DEEPSPEED = "pytorch_model_fsdp*", "optimizer_*", "latest"
-
-
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 

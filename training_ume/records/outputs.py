@@ -16,13 +16,11 @@ MODEL = (
     r"|tokenizer\.model|\w+_ume\.py|training_args\.bin"
 )
 
-
 # What a run adds to it: its records, the card's picture, the marks of its checkpoints.
 RUN = re.compile(
     rf"{MODEL}|(results|arguments)\.json|predictions\.jsonl|skipped_(train|eval)\.tsv|learning_curve\.png"
     r"|_checkpoint-\d+\.unfinished"
 )
-
 
 CHECKPOINT = re.compile(
     rf"{MODEL}|README\.md|trainer_state\.json|trained_weights\.safetensors|(optimizer|scheduler|scaler)\.(pt|bin)"
@@ -30,10 +28,7 @@ CHECKPOINT = re.compile(
     r"|(\w+_)*(mp|zero_pp)_rank_\w+\.pt"
 )
 
-
 EVENTS = re.compile(r"events\.out\.tfevents\..*")
-
-
 CARD = re.compile(r"\A---\n.*^pipeline_tag: visual-question-answering$", re.DOTALL | re.MULTILINE)
 
 

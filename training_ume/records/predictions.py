@@ -17,8 +17,6 @@ from metrics.vqa_accuracy.vqa_accuracy import answer_score, is_most_common, most
 from training_ume.records.files import write_text
 
 PREDICTIONS = "predictions.jsonl"
-
-
 COLUMNS = ("question_id", "image_id", "image", "question", "question_type", "answer_type")
 
 

@@ -6,15 +6,9 @@ import re
 from pathlib import Path
 
 VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}  # their tokens may look like anything
-
-
 TEXTS = {".json", ".md", ".py", ".txt", ".yaml"}
-
-
 # Two parts or more, and not the middle of an address or of `yes/no`; a Windows drive; a file address.
 ABSOLUTE_PATH = re.compile(r"(?<![\w./:<\])~*-])/[\w.@+-]+(?:/[\w.@+-]+)+|\b[A-Za-z]:\\{1,2}\w[\w\\.-]*|file://\S+")
-
-
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 
 

@@ -17,11 +17,7 @@ import yaml
 from training_ume.report.markdown import markdown
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-
-
 NOT_APPLICABLE = "not applicable"
-
-
 GROUPS = {"UMEConfig": "configs", "UMEProcessor": "processors"}
 PAIRS = {"BERT_ViT": ("bert", "vit"), "DistilBERT_ResNet": ("distilbert", "resnet"), "LSTM_VGG": ("lstm", "vgg")}
 HEADS = ("ume", "concat", "co_attention", "early_input")

@@ -16,31 +16,14 @@ from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMEVGGConfig
 
 VOCAB_SIZE = 60
-
-
 WIDTH = 16
-
-
 IMAGE_SIZE = 64  # of the configs
-
-
 STANDARD_SIZE = 224  # of the table
-
-
 TRANSFORMER = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-
-
 TEXT = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, **TRANSFORMER}
-
-
 VIT = {"image_size": IMAGE_SIZE, "patch_size": 16, **TRANSFORMER}
-
-
 DINOV2 = {**VIT, "image_size": 56, "patch_size": 14}
-
-
 T5GEMMA = {"num_key_value_heads": 2, "head_dim": 8, **TEXT}
-
 
 SWIN = {
     "image_size": IMAGE_SIZE,
@@ -50,7 +33,6 @@ SWIN = {
     "num_heads": [2, 2, 2, 2],
     "window_size": 2,
 }
-
 
 STAGES = {"hidden_sizes": [4, 8, 8, 16], "depths": [1, 1, 1, 1]}
 
@@ -94,7 +76,6 @@ TEXT_ENCODERS: dict[str, Callable[[], PretrainedConfig]] = {
         vocab_size=VOCAB_SIZE, embedding_size=8, hidden_size=8, num_layers=1, cell="gru", bidirectional=True
     ),
 }
-
 
 IMAGE_ENCODERS: dict[str, Callable[[], PretrainedConfig]] = {
     "ViT": _config("ViTConfig", **VIT),

@@ -31,11 +31,7 @@ def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
 
 
 FOR, AGAINST, COLOURS = "#2a7a4b", "#b5473c", {"text": "#5b8dbd", "image": "#d1903d", "pairs": "#8a6fae"}
-
-
 WIDTH, DPI = 6.4, 150  # inches; 960 pixels
-
-
 TOKENS_A_ROW = 4
 
 

@@ -14,14 +14,8 @@ from training_ume.report.encoder_facts import encoder_facts
 from training_ume.report.markdown import markdown
 
 HIDDEN_SIZE = 512  # D of the parameter counts
-
-
 ENCODER_WIDTH = 768  # of both streams: the base size of BERT and ViT
-
-
 VQA_V2_IMAGES = {"train": 82_783, "validation": 40_504, "test": 81_434}
-
-
 IMAGES_PER_SECOND = 100  # at 224×224, stated for the sake of the table
 
 

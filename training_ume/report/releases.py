@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from training_ume.report.markdown import markdown
 
 TOLERANCE = 1e-5
-
-
 COMPARED = ("logits", "fused", "processor", "pipeline")
-
 
 # What is known not to work, and why: anything else that fails is a failure.
 KNOWN = {

@@ -86,7 +86,6 @@ def mutants_table(results: dict) -> str:
 
 OUTCOMES = ("right result", "clear exception", "anything else")
 
-
 # One line each; the results file is results/NAME.json.
 TABLES = {
     "releases": releases_table,

@@ -107,8 +107,6 @@ NAME_EXAMPLES = """() => {
   const names = %s;
   document.querySelectorAll("#examples button").forEach((button, i) => button.setAttribute("aria-label", names[i]));
 }"""
-
-
 # On a telephone the answers may begin below the screen.
 SHOW_ANSWERS = """() => {
   const answers = document.getElementById("answers");

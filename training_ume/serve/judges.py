@@ -21,31 +21,15 @@ from training_ume.explain.explanation import answer_id
 from training_ume.explain.shapley import SUBSETS, shapley_values, subset_probabilities
 
 MAX_UPLOAD = 10 * 2**20  # bytes
-
-
 MAX_PIXELS = (
     40_000_000  # read from the header, before anything is decoded; a telephone's pictures have 12 to 24 million
 )
-
-
 MAX_QUESTION = 300  # characters
-
-
 SIDE = 1024  # pixels; larger images are scaled down once, so that each question costs the same
-
-
 KEPT_ANSWERS = 8  # questions that stay on the page
-
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # no decoder that few people use reads a stranger's file
-
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-
-
 TOP_K = 5
-
-
 MAP_PIXELS = 320  # of the longer side of a heat map
 
 

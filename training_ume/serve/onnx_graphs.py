@@ -21,23 +21,12 @@ from training_ume.data.collator import NO_LENGTH_LIMIT, TEXT_KEYS
 from training_ume.records.files import first_line
 
 IMAGE_ENCODER, QUESTION_FUSION = "image_encoder", "question_fusion"
-
-
 GRAPHS = (IMAGE_ENCODER, QUESTION_FUSION)
-
-
 PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx"}
-
-
 ABOUT = "onnx.json"
-
-
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
 # A graph's longest question where neither tokenizer nor encoder knows a limit: torch.export wants one.
 LONGEST = 512
-
 
 # Of clearly different lengths, so that their batch is padded; what they say does not matter.
 ASKED = (

@@ -32,14 +32,8 @@ from training_ume.serve.judges import (
 from training_ume.serve.uploads import Uploads
 
 QUEUE = 32  # calls that wait; who comes later is told so
-
-
 CALLS_A_MINUTE = 120  # uploads, answers and reasons for one address: a question a second, from several people, too
-
-
 HOUR = 3600  # seconds after which uploads and visits are forgotten
-
-
 QUESTIONS = "questions.txt"  # in a folder of examples
 
 

@@ -13,8 +13,6 @@ from training_ume.serve.judges import folder_name, load_judges
 from training_ume.serve.page import QUESTIONS, find_examples
 
 GRADIO_VERSION = "6.31.0"  # the one that the page is tested with
-
-
 PACKAGES = ("modeling_ume", "configuration_ume", "training_ume", "metrics")  # what a Space needs of this project
 
 
@@ -34,7 +32,6 @@ demo = build_demo(load_judges({models!r}), {examples!r})
 if __name__ == "__main__":
     launch(demo)
 '''
-
 
 README = """---
 title: Ask about a picture

@@ -10,17 +10,9 @@ from pathlib import Path
 from threading import Lock
 
 MAX_CALL = 2**20  # bytes of any other call: a question, or the names of things on the page
-
-
 FORM = 2**16  # bytes of an upload beyond its file
-
-
 KEPT_BYTES, KEPT_FILES = 500 * 2**20, 500  # of uploads that lie on the disk; the oldest make room
-
-
 KEPT_OF_ONE = 50  # of these for one address, so that nobody takes the room of all others
-
-
 TOO_MUCH = "{what}: upload one picture of at most {megabytes} MB at a time."
 
 

@@ -34,12 +34,8 @@ from training_ume.training.saving import Saving
 
 # How torch says that a batch's mean and variance would be those of a single value.
 LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
-
-
 # Losses that wait to be looked at: on a GPU each look makes the next step wait.
 MOST_UNCHECKED = 100
-
-
 # Why a run's epoch is chosen by what its arguments name.
 GIVEN = "metric_for_best_model was given"
 
