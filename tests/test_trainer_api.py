@@ -38,7 +38,7 @@ def trainer(files, tmp_path):
         still["text_config"] = {"model_type": "bert", "max_position_embeddings": 16, **STILL, **TINY}
         still["vision_config"] = {"model_type": "vit", "patch_size": 8, **STILL, **TINY}
         recipe = parse_recipe([str(write_tiny_recipe(tmp_path / "tiny.yaml", files, **{**still, **fields}))])
-        data = load_data(recipe.data, log_dir=tmp_path)
+        data = load_data(recipe.data, log_dir=str(tmp_path))
         processor = build_processor(recipe.model, words_tokenizer(data.train["question"][:], 16), data.vocabulary)
         torch.manual_seed(0)
         model = build_model(recipe.model, processor)

@@ -47,7 +47,7 @@ class VQAData:
 # -------------------------------------------------------------------------------------------------------------- data
 
 
-def load_data(args: DataArguments, log_dir: Path) -> VQAData:
+def load_data(args: DataArguments, log_dir: str | Path) -> VQAData:
     """
     Loads what to train on, to validate on and to score, the latter two in image order, and chooses the answers.
 
@@ -92,7 +92,7 @@ def load_data(args: DataArguments, log_dir: Path) -> VQAData:
         "several_spellings": dict(zip(("answers", "examples"), several_spellings(train["answers"][:]), strict=True)),
         "entries_skipped": {
             path.stem.removeprefix("skipped_"): skipped_entries(path)
-            for path in (log_dir / f"skipped_{part}.tsv" for part in ("train", "eval"))
+            for path in (Path(log_dir) / f"skipped_{part}.tsv" for part in ("train", "eval"))
             if args.on_error == "skip" and path.is_file()
         },
         "pictures_trained_on": {name: shared_pictures(part, train) for name, part in evaluated.items()},
@@ -152,11 +152,11 @@ def shard_data(args: DataArguments, folder: str | Path, shards: int | None = Non
     return write_shards(parts, facts, folder, shards)
 
 
-def load_split(args: DataArguments, part: str, log_dir: Path) -> Dataset:
+def load_split(args: DataArguments, part: str, log_dir: str | Path) -> Dataset:
     """The rows of `part` (`"train"` or `"eval"`), as the data arguments describe them."""
     common = {"on_error": args.on_error}
     if args.on_error == "skip":
-        common["skipped_log"] = log_dir / f"skipped_{part}.tsv"
+        common["skipped_log"] = Path(log_dir) / f"skipped_{part}.tsv"
     if args.source == "easy_vqa":
         return load_vqa("easy_vqa", split="train" if part == "train" else "test", **common)
     if args.source == "hub":
