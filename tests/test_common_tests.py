@@ -75,7 +75,10 @@ def test_a_skip_of_transformers_counts_with_its_own_reason():
 def test_the_rendered_table_holds_every_failure_and_reason():
     outcomes = [outcome(FAILED, "KeyError: a|b"), outcome(SKIPPED, "test requires MPS"), outcome(PASSED)]
     environment = {"hardware": {"cpu": "one"}, "versions": {"torch": "2", "python": "3"}}
-    text = common_tests_table({**judge(outcomes, []), "transformers": "5.23.0", "environment": environment})
+    results = {**judge(outcomes, []), "transformers": "5.23.0", "environment": environment}
+    assert "Run once more" not in common_tests_table(results)
+    text = common_tests_table({**results, "run_again": ["test_b"]})
+    assert text.endswith("on one. Run once more after a change: `test_b`.")
     assert "| **all** | 3 | 1 | 1 | 1 |" in text
     assert "**Failed**: `BERT_ViT_ume_UMEModel::test_export_static`: KeyError: a\\|b" in text
     assert "| test requires MPS | transformers | 1 | `test_export_static` |" in text

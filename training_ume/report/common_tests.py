@@ -150,7 +150,8 @@ def common_tests_table(results: dict) -> str:
             markdown(["reason", "given by", "tests", "which"], reasons, right=(2,)),
             "",
             f"`bash scripts/test_common.sh`: the tests of transformers {results['transformers']}, torch "
-            f"{versions['torch']}, Python {versions['python']}, on {hardware['cpu']}.",
+            f"{versions['torch']}, Python {versions['python']}, on {hardware['cpu']}."
+            + "".join(f" Run once more after a change: `{test}`." for test in results.get("run_again", ())),
         ]
     )  # fmt: skip
 
