@@ -42,6 +42,9 @@ class Loaders:
                 lengths = words(dataset["question"][:]) if self.bucket_by_length else None
                 sampler = GroupedByImageSampler(images, size * args.world_size, seed, lengths)
             batches = ProcessBatches(sampler, size, args.world_size, args.process_index, args.dataloader_drop_last)
+        # Of a training before, or of a batch that was too large: their samplers order nothing any more.
+        for done in [c for c in self.callback_handler.callbacks if isinstance(c, SetEpoch)]:
+            self.remove_callback(done)
         if not isinstance(sampler, SequentialSampler):
             self.add_callback(SetEpoch(sampler))
         return self.loader(dataset, batches, partial(with_question_ids, self.data_collator))

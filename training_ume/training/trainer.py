@@ -26,7 +26,7 @@ from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
 from training_ume.evaluation.scores import FittingScore, score_rows
 from training_ume.records.checkpoints import keep_newest
 from training_ume.training.averaging import WeightAverage
-from training_ume.training.callbacks import SaveAfterEvaluation, SetEpoch, Stopwatch
+from training_ume.training.callbacks import SaveAfterEvaluation, Stopwatch
 from training_ume.training.choice import BestCheckpoint
 from training_ume.training.loaders import QUESTION_IDS, Loaders
 from training_ume.training.question_only import NAME, QuestionOnly
@@ -155,8 +155,6 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
             ValueError: before anything, when `metric_for_best_model` is none of what evaluations will give.
         """
         self.check_metric()
-        for done in [c for c in self.callback_handler.callbacks if isinstance(c, SetEpoch)]:
-            self.remove_callback(done)
         if self.average is not None:  # of a training that was cut short
             self.remove_callback(self.average)
         if self.args.ema_decay:
