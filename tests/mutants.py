@@ -20,7 +20,7 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).resolve().parent.parent
 # The kernels need a GPU: their tests run where there is one, and no mutant of theirs can be noticed elsewhere.
 LEFT_OUT = {"modeling_ume/pairs_triton_ume.py", "modeling_ume/__init__.py"}
-DATA_PATH = ("answers", "collator", "sampler", "data", "features")
+DATA_PATH = ("answers", "collator", "sampler", "data", "rows", "json_entries", "features", "feature_keys")
 
 
 def mutated_files(root: Path = ROOT) -> list[str]:
