@@ -185,6 +185,18 @@ def test_the_summary_of_deeper_lstm_q_is_all_layers_last_hidden_and_cell_states(
     assert UMELSTMConfig().num_layers * 2 * UMELSTMConfig().hidden_size == 2048
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UMELSTMModel(UMELSTMConfig(VOCAB_SIZE, embedding_size=6, hidden_size=8)),
+        lambda: UMEVGGModel(UMEVGGConfig(hidden_sizes=[2] * 5, fc_size=6)),
+    ],
+)
+def test_the_simple_encoders_refuse_to_compute_layers_again(make):
+    with pytest.raises(ValueError, match=r"does not support (gradient|activation) checkpointing"):
+        make().gradient_checkpointing_enable()
+
+
 @torch.no_grad()
 def test_the_simple_encoders_start_from_weights_of_a_known_size():
     text = UMELSTMModel(UMELSTMConfig(2000, embedding_size=64, hidden_size=96, pad_token_id=3))

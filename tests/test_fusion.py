@@ -286,6 +286,22 @@ def test_a_row_without_anything_real_has_a_mean_and_a_softmax_of_zero():
     assert scores.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["concat", "ume"])
+def test_a_summary_of_another_width_than_the_tokens_has_a_projection_of_its_own(name):
+    head, streams = (
+        build_fusion(tiny_config(fusion=name, fusion_dropout=0.0), WIDTHS[:2], [12, 6]).eval(),
+        make_streams(),
+    )
+    for module in head.modules():
+        if hasattr(module, "init_weights"):
+            module.init_weights()
+    streams[1].pooled = torch.randn(BATCH, 6)
+    before = head(streams).fused
+    assert before.shape == (BATCH, 1, 16)
+    streams[1].pooled = streams[1].pooled + torch.randn(BATCH, 6)
+    assert ((head(streams).fused - before).abs().amax((1, 2)) > 1e-4).all()
+
+
 def test_dropout_acts_on_what_the_norm_gives():
     project, x = Projection(12, 64, 0.5), torch.randn(5, 12)
     expected, dropped = project.eval()(x), project.train()(x)

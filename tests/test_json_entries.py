@@ -55,6 +55,14 @@ def test_any_json_gives_the_entries_that_the_json_module_finds(
     assert got == (wanted if isinstance(wanted, list) else None)
 
 
+@pytest.mark.parametrize("number", ["0.0", "-1.25e-7", "3E+2", "12345", "1e5"])
+@pytest.mark.parametrize("chunk", range(4, 12))
+def test_a_number_is_read_whole_wherever_a_chunk_ends(tmp_path, monkeypatch, number, chunk):
+    (tmp_path / "q.json").write_text(f'{{"info": {number}, "questions": [{number}]}}')
+    monkeypatch.setattr(json_entries, "CHUNK", chunk)
+    assert list(JSONEntries(tmp_path / "q.json", "questions")) == [json.loads(number)]
+
+
 def official(**content) -> str:
     return json.dumps(content)
 

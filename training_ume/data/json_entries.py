@@ -28,6 +28,7 @@ MAX_ENTRIES, MAX_ENTRIES_VARIABLE = 30_000_000, "UME_MAX_ENTRIES"
 MAX_ENTRY = 2**20
 CHUNK = 2**20
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+NUMBER_TAIL = re.compile(r"[-+.eE0-9]*\Z")
 
 
 class VQADataError(ValueError):
@@ -305,10 +306,12 @@ class _Document:
             else:
                 if end - self.at > MAX_ENTRY:
                     raise self._too_long()
-                # A number at the very end may go on.
-                if end < len(self.text) or not self._more():
+                # A number at the very end may go on, and so may "1." and "1e-", of which only the 1 has been taken.
+                if not NUMBER_TAIL.match(self.text, end) or not self._more():
                     self.at = end
                     return value
+                if len(self.text) - self.at > MAX_ENTRY:
+                    raise self._too_long()
                 continue
             too_long = len(self.text) - self.at > MAX_ENTRY
             if too_long or not self._more():
