@@ -14,7 +14,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
-from modeling_ume.trust_ume import ForeignCodeError
+from modeling_ume.trust_ume import KERNELS, ForeignCodeError, check_fields
 from training_ume.commands import main
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.load import load_vqa
@@ -220,3 +220,17 @@ def test_every_loader_that_could_ask_is_called_by_the_one_helper():
                     found.append(f"{place}, line {node.lineno}: {ast.unparse(node)[:80]}")
     # `self.pipeline(…)` of the page answers questions with a pipeline that is there.
     assert [entry for entry in found if "judge.pipeline" not in entry and "pipeline(picture" not in entry] == []
+
+
+@pytest.mark.parametrize("field", KERNELS)
+@pytest.mark.parametrize(
+    "wrap", [lambda fields: fields, lambda fields: {"text_config": fields}, lambda fields: {"halves": [{}, [fields]]}]
+)
+def test_kernels_from_the_hub_are_found_wherever_a_config_asks_for_them(field, wrap):
+    for fine in ("sdpa", None, {"": "eager", "text": "sdpa"}):
+        check_fields(wrap({field: fine, "name": "someone/model"}), "The file")
+    for asked in ("someone/kernels", {"": "sdpa", "vision": "someone/kernels"}):
+        with pytest.raises(ForeignCodeError, match=f"The file asks with {field}='someone/kernels' for kernels"):
+            check_fields(wrap({field: asked}), "The file")
+    with pytest.raises(ForeignCodeError, match=r"The file names a file by checkpoint_path='a/b\.pt', which may be"):
+        check_fields(wrap({"checkpoint_path": "a/b.pt"}), "The file")
