@@ -1,6 +1,7 @@
 """A feature cache as a data set: what is published, and the same files again from it."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from test_features import Setting, build, contents
 
 import training_ume.features.build as build_module
 import training_ume.features.publish as feature_export
+from training_ume.build import model
 from training_ume.commands import main
 from training_ume.features.identity import MODALITIES, describe
 from training_ume.features.publish import export_features, fetch_features, push_features
 from training_ume.features.store import FeatureCache, begin, finish, save_shard, shard_index
 from training_ume.records.files import read_json, write_json
 from training_ume.report.heads_and_encoders import feature_bytes, vqa_v2_features
+from training_ume.training import feature_sets
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"ROWS_PER_SHARD": {"text": 3, "vision": 3}, "BATCH_ROWS": {"text": 1, "vision": 1}}
@@ -348,3 +351,19 @@ def test_the_command_publishes_fetches_and_encodes_only_what_the_data_set_lacks(
         assert f"vision: {held} rows are there, with those of {data}." in printed
         assert f"vision: {encoded} rows encoded" in printed
         assert len(FeatureCache(tmp_path / "grown" / "vision")) == 10
+
+
+def test_an_encoder_from_the_hub_is_recorded_with_its_commit(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--someone--encoder"
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots" / commit / "config.json").write_text('{"model_type": "bert"}')
+    for module, name, given in (
+        (feature_sets, "load_config", {"local_files_only": True}),
+        (model, "try_to_load_from_cache", {}),
+    ):
+        monkeypatch.setattr(module, name, partial(getattr(module, name), cache_dir=str(tmp_path), **given))
+    assert feature_sets.encoder_origin("someone/encoder", None) == {"name": "someone/encoder", "revision": commit}
+    assert feature_sets.encoder_origin(str(tmp_path), None) == {"name": tmp_path.name, "revision": None}

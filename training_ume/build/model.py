@@ -130,11 +130,14 @@ def encoder_sources(args: ModelArguments) -> dict[str, dict]:
                         digest.update(block)
             sources[modality] = {"name": name, "sha256": digest.hexdigest()}
         elif name is not None:
-            # It was loaded a moment ago, so it lies in the cache, in a folder named after the commit.
-            cached = try_to_load_from_cache(name, "config.json", revision=revision or "main")
-            commit = Path(cached).parent.name if isinstance(cached, str) else revision
-            sources[modality] = {"name": name, "revision": commit}
+            sources[modality] = {"name": name, "revision": cached_commit(name, revision)}
     return sources
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a Hub repo whose config was loaded a moment ago: the cache has it in a folder of that name."""
+    cached = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def count_parameters(model: UMEForVisualQuestionAnswering) -> dict[str, int]:

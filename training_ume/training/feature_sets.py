@@ -10,7 +10,7 @@ from transformers import set_seed
 
 from configuration_ume.arguments import Recipe
 from modeling_ume.loading_ume import load_config
-from training_ume.build.model import build_model
+from training_ume.build.model import build_model, cached_commit
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.features.build import build_features
@@ -109,4 +109,5 @@ def encoder_origin(name: str | None, revision: str | None) -> dict[str, str | No
         return {"name": None, "revision": None}
     if Path(name).is_dir():
         return {"name": Path(name).name, "revision": None}
-    return {"name": name, "revision": load_config(name, revision=revision or "main")._commit_hash}
+    load_config(name, revision=revision or "main")  # so that it lies in the cache
+    return {"name": name, "revision": cached_commit(name, revision)}
