@@ -25,8 +25,6 @@ from .trust_ume import HUB_ARGUMENTS, load_trusted
 
 # Newer releases have another name, and call it by the old one.
 CHECKPOINTING = "activation_checkpointing_enable"
-
-
 if not hasattr(PreTrainedModel, CHECKPOINTING):
     CHECKPOINTING = "gradient_checkpointing_enable"
 

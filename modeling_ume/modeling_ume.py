@@ -487,10 +487,9 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
-# transformers copies the file that a class says it is from and names it in config.json: this one for all models, as it
-# always was, wherever they are defined. It imports every file that has to travel (see tests/test_modeling.py).
-for model in (UMEModel, UMEForVisualQuestionAnswering, UMEForImageTextRetrieval):
-    model.__module__ = __name__
+# transformers copies the file that a class says it is from and names it in config.json: this one for all models, also
+# for the one that is defined elsewhere. It imports every file that has to travel (see tests/test_modeling.py).
+UMEForImageTextRetrieval.__module__ = __name__
 UMEModel.register_for_auto_class("AutoModel")
 UMEForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
 UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")
