@@ -9,9 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from transformers import TrainingArguments
-
-from configuration_ume.requirements import check_arguments, check_before
+from configuration_ume.training_arguments import UMETrainingArguments
 from configuration_ume.values import parse_json, typed_config
 from modeling_ume.fusion_ume import FUSIONS
 
@@ -354,104 +352,6 @@ class DataArguments:
         return given[self.source]
 
 
-@dataclass
-class UMETrainingArguments(TrainingArguments):
-    """HF's TrainingArguments with the defaults that a VQA run wants, and what UME adds."""
-
-    _argument_group_name = "training (every field of transformers.TrainingArguments works; these are the usual ones)"
-
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When to write a checkpoint: no, steps, epoch or best."}
-    )
-    save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints to keep; the best one is always kept."}
-    )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the weights of the best checkpoint as the final model."}
-    )
-    metric_for_best_model: str | None = field(
-        default="auto",
-        metadata={
-            "help": "What makes a checkpoint the best one. auto: VQA accuracy, or exact match where VQA accuracy "
-            "cannot credit right answers (one annotator a question)."
-        },
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Stays false: the collator needs the columns."}
-    )
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Stays labels."})
-    resume_from_checkpoint: bool = field(
-        default=False,
-        metadata={
-            "help": "Go on from the last whole checkpoint in output_dir; finished runs of a set are not run again."
-        },
-    )
-    overwrite_output: bool = field(
-        default=False, metadata={"help": "Delete what an earlier run of this script left in output_dir."}
-    )
-    fusion_learning_rate_multiplier: float = field(
-        default=1.0, metadata={"help": "Learning rate of the fusion head, as a multiple."}
-    )
-    classifier_learning_rate_multiplier: float = field(
-        default=1.0, metadata={"help": "Learning rate of the classifier, as a multiple."}
-    )
-    ema_decay: float = field(
-        default=0.0,
-        metadata={
-            "help": "Evaluate and keep an exponential moving average of the trained weights with this decay a step, "
-            "which rises to it as (1 + step) / (10 + step); 0: none."
-        },
-    )
-    rubi_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Train against answers that the question alone gives away, with RUBi: the weight of its "
-            "question-only loss (in the paper 1); 0: without."
-        },
-    )
-    beside: list[str] | None = field(
-        default=None,
-        metadata={"help": "Train these on equal terms too: names of other fusion heads, question_only, image_only."},
-    )
-    seeds: list[int] | None = field(
-        default=None, metadata={"help": "Train everything once for each of these seeds (instead of `seed`)."}
-    )
-
-    def __post_init__(self) -> None:
-        check_before(self)
-        super().__post_init__()
-        if self.hub_token is not None:
-            raise ValueError(
-                "hub_token would be written into the run's files: leave it out, and log in with `hf auth login` or "
-                "set the variable HF_TOKEN."
-            )
-        if self.resume_from_checkpoint and self.overwrite_output:
-            raise ValueError("resume_from_checkpoint and overwrite_output contradict each other: choose one.")
-        for name in ("fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "rubi_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
-        for name in ("ema_decay", "label_smoothing_factor"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: it lies in [0, 1).")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name}={value} is impossible: give a finite number.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more.")
-        for name in ("learning_rate", "num_train_epochs", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 0 or more.")
-        for name in ("beside", "seeds"):
-            values = getattr(self, name) or []
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} names the same run twice: {' '.join(map(str, values))}.")
-        if self.device.type == "cpu":
-            self.dataloader_pin_memory = False  # nothing to pin for, and torch warns at every epoch
-        check_arguments(self)
-
-
 class Recipe(NamedTuple):
     """What `parse_recipe` returns: the recipe's name and its three parts, with the command line's changes."""
 
@@ -472,6 +372,12 @@ def check_together(recipe: Recipe) -> None:
         raise ValueError(
             "label_smoothing_factor is for a softmax: leave it out (`--label_smoothing_factor 0`), or train with "
             "problem_type=single_label_classification."
+        )
+    if recipe.training.class_weights and recipe.model.problem_type == "multi_label_classification":
+        raise ValueError(
+            "class_weights weighs questions by their one right answer, and with problem_type="
+            "multi_label_classification each answer is right or wrong by itself: leave it out "
+            "(`--class_weights null`), or train with problem_type=single_label_classification."
         )
     if recipe.training.rubi_weight and recipe.data.inputs != "both":
         raise ValueError(

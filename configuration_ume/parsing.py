@@ -27,7 +27,8 @@ _SHOWN = {
     "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay",
     "max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "gradient_checkpointing", "seed", "eval_strategy",
     "save_strategy", "save_steps",
-    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "logging_steps", "report_to",
+    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "early_stopping_patience",
+    "class_weights", "logging_steps", "report_to",
     "dataloader_num_workers", "use_cpu", "disable_tqdm", "push_to_hub", "resume_from_checkpoint", "overwrite_output",
     "fusion_learning_rate_multiplier", "classifier_learning_rate_multiplier", "ema_decay", "rubi_weight", "beside",
     "seeds",
@@ -79,6 +80,9 @@ class _RecipeParser(HfArgumentParser):
                 action.type = truth_or_text
             if action.default is None and action.type is not None:
                 action.type = _or_null(action.type)
+                if action.choices is not None:
+                    action.metavar = f"{{{','.join(action.choices)}}}"
+                    action.choices = [*action.choices, None]
         shown = _SHOWN | set(ModelArguments.__dataclass_fields__) | set(DataArguments.__dataclass_fields__)
         for name, action in self.options.items():
             if name not in shown:

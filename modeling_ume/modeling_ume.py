@@ -434,6 +434,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         output_hidden_states: bool | None = None,
         pixel_mask: Tensor | None = None,
         vision_mask: Tensor | None = None,
+        loss_weights: Tensor | None = None,
         **unknown,
     ) -> UMEVQAOutput | tuple:
         r"""
@@ -442,6 +443,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
                 type long, −100 where it is not among the answers (the example then has no loss), or a score for every
                 answer, `(batch, num_labels)`, whose shares in their sum are the target; for
                 `"multi_label_classification"` the soft score of every answer in [0, 1], `(batch, num_labels)`.
+            loss_weights (`torch.Tensor` of shape `(batch,)`, *optional*): what each example counts in the loss, which
+                is their weighted mean.
 
         The other arguments are those of [`UMEModel.forward`].
         """
@@ -476,7 +479,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             if head.trains_views:
                 counts = widen(output.view_present.to(views.dtype))
                 shares = counts / counts.sum(1, keepdim=True)
-            loss = answer_loss(logits if shares is None else views, labels, self.config.problem_type, shares)
+            scored = logits if shares is None else views
+            loss = answer_loss(scored, labels, self.config.problem_type, shares, loss_weights)
         output = UMEVQAOutput(
             loss=loss,
             logits=logits,

@@ -21,7 +21,13 @@ class ViewClassifiers(nn.Module):
         return torch.stack([linear(x) for linear, x in zip(self.views, views.unbind(1), strict=True)], dim=1)
 
 
-def answer_loss(logits: Tensor, labels: Tensor, problem_type: str, shares: Tensor | None = None) -> Tensor:
+def answer_loss(
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str,
+    shares: Tensor | None = None,
+    loss_weights: Tensor | None = None,
+) -> Tensor:
     """
     The loss of answers from a list, the mean over the examples.
 
@@ -30,6 +36,7 @@ def answer_loss(logits: Tensor, labels: Tensor, problem_type: str, shares: Tenso
         labels (`torch.Tensor`): as in [`UMEForVisualQuestionAnswering.forward`].
         problem_type (`str`): one of `PROBLEM_TYPES`.
         shares (`torch.Tensor` of shape `(B, K)`, *optional*): what each view's own loss counts.
+        loss_weights (`torch.Tensor` of shape `(B,)`, *optional*): what each example counts in the mean.
 
     Raises:
         ValueError: for labels of another shape, or an id that no answer has.
@@ -39,11 +46,20 @@ def answer_loss(logits: Tensor, labels: Tensor, problem_type: str, shares: Tenso
     else:
         views = zip(logits.unbind(1), shares.unbind(1), strict=True)
         losses = sum(share * _losses(view, labels, problem_type) for view, share in views)
+    if loss_weights is not None and loss_weights.shape != losses.shape:
+        raise ValueError(
+            f"loss_weights have shape {tuple(loss_weights.shape)} for {len(losses)} examples: give one weight an "
+            "example, [batch]."
+        )
     if problem_type == "single_label_classification":
         # Not the built-in mean: it is NaN for a batch in which no answer is known.
         known = labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
-        return losses.sum() / known.sum().clamp(min=1)
-    return losses.mean()
+        if loss_weights is None:
+            return losses.sum() / known.sum().clamp(min=1)
+        loss_weights = loss_weights.to(losses.dtype) * known
+    elif loss_weights is None:
+        return losses.mean()
+    return (losses * loss_weights).sum() / loss_weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
 def _losses(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from configuration_ume.arguments import ModelArguments, Recipe, UMETrainingArguments
+from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments
 from training_ume.records.files import read_json
 
 # Arguments that change where and how a run is watched, not what it learns.
@@ -84,7 +84,8 @@ def check_same_arguments(run: Run, arguments: dict) -> None:
     if before is None:
         return
     # A run of an older version lacks the fields that are newer; it did what their defaults do.
-    before["model"] = {field.name: field.default for field in dataclasses.fields(ModelArguments)} | before["model"]
+    for part, fields in (("model", ModelArguments), ("data", DataArguments)):
+        before[part] = {field.name: field.default for field in dataclasses.fields(fields)} | before[part]
     changes = [
         f"{name} was {before[part].get(name)!r} and is {arguments[part].get(name)!r}"
         for part in arguments

@@ -70,7 +70,8 @@ class BestCheckpoint:
     def _needs_metric(self) -> bool:
         args = self.args
         by_metric = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
-        return args.load_best_model_at_end or args.save_strategy == "best" or by_metric
+        stops = args.early_stopping_patience is not None
+        return args.load_best_model_at_end or args.save_strategy == "best" or by_metric or stops
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         """

@@ -75,6 +75,11 @@ class QuestionOnly(nn.Module):
 
     def _add_loss(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
         if model.training:
-            own = answer_loss(self.classifier(self.logits), kwargs["labels"], model.config.problem_type)
+            own = answer_loss(
+                self.classifier(self.logits),
+                kwargs["labels"],
+                model.config.problem_type,
+                loss_weights=kwargs.get("loss_weights"),
+            )
             output.loss = output.loss + self.weight * own
             self.logits = None

@@ -37,6 +37,7 @@ from training_ume.records.predictions import PREDICTIONS, prediction_rows, write
 from training_ume.records.run_folder import Run, check_output, check_same_arguments, run_arguments
 from training_ume.report.console import print_table
 from training_ume.training.prepare import VQAData, describe_data, load_data
+from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -205,6 +206,12 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         final, collator, data.scored, training.per_device_eval_batch_size, training.dataloader_num_workers
     )
     history = trainer.state.log_history
+    if stopped := stopped_early(trainer.args, trainer.state):
+        say(
+            training,
+            f"Stopped after epoch {stopped['epoch']:g}: {stopped['score']} did not improve in "
+            f"{stopped['patience']} evaluation{'s' * (stopped['patience'] > 1)}.",
+        )
     results = {
         "name": run.name,
         "recipe": recipe.name,
@@ -214,6 +221,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "scores": score_answers(answers, data.scored),
         "baselines": data.baselines,
         **({"train_batch_size": trainer.state.train_batch_size} if training.auto_find_batch_size else {}),
+        **({"stopped_early": stopped} if stopped else {}),
+        **({"class_weights": by_answer(trainer)} if training.class_weights else {}),
         "train_seconds": most(history, "seconds"),
         "train_cpu_seconds": most(history, "cpu_seconds"),
         "epochs": epoch_table(history),
@@ -304,6 +313,12 @@ def save_final(trainer: UMETrainer, processor: UMEProcessor, folder: Path) -> UM
     if trainer.args.should_save:
         processor.save_pretrained(folder)
     return model
+
+
+def by_answer(trainer: UMETrainer) -> dict[str, float]:
+    """The weight of each answer in the loss."""
+    names = ume_model(trainer.model).config.id2label
+    return {names[i]: weight for i, weight in enumerate(trainer.answer_weights().tolist())}
 
 
 def most(history: list[dict], name: str) -> float:

@@ -23,17 +23,18 @@ TRAINED_WEIGHTS = "trained_weights.safetensors"
 class Saving:
     """The part of [`UMETrainer`] that saves a model and finds again what training needs: before HF's in its bases."""
 
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+    def _save_checkpoint(self, model, trial) -> None:
+        # In a search, each trial has a folder of its own.
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
             with writing(folder), unfinished(folder) if self.args.should_save else nullcontext():
-                super()._save_checkpoint(*args, **kwargs)
+                super()._save_checkpoint(model, trial)
         except WriteError:
             if self.args.should_save:
                 delete(folder)  # which also makes room
             raise
         if self.args.should_save:
-            keep_newest(self.args.output_dir, self._most_checkpoints, [folder, self.state.best_model_checkpoint])
+            keep_newest(folder.parent, self._most_checkpoints, [folder, self.state.best_model_checkpoint])
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

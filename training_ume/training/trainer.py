@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -26,11 +27,14 @@ from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
 from training_ume.evaluation.scores import FittingScore, score_rows
 from training_ume.records.checkpoints import keep_newest
 from training_ume.training.averaging import WeightAverage
+from training_ume.training.balance import balanced_weights, question_weights
 from training_ume.training.callbacks import SaveAfterEvaluation, Stopwatch
 from training_ume.training.choice import BestCheckpoint
 from training_ume.training.loaders import QUESTION_IDS, Loaders
 from training_ume.training.question_only import NAME, QuestionOnly
 from training_ume.training.saving import Saving
+from training_ume.training.search import Searching
+from training_ume.training.stopping import EarlyStopping
 
 # How torch says that a batch's mean and variance would be those of a single value.
 LONE_VALUE = re.compile("Expected more than 1 (value per channel|spatial element)")
@@ -44,12 +48,12 @@ class LossError(ValueError):
     """The loss is infinite or no number; the message says in which step and with which questions."""
 
 
-class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
+class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
     """
     Trains [`UMEForVisualQuestionAnswering`], plain or wrapped by PEFT.
 
     Args:
-        model: what to train.
+        model: what to train; or None, with `model_init`.
         args (`UMETrainingArguments`): HF's arguments and the learning-rate multipliers of the parts.
         data_collator (`VQACollator`): makes batches, for training and evaluation.
         train_dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`.
@@ -60,6 +64,8 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
         bucket_by_length (`bool`, defaults to `False`): so do images whose questions are of similar length.
         compute_metrics, preprocess_logits_for_metrics (callables, *optional*): HF's, in place of the VQA metric; the
             predictions are then the logits and the labels those of the batches.
+        model_init (callable, *optional*): HF's: makes the model anew for each training, as
+            `hyperparameter_search` needs it.
         callbacks, optimizers, optimizer_cls_and_kwargs (*optional*): HF's.
 
     `evaluate` and `predict` take any rows with questions and images, at any time: a `Dataset`, a part of one (also
@@ -72,8 +78,8 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
-        args: UMETrainingArguments,
+        model: nn.Module | None = None,
+        args: UMETrainingArguments | None = None,
         *,
         data_collator: Callable,
         train_dataset: Dataset | StreamedQuestions | None = None,
@@ -84,8 +90,13 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        model_init: Callable[[], nn.Module] | None = None,
         **optimizers,
     ):
+        if args is None:
+            raise ValueError("UMETrainer needs args: give UMETrainingArguments(output_dir=…).")
+        if (model is None) == (model_init is None):
+            raise ValueError("UMETrainer needs a model, or a model_init that makes one, and not both.")
         self.group_by_image = group_by_image
         self.bucket_by_length = bucket_by_length
         self.average: WeightAverage | None = None
@@ -94,7 +105,11 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
         self._questions_in_update: float | None = None  # of all its batches and processes, while it is made
         self._eval_loaders: dict[str | None, DataLoader] = {}  # with workers that stay, by the set's name
         self._scorer: Scorer | None = None  # of the rows that are being evaluated
-        self.question_only = QuestionOnly(ume_model(model), args.rubi_weight) if args.rubi_weight else None
+        self.question_only: QuestionOnly | None = None
+        if args.rubi_weight and model is not None:
+            self.question_only = QuestionOnly(ume_model(model), args.rubi_weight)
+        self._answer_weights: Tensor | None = None  # of `class_weights`
+        self._begins = False  # while `train` may have the model made anew
         self._scores_answers = compute_metrics is None
         if self._scores_answers:
             # ids, not [N, C] logits
@@ -113,7 +128,13 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            callbacks=[Stopwatch(), SaveAfterEvaluation(), *(callbacks or [])],
+            callbacks=[
+                Stopwatch(),
+                SaveAfterEvaluation(),
+                *([EarlyStopping(args.early_stopping_patience)] if args.early_stopping_patience else []),
+                *(callbacks or []),
+            ],
+            model_init=model_init,
             **optimizers,
         )
         if self.args.n_gpu > 1:
@@ -130,7 +151,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
                     f"{name} needs the weights whole, which FSDP and DeepSpeed cut: train with DDP instead."
                 )
         if self.is_fsdp_enabled:
-            self._prepare_fsdp(model)
+            self._prepare_fsdp(self.model)
 
     def _prepare_fsdp(self, model: nn.Module) -> None:
         plugin = self.accelerator.state.fsdp_plugin
@@ -155,20 +176,20 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
             ValueError: before anything, when `metric_for_best_model` is none of what evaluations will give.
         """
         self.check_metric()
-        if self.average is not None:  # of a training that was cut short
-            self.remove_callback(self.average)
-        if self.args.ema_decay:
-            averaged = (p for name, p in self._trained().items() if NAME not in name.split("."))
-            self.average = WeightAverage(averaged, self.args.ema_decay)
-            self.add_callback(self.average)
+        self._answer_weights = None  # of the rows that it had before
+        if self.model_init is None:
+            self._begin_average()
         # The Trainer's own rotation deletes every folder whose name begins like a checkpoint's.
         self._most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
+        self._begins = True
         try:
             result = super().train(*args, **kwargs)
         finally:
+            self._begins = False
             self.args.save_total_limit = self._most_checkpoints
-        if self.args.should_save and self._most_checkpoints == 1 and self.state.best_model_checkpoint is not None:
-            keep_newest(self.args.output_dir, 1, [self.state.best_model_checkpoint])
+        best = self.state.best_model_checkpoint
+        if self.args.should_save and self._most_checkpoints == 1 and best is not None:
+            keep_newest(Path(best).parent, 1, [best])
         self._check_losses()
         if self.average is not None:
             if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):  # which is an average
@@ -179,6 +200,45 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
             self.question_only.detach_from(ume_model(self.model))
             self.question_only = None
         return result
+
+    def _begin_average(self) -> None:
+        if self.average is not None:  # of a training that was cut short
+            self.remove_callback(self.average)
+        if self.args.ema_decay:
+            averaged = (p for name, p in self._trained().items() if NAME not in name.split("."))
+            self.average = WeightAverage(averaged, self.args.ema_decay)
+            self.add_callback(self.average)
+
+    def call_model_init(self, trial=None) -> nn.Module:
+        model = super().call_model_init(trial)
+        if self._begins:  # what belongs to the weights of a training is made with them
+            self.model = model
+            if self.place_model_on_device:
+                self._move_model_to_device(model, self.args.device)
+            if self.args.rubi_weight:
+                self.question_only = QuestionOnly(ume_model(model), self.args.rubi_weight).to(self.args.device)
+            self._begin_average()
+        return model
+
+    def answer_weights(self) -> Tensor | None:
+        """
+        What a training question counts in the loss, by its answer [C]: as `class_weights` says; None: all alike.
+
+        Raises:
+            ValueError: when the trainer's collator has no vocabulary, or the model several right answers a question.
+        """
+        if self.args.class_weights is None:
+            return None
+        if self._answer_weights is None:
+            config, vocabulary = self.model.config, getattr(self.data_collator, "vocabulary", None)
+            if vocabulary is None or config.problem_type != "single_label_classification":
+                raise ValueError(
+                    "class_weights weighs questions by their one right answer: it needs a collator with a vocabulary "
+                    "and a model of problem_type=single_label_classification. Leave it out otherwise."
+                )
+            targets = vocabulary.hard_targets(self.train_dataset["answers"][:])
+            self._answer_weights = balanced_weights(targets, len(vocabulary))
+        return self._answer_weights
 
     def _inner_training_loop(self, *args, **kwargs):
         # With auto_find_batch_size once for each size that is tried: nothing of the try before stays.
@@ -295,15 +355,20 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
         return loss, logits, labels
 
     def get_batch_samples(self, *args, **kwargs):
+        if self.control.should_training_stop:  # before a step: what training goes on from had stopped already
+            return [], None
         batches, items = super().get_batch_samples(*args, **kwargs)
-        problem_type = self.model.config.problem_type
-        counts = [questions_with_loss(batch["labels"], problem_type) for batch in batches if "labels" in batch]
+        counts = [self._counts(batch["labels"]).sum() for batch in batches if "labels" in batch]
         if self.args.world_size > 1:
             total = self.accelerator.reduce(sum(counts, torch.zeros(())).to(self.args.device), reduction="sum")
-            self._questions_in_update = max(float(total), 1.0)
+            self._questions_in_update = float(total) or 1.0
         else:
-            self._questions_in_update = max(float(sum(counts)), 1.0) if len(counts) > 1 else None
+            self._questions_in_update = (float(sum(counts)) or 1.0) if len(counts) > 1 else None
         return batches, items
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        """What each question of a batch counts in the loss [B]."""
+        return question_weights(labels, self.model.config.problem_type, self.answer_weights())
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         """
@@ -314,12 +379,14 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
         inputs = {**inputs, "return_dict": True}
         training = model.training and "labels" in inputs
         if training and self._questions_in_update is not None:
-            own = questions_with_loss(inputs["labels"], self.model.config.problem_type).to(self.args.device)
+            own = self._counts(inputs["labels"]).sum().to(self.args.device)
             # The Trainer takes the mean over the batches, DDP the one over the processes.
             batches = self.current_gradient_accumulation_steps * self.args.world_size
             weight = own * batches / self._questions_in_update
         else:
             weight = None
+        if training and self.args.class_weights:
+            inputs["loss_weights"] = self._counts(inputs["labels"])
         if training and self.args.label_smoothing_factor:
             smoothed = smooth_targets(inputs["labels"], self.model.config.num_labels, self.args.label_smoothing_factor)
             inputs = {**inputs, "labels": smoothed}
@@ -374,13 +441,6 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Trainer):
             for (part, decay), parameters in groups.items()
             if parameters
         ]
-
-
-def questions_with_loss(labels: Tensor, problem_type: str) -> Tensor:
-    """How many questions the model's loss is the mean of: with a softmax, those whose answer is known."""
-    if problem_type != "single_label_classification":
-        return torch.tensor(float(len(labels)))
-    return (labels != -100 if labels.ndim == 1 else labels.sum(1) > 0).sum().float()
 
 
 def smooth_targets(labels: Tensor, num_labels: int, epsilon: float) -> Tensor:
