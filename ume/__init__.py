@@ -27,6 +27,7 @@ HOMES = {
     "explain": "training_ume.explain.explanation",
     "export_onnx": "training_ume.serve.onnx_export",
     "load_checkpoint": "training_ume.evaluation.load",
+    "load_rows": "training_ume.data.tables.load",
     "load_vqa": "training_ume.data.load",
     "parse_recipe": "configuration_ume.parsing",
     "publish": "training_ume.hub.publish",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from training_ume.data.answers import AnswerVocabulary
     from training_ume.data.load import load_vqa
     from training_ume.data.splits import split_by_image
+    from training_ume.data.tables.load import load_rows
     from training_ume.evaluation.asking import ask
     from training_ume.evaluation.evaluate import evaluate_checkpoint
     from training_ume.evaluation.load import load_checkpoint

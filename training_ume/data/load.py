@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -170,9 +171,9 @@ def _refuse_foreign_arguments(source: str, **given: Any) -> None:
         raise ValueError(f"source={source!r} takes no {', '.join(foreign)}.{hint}")
 
 
-def _without_broken_images(rows: dict[str, list], problems: _Problems) -> dict[str, list]:
-    """Decodes every distinct image once, exactly as training will, and drops the questions of the broken ones."""
-    paths = [path for path in dict.fromkeys(rows["image"]) if path]
+def broken_images(paths: Iterable[str]) -> dict[str, str]:
+    """Decodes every image once, exactly as training will: `{path: what is wrong with it}` of the broken ones."""
+    paths = list(paths)
     broken: dict[str, str] = {}
 
     def trouble(path: str) -> tuple[str, str | None]:
@@ -188,6 +189,12 @@ def _without_broken_images(rows: dict[str, list], problems: _Problems) -> dict[s
         for path, reason in tqdm(checked, total=len(paths), desc="checking images", disable=None, leave=False):
             if reason is not None:
                 broken[path] = reason
+    return broken
+
+
+def _without_broken_images(rows: dict[str, list], problems: _Problems) -> dict[str, list]:
+    """Drops the questions of images that cannot be decoded."""
+    broken = broken_images(path for path in dict.fromkeys(rows["image"]) if path)
     if not broken:
         return rows
     for question_id, path in zip(rows["question_id"], rows["image"], strict=True):

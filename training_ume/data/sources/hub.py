@@ -141,6 +141,11 @@ class _ImageStore:
             raise _BadEntry("missing_image", f"the image {path} does not exist")
         return path, path
 
+    def kept(self, digest: str) -> str | None:
+        """The path of an image that was written under this name before."""
+        paths = (os.path.join(self.folder, digest[:2], digest + end) for _, end in (*self.SUFFIXES, (b"", ".image")))
+        return next(filter(os.path.isfile, paths), None)
+
     def _write(self, content: bytes, digest: str) -> str:
         suffix = next((suffix for magic, suffix in self.SUFFIXES if content.startswith(magic)), ".image")
         path = os.path.join(self.folder, digest[:2], digest + suffix)

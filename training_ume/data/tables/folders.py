@@ -1,0 +1,124 @@
+"""Tables that are folders: ImageFolder with or without its metadata, `save_to_disk`, or files of one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import datasets
+import pyarrow as pa
+
+from training_ume.data.images import IMAGE_SUFFIXES
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.sources.hub import _open_named
+from training_ume.data.tables.files import SUFFIXES, from_files
+from training_ume.data.tables.memory import from_dataset, from_entries
+from training_ume.data.tables.table import Table
+from training_ume.data.tables.text import suffix_of
+
+PART_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def part_of(parts: Mapping, split: str | None, name: str):
+    if split is None and len(parts) == 1:
+        return next(iter(parts.values()))
+    if (split or "train") not in parts:
+        raise VQADataError(f"{name} has the splits {', '.join(parts)}, not {split or 'train'!r}. Name one with split.")
+    return parts[split or "train"]
+
+
+def from_folder(path: str, split: str | None, name: str | None, cache_dir, known: set[str]) -> Table:
+    saved = [os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")]
+    if any(saved):
+        try:
+            data = datasets.load_from_disk(path)
+        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+            raise VQADataError(
+                f"{path} cannot be read as a folder of save_to_disk ({error}). Save it again."
+            ) from error
+        data = part_of(data, split, path) if saved[0] else data
+        table = from_dataset(data, path, "a folder of save_to_disk")
+        table.folder, table.took_split = os.path.abspath(path), saved[0]
+        return table
+    root = _part_folder(path, split)
+    table = _from_root(path, root, split, name, cache_dir, known)
+    table.took_split = table.took_split or root != path
+    return table
+
+
+def _from_root(path: str, root: str, split: str | None, name: str | None, cache_dir, known: set[str]) -> Table:
+    for metadata in METADATA:
+        if os.path.isfile(os.path.join(root, metadata)):
+            table = from_files([os.path.join(root, metadata)], cache_dir, known)
+            table.container = f"an ImageFolder with {metadata}"
+            return table
+    files = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
+    tables = [file for file in files if suffix_of(file) in SUFFIXES]
+    if not tables and (labelled := _labelled(root)):
+        return labelled
+    if len(tables) == 1:
+        return from_files(tables, cache_dir, known)
+    if not tables and not any(_has_files(os.path.join(root, entry)) for entry in os.listdir(root)):
+        raise VQADataError(
+            f"{root} holds neither a table ({', '.join(SUFFIXES)}) nor pictures in folders named by their label."
+        )
+    parts = [file for file in tables if split and split in os.path.basename(file)]
+    if parts and len({suffix_of(file) for file in parts}) == 1:
+        table = from_files(parts, cache_dir, known)
+        table.took_split = True
+        return table
+    if tables and len({suffix_of(file) for file in tables}) > 1 and not split:
+        raise VQADataError(
+            f"{root} holds several tables: {', '.join(map(os.path.basename, tables))}. Give the path of one of them."
+        )
+    table = from_dataset(_open_named(path, name, split or "train", cache_dir), path, "a folder of tables")
+    table.folder, table.took_split = os.path.abspath(path), True
+    return table
+
+
+def _has_files(folder: str) -> bool:
+    return os.path.isdir(folder) and any(
+        suffix_of(file) in SUFFIXES for _, _, files in os.walk(folder) for file in files
+    )
+
+
+def _part_folder(path: str, split: str | None) -> str:
+    """The folder of a split, where a folder has one for each; the names that `datasets` knows are one another's."""
+    inside = {entry.name.lower(): entry.path for entry in os.scandir(path) if entry.is_dir()}
+    parts = [name for name in inside if name in PART_FOLDERS]
+    same = [("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing")]
+    wanted = next((names for names in same if (split or "train") in names), (split,))
+    found = [inside[name] for name in wanted if name in inside]
+    if split and split.lower() in inside:
+        return inside[split.lower()]
+    if found and (split or len(parts) == len(inside)):
+        return found[0]
+    if split and parts and len(parts) == len(inside):
+        raise VQADataError(f"{path} has the parts {', '.join(sorted(parts))}, not {split!r}.")
+    return path
+
+
+def _labelled(root: str) -> Table | None:
+    """Pictures in folders named by their label, or pictures alone; None where there are no pictures."""
+    rows, others = [], 0
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        label = os.path.relpath(folder, root).split(os.sep)[0]
+        for file in sorted(files):
+            if file.startswith("."):
+                continue
+            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+                name = os.path.relpath(os.path.join(folder, file), root)
+                rows.append({"file_name": name, "label": None if label == "." else label})
+            else:
+                others += 1
+    if not rows:
+        return None
+    named = any(row["label"] for row in rows)
+    table = from_entries(rows if named else [{"file_name": row["file_name"]} for row in rows])
+    table.name, table.folder = root, os.path.abspath(root)
+    table.container = "pictures in folders named by their label" if named else "a folder of pictures"
+    if others:
+        table.notes.append(f"{others:,} files of the folder are no pictures by their suffix and are not read.")
+    return table
