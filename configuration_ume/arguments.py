@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from configuration_ume.training_arguments import UMETrainingArguments
 from configuration_ume.values import parse_json, typed_config
-from modeling_ume.fusion_ume import FUSIONS
+from modeling_ume.own_heads_ume import known_head
 
 
 @dataclass
@@ -57,7 +57,9 @@ class ModelArguments:
     image_std: list[float] | None = field(
         default=None, metadata={"help": "Deviation of each colour, as above (left out: 0.5 each)."}
     )
-    fusion: str = field(default="ume", metadata={"help": "Fusion head."})
+    fusion: str = field(
+        default="ume", metadata={"help": "Fusion head, or a file of yours and its class: my_head.py:MyHead."}
+    )
     fusion_hidden_size: int = field(
         default=512, metadata={"help": "Common width D to which the head brings each modality."}
     )
@@ -177,8 +179,7 @@ class ModelArguments:
                         f"{name} contradicts vision_model={self.vision_model!r}, which brings its own image "
                         f"processor: leave it out (`--{name} null`)."
                     )
-        if self.fusion not in FUSIONS:
-            raise ValueError(f"fusion={self.fusion!r} is not known: choose one of {', '.join(sorted(FUSIONS))}.")
+        self.fusion = known_head(self.fusion)
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size={self.image_size} is impossible: it is a number of pixels, 1 or more.")
         for name, least in (("image_mean", None), ("image_std", 0)):

@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 from configuration_ume import RECIPES
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments, check_together
 from configuration_ume.values import load_yaml, plain, scalar_text, truth_or_text
+from modeling_ume.own_heads_ume import FILE
 
 # What --help shows of TrainingArguments, which has over a hundred fields.
 _SHOWN = {
@@ -215,7 +216,19 @@ def _parse_yaml_values(parser: _RecipeParser, path: Path, values: dict) -> dict:
         parsed = vars(parser.parse_args(argv))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if "fusion" in values:
+        parsed["fusion"] = _beside(path, parsed["fusion"])
+    if isinstance(parsed.get("beside"), list):
+        parsed["beside"] = [_beside(path, name) for name in parsed["beside"]]
     return {name: parsed[name] for name in values if name not in mappings} | mappings
+
+
+def _beside(recipe: Path, head: str) -> str:
+    """A head's file that a recipe names, which may lie beside the recipe instead of where the command is run."""
+    named = FILE.fullmatch(str(head))
+    if named is None or Path(named["file"]).is_file() or not (recipe.parent / named["file"]).is_file():
+        return head
+    return f"{recipe.parent / named['file']}:{named['head']}"
 
 
 def _kinds(annotation) -> set:

@@ -13,6 +13,7 @@ from .configuration_ume import UMEConfig
 from .fusion_base_ume import FusionHead
 from .fusion_ume import FUSIONS
 from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
+from .own_heads_ume import register_fusion
 from .pipeline_ume import UMEVQAPipeline
 from .processing_ume import UMEProcessor
 from .retrieval_ume import UMEForImageTextRetrieval
@@ -43,4 +44,5 @@ __all__ = [
     "UMEModel",
     "UMEProcessor",
     "UMEVQAPipeline",
+    "register_fusion",
 ]

@@ -14,11 +14,12 @@ from transformers.utils import ModelOutput, cached_file, is_peft_available, logg
 
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter, build_encoder
-from .fusion_base_ume import FusionModule
+from .fusion_base_ume import FusionHead, FusionModule
 from .fusion_ume import FUSIONS
 from .limits_ume import check_against_weights, loading
 from .loading_ume import absent_names, load_encoder, place, shown, split_arguments
 from .outputs_ume import MODALITIES
+from .own_heads_ume import find_head_of
 from .stored_ume import LOAD_ARGUMENTS, known_fields
 from .streams_ume import Stream
 from .trust_ume import HUB_ARGUMENTS, load_trusted
@@ -51,7 +52,8 @@ class UMEPreTrainedModel(PreTrainedModel):
         super().post_init()
         # Of all the names above and in the encoders' classes: accelerate refuses what a model lacks.
         here = {type(module).__name__ for module in self.modules()}
-        self._no_split_modules = sorted(here.intersection(self._no_split_modules))
+        heads = {type(module).__name__ for module in self.modules() if isinstance(module, FusionHead)}
+        self._no_split_modules = sorted(here.intersection({*self._no_split_modules, *heads}))
 
     def _encoders(self) -> list[PreTrainedModel]:
         return [getattr(self.base_model, f"{modality}_model") for modality in MODALITIES]
@@ -125,6 +127,7 @@ class UMEPreTrainedModel(PreTrainedModel):
 
         Raises:
             ImportError: for such a folder where PEFT is not installed.
+            ForeignCodeError: for a fusion head of the checkpoint's own, without `trust_remote_code=True`.
             ValueError: for a checkpoint that lacks weights of an encoder, or part of a head's.
         """
         folder = pretrained_model_name_or_path
@@ -134,6 +137,7 @@ class UMEPreTrainedModel(PreTrainedModel):
             kwargs.setdefault("use_safetensors", True)
         if folder is None:  # weights from memory: whoever gives them knows which
             return load_trusted(super().from_pretrained, folder, *args, **kwargs)
+        find_head_of(folder, kwargs.get("config"), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         altered = isinstance(kwargs.get("config"), UMEConfig)
         altered = altered or any(name in known_fields(UMEConfig) and name not in LOAD_ARGUMENTS for name in kwargs)

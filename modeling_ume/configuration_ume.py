@@ -17,12 +17,14 @@ from .fusion_ume import FUSIONS, MembersFusion
 from .limits_ume import check_encoder_size, check_head_size, check_own_size
 from .numerics_ume import accumulate_in  # noqa: F401
 from .outputs_ume import RECORDED
+from .own_heads_ume import FILE, check_known, check_travels, find_head, head_of, known_head, recorded_head, save_head
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import PROBLEM_TYPES
+from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields
 
 logger = logging.get_logger(__name__)
@@ -44,7 +46,8 @@ class UMEConfig(PretrainedConfig):
         vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to `ViTConfig()`):
             Config of the image encoder. Of a dual config, its `vision_config` is taken.
         fusion (`str`, *optional*, defaults to `"ume"`):
-            Name of the fusion head, a key of `FUSIONS`.
+            Name of the fusion head, a key of `FUSIONS`, or a file of yours and the class in it,
+            `"my_head.py:MyHead"`, which is run.
         fusion_hidden_size (`int`, *optional*, defaults to 512):
             Common width D to which a head brings every modality, and width of what it returns.
         fusion_num_heads (`int`, *optional*):
@@ -78,6 +81,10 @@ class UMEConfig(PretrainedConfig):
             soft answer scores).
         id2label (`dict[int, str]`, *optional*):
             The answers. `num_labels=n` gives n unnamed ones; it and `label2id` always follow from this field.
+
+        fusion_file (`str`, *optional*):
+            Where a head from outside this package is from, `"my_head.py:MyHead"`: it says so by itself. A file that a
+            stored config names is run by nothing but `trust_remote_code=True`.
 
     What `PretrainedConfig` defines is accepted, too. No secret, path of this machine or argument of loading is ever
     stored; a field that is none of these and stands in a file of another release is left out with a warning.
@@ -124,12 +131,14 @@ class UMEConfig(PretrainedConfig):
         feature_grid=None,
         problem_type="single_label_classification",
         fusion_num_members=1,
+        fusion_file=None,
         **kwargs,
     ):
         refuse_unknown(type(self), kwargs)
         self.text_config = _encoder_config("text_config", text_config, default="bert")
         self.vision_config = _encoder_config("vision_config", vision_config, default="vit")
-        self.fusion = fusion
+        self.fusion = known_head(fusion) if fusion_file is None else fusion
+        self.fusion_file = fusion_file
         self.fusion_hidden_size = fusion_hidden_size
         self.fusion_num_heads = fusion_num_heads
         self.fusion_num_members = fusion_num_members
@@ -174,9 +183,17 @@ class UMEConfig(PretrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As in transformers; ForeignCodeError where the file asks for code from elsewhere."""
+        """As in transformers; ForeignCodeError where the file asks for code from elsewhere.
+
+        A fusion head of the checkpoint's own is run with `trust_remote_code=True` only, and otherwise when a model is
+        loaded that says so.
+        """
+        given, trusted = kwargs, kwargs.pop("trust_remote_code", None)
         fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         check_fields(fields, f"The config.json of {str(pretrained_model_name_or_path)!r}")
+        if trusted:
+            named = fields.get("fusion"), fields.get("fusion_file")
+            find_head(*named, pretrained_model_name_or_path, trusted, given)
         return fields, kwargs
 
     @classmethod
@@ -194,6 +211,8 @@ class UMEConfig(PretrainedConfig):
         fields = {name: value for name, value in config_dict.items() if name in known}
         if fields.get("id2label") is not None:
             fields.pop("label2id", None)  # it only says the same once more
+        if isinstance(fields.get("fusion"), str) and FILE.fullmatch(fields["fusion"]):
+            fields["fusion_file"] = fields.get("fusion_file") or fields["fusion"]  # whatever it is, it is not run here
         given = {name: kwargs.pop(name) for name in ANSWERS if name in kwargs}
         given = {name: value for name, value in given.items() if value is not None}
         if given and given != {"num_labels": len(fields.get("id2label") or ())}:
@@ -209,11 +228,15 @@ class UMEConfig(PretrainedConfig):
         """As in transformers, without what is private, and of fields only those that are defined."""
         known = known_fields(type(self))
         fields = {name: value for name, value in super().to_dict().items() if name in known}
+        if fields["fusion_file"] is None:
+            del fields["fusion_file"]
         return storable({**fields, "label2id": self.label2id})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers; what was set afterwards and is no field, or private, is left out, with a warning."""
         self._check()  # what was set afterwards shall fail here, not when somebody loads it
+        head_of(self)
+        check_travels(self.fusion)
         known = known_fields(type(self)) | {name for name in vars(PretrainedConfig()) if name.startswith("_")}
         for name, value in vars(self).items():
             if name not in known or (is_private(name, value) and not name.startswith("_")):
@@ -221,7 +244,10 @@ class UMEConfig(PretrainedConfig):
                     f"config.{name} is not stored: it is no field of {type(self).__name__}, or private."
                     f"{nearest(name, own_fields(type(self)))}"
                 )
+        if self.fusion_file is not None and kwargs.get("push_to_hub"):
+            raise ValueError("A config with a head from outside is pushed by its push_to_hub, not by saving it.")
         super().save_pretrained(save_directory, *args, **kwargs)
+        save_head(self.fusion, save_directory)
 
     @property
     def id2label(self) -> dict[int, str] | None:
@@ -256,7 +282,11 @@ class UMEConfig(PretrainedConfig):
                 raise ValueError(f"{field}={value!r} is impossible: it must be a whole number of 1 or more.")
             check_own_size(field, value)
 
-        one_of("fusion", sorted(FUSIONS))
+        known = isinstance(self.fusion, str) and self.fusion in FUSIONS
+        if known:
+            self.fusion_file = recorded_head(self.fusion)
+        elif not (isinstance(self.fusion, str) and isinstance(self.fusion_file, str) and self.fusion_file):
+            check_known(self.fusion)
         one_of("text_pooling", POOLINGS)
         one_of("vision_pooling", POOLINGS)
         one_of("problem_type", PROBLEM_TYPES)
@@ -271,6 +301,8 @@ class UMEConfig(PretrainedConfig):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")
+        if not known:
+            return  # of a checkpoint whose code was not run
         FUSIONS[self.fusion].check_config(self)
         if self.fusion_num_members > 1:
             MembersFusion.check_config(self)

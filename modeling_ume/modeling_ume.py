@@ -16,12 +16,13 @@ from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
-from .fusion_ume import FUSIONS, build_fusion
+from .fusion_ume import build_fusion
 from .images_ume import read_image  # noqa: F401
 from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
 from .numerics_ume import cut_off, widen
 from .outputs_ume import RECORDED, UMEModelOutput, UMEVQAOutput, records, refuse_unknown
+from .own_heads_ume import head_of, register_fusion  # noqa: F401 (users import register_fusion from here, too)
 from .padding_ume import join_streams
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
@@ -47,6 +48,7 @@ from .tasks_ume import (
     decode_logits,  # noqa: F401
 )
 from .text_ume import check_embeddings, check_tokens, position_limit
+from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 from .vision_ume import check_pixels
 
@@ -62,7 +64,7 @@ class UMEModel(UMEEncoders):
 
     def __init__(self, config: UMEConfig):
         super().__init__(config)
-        head, inputs = FUSIONS[config.fusion], {}
+        head, inputs = head_of(config), {}
         text, vision = self._adapters.values()
         widths, pooled_widths = [text.width, vision.width], [text.pooled_width, vision.pooled_width]
         if head.reads_in_encoder:

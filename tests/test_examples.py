@@ -9,12 +9,13 @@ import pytest
 from test_notebook import write_encoders
 
 from modeling_ume import FUSIONS
+from modeling_ume.own_heads_ume import OWN
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # What each is called with, and what it prints. Each may read what the first one left.
 CALLS = {
     "own_table": ([], r"(?m)^ume +\d+\.\d\d"),
-    "own_head": ([], r"(?m)^spread +\d+\.\d\d"),
+    "own_head": ([], r"(?m)^own_head\.py:Spread +\d+\.\d\d"),
     "frozen_features": (["TEXT", "IMAGE"], r"(?m)^concat +\d+\.\d\d"),
     "with_lora": (["TEXT", "IMAGE"], r"(?m)^ume +\d+\.\d\d"),
     "ask_from_python": (
@@ -41,7 +42,8 @@ def run(name: str, folder: Path, monkeypatch) -> None:
     try:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     finally:
-        FUSIONS.pop("spread", None)  # own_head.py's
+        OWN.pop("own_head.py:Spread", None)
+        FUSIONS.pop("own_head.py:Spread", None)
 
 
 def test_every_example_is_run_and_says_how():

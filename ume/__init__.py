@@ -31,6 +31,7 @@ HOMES = {
     "load_vqa": "training_ume.data.load",
     "parse_recipe": "configuration_ume.parsing",
     "publish": "training_ume.hub.publish",
+    "register_fusion": "modeling_ume",
     "split_by_image": "training_ume.data.splits",
     "train_and_evaluate": "training_ume.training.run",
 }
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         UMEModel,
         UMEProcessor,
         UMEVQAPipeline,
+        register_fusion,
     )
     from training_ume.data.answers import AnswerVocabulary
     from training_ume.data.load import load_vqa

@@ -57,6 +57,15 @@ def command_parser(name: str, doc: str, **options) -> argparse.ArgumentParser:
     )
 
 
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the fusion head that came with the model, where it has one of its own: its file may do anything on "
+        "this machine, so read it first",
+    )
+
+
 def list_commands() -> str:
     width = max(map(len, COMMANDS)) + 2
     return "\n".join(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items())

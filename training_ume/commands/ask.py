@@ -10,7 +10,7 @@ image is encoded once.
 import sys
 from collections.abc import Iterator
 
-from training_ume.commands import command_parser
+from training_ume.commands import add_trust_option, command_parser
 from training_ume.evaluation.asking import ask
 from training_ume.report.console import print_json
 
@@ -35,13 +35,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("questions", nargs="*", metavar="question", help="what to ask, in quotes; several are allowed")
     parser.add_argument("--top_k", type=int, default=3, help="answers a question (default: 3)")
     parser.add_argument("--json", action="store_true", help="print a list of questions with their answers as JSON")
+    add_trust_option(parser)
     args = parser.parse_args(argv)
     if args.json and not args.questions:
         parser.error("--json needs the questions: give them behind the image, in quotes")
     if not args.questions and not sys.stdin.isatty():
         parser.error("there is no question: give one behind the image, in quotes, or type them at a terminal")
     try:
-        answered = ask(args.model, args.image, args.questions or typed(), args.top_k)
+        answered = ask(args.model, args.image, args.questions or typed(), args.top_k, args.trust_remote_code)
         if args.json:
             print_json([{"question": question, "answers": answers} for question, answers in answered])
             return 0

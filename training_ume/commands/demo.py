@@ -11,7 +11,7 @@ perhaps a questions.txt, one question a line.
 import argparse
 import sys
 
-from training_ume.commands import command_parser
+from training_ume.commands import add_trust_option, command_parser
 from training_ume.serve.judges import load_judges
 from training_ume.serve.page import build_demo, launch, need_gradio
 from training_ume.serve.space import write_space
@@ -25,6 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860)")
     parser.add_argument("--examples", metavar="DIR", help="folder with images to pick from")
     parser.add_argument("--space", metavar="DIR", help="write a new folder that runs as a Space, instead of the page")
+    add_trust_option(parser)
     return parser.parse_args(argv)
 
 
@@ -32,11 +33,11 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
         if args.space is not None:
-            files = write_space(args.space, args.models, args.examples)
+            files = write_space(args.space, args.models, args.examples, args.trust_remote_code)
             print(f"wrote {args.space}: {len(files)} files; upload it as a Space with the SDK gradio.")
             return 0
         need_gradio()
-        launch(build_demo(load_judges(args.models), args.examples), args.port)
+        launch(build_demo(load_judges(args.models, args.trust_remote_code), args.examples), args.port)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from configuration_ume.scores import NAMES, in_order, measured_by
-from training_ume.commands import command_parser
+from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
 from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.evaluate import DROP_RATES, evaluate_checkpoint
@@ -62,6 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     speed.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    add_trust_option(parser)
     return parser.parse_args(argv)
 
 
@@ -100,6 +101,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         drop=args.drop,
         drop_rates=args.rate,
         drop_seed=args.drop_seed,
+        trust_remote_code=args.trust_remote_code,
     )
     results["left_out"] = {why: count for why, count in left_out.items() if count}
     return {**results, "data": {key: value for key, value in vars(args).items() if key not in ("model", "json")}}

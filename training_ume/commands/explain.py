@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from modeling_ume.images_ume import read_image
-from training_ume.commands import command_parser
+from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.explain.explanation import explain, need_captum
@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they exist")
     parser.add_argument("--json", action="store_true", help="print what the JSON file holds instead of tables")
+    add_trust_option(parser)
     data = parser.add_argument_group("data set, instead of an image and a question")
     add_data_options(data, annotations="annotations JSON, which has the types of the answers")
     data.add_argument(
@@ -62,7 +63,7 @@ def check(args: argparse.Namespace, files: list[Path]) -> None:
 
 
 def explain_one(args: argparse.Namespace, plot: Path) -> dict:
-    model, processor = load_checkpoint(args.model)
+    model, processor = load_checkpoint(args.model, args.trust_remote_code)
     with working("Asking the model about parts of image and question"):
         explanation = explain(model, processor, read_image(args.image), args.question, args.answer)
     plot_explanation(explanation, plot)
@@ -77,7 +78,7 @@ def explain_one(args: argparse.Namespace, plot: Path) -> dict:
 
 def explain_many(args: argparse.Namespace, plot: Path) -> dict:
     dataset = load_named(args)
-    model, processor = load_checkpoint(args.model)
+    model, processor = load_checkpoint(args.model, args.trust_remote_code)
     # By chance: the first questions of a file are about few images.
     dataset = dataset.shuffle(seed=0).select(range(min(args.max_questions, len(dataset))))
     found = explain_dataset(model, processor, dataset, args.batch_size)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from configuration_ume.scores import NAMES, measured_by
-from training_ume.commands import command_parser
+from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.report.console import print_json, print_table
@@ -32,6 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     data.add_argument("--max_questions", type=int, help="only the first so many questions")
     data.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     data.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    add_trust_option(parser)
     return parser.parse_args(argv)
 
 
@@ -50,7 +51,7 @@ def export(args: argparse.Namespace) -> dict:
     need_onnx()
     check_folder(args.out, args.overwrite)
     dataset = read_data(args)
-    model, processor = load_checkpoint(args.model)
+    model, processor = load_checkpoint(args.model, args.trust_remote_code)
     return export_onnx(
         model,
         processor,

@@ -9,7 +9,9 @@ from modeling_ume.images_ume import read_image
 from training_ume.evaluation.load import load_checkpoint
 
 
-def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iterator[tuple[str, list[dict]]]:
+def ask(
+    name: str, image: str, questions: Iterable[str], top_k: int = 3, trust_remote_code: bool = False
+) -> Iterator[tuple[str, list[dict]]]:
     """
     The best answers of a checkpoint to questions about one image, which is read and encoded once.
 
@@ -17,6 +19,7 @@ def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iter
         name (`str`): see `load_checkpoint`.
         image (`str`): path or URL.
         questions: a list is answered in one batch; of anything else, each as it comes.
+        trust_remote_code (`bool`): see `load_checkpoint`.
 
     Yields:
         A question and `top_k` dicts `{"answer": str, "score": probability}`, the best first.
@@ -25,7 +28,7 @@ def ask(name: str, image: str, questions: Iterable[str], top_k: int = 3) -> Iter
         ValueError: no such checkpoint, an impossible top_k, an image that cannot be read (these before the first
             question is taken), an empty question.
     """
-    model, processor = load_checkpoint(name)
+    model, processor = load_checkpoint(name, trust_remote_code)
     pipeline = UMEVQAPipeline(model=model, processor=processor, device=model.device, top_k=top_k)
     picture = read_image(image)
     if isinstance(questions, list):

@@ -41,6 +41,7 @@ def evaluate_checkpoint(
     drop: list[str] | None = None,
     drop_rates: Sequence[float] = DROP_RATES,
     drop_seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> dict:
     """
     Answers a data set's questions with a checkpoint and scores the answers.
@@ -56,6 +57,7 @@ def evaluate_checkpoint(
         predictions_file (path, *optional*): where to write each question's answer and score (`predictions.jsonl`).
         drop (`list[str]`, *optional*): `image`, `text`: score the checkpoint with this input missing at `drop_rates`.
         drop_rates (sequence of `float`): shares of the questions that lose the input, in [0, 1].
+        trust_remote_code (`bool`): see `load_checkpoint`.
         drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
 
     Returns:
@@ -69,7 +71,7 @@ def evaluate_checkpoint(
     """
     if challenge_file is not None and asked is not None:
         check_all_answered(dataset["question_id"][:], asked)
-    model, processor = load_checkpoint(name)
+    model, processor = load_checkpoint(name, trust_remote_code)
     annotated = any(dataset["answers"][:])
     for baseline in baselines or []:
         if baseline not in BLIND:

@@ -11,17 +11,19 @@ from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line, read_json
 
 
-def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
+def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
     """
     Loads a model and its processor, onto the GPU if there is one.
 
     Args:
         name (`str`): a folder that `ume train` wrote (a run, a checkpoint, a LoRA adapter), or a Hub name.
+        trust_remote_code (`bool`): whether a fusion head of the checkpoint's own is run; nothing else of it ever is.
 
     Returns:
         The model in eval mode, and its processor.
 
     Raises:
+        ForeignCodeError: for a fusion head of its own, without `trust_remote_code`.
         ValueError: when there is no UME checkpoint of that name; one sentence that says what was found instead.
     """
     path = Path(name)
@@ -38,7 +40,8 @@ def load_checkpoint(name: str) -> tuple[UMEForVisualQuestionAnswering, UMEProces
     elif name.count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"There is no model {name!r}: {advice}")
     try:
-        model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True)
+        trust = {"trust_remote_code": True} if trust_remote_code else {}
+        model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True, **trust)
         processor = UMEProcessor.from_pretrained(name)
     except ForeignCodeError:
         raise

@@ -112,7 +112,7 @@ def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> list[tuple
         total, trained = row["parameters"]["total"], row["parameters"]["trainable"]
         lines.append(
             (
-                row["name"].replace("_", " "),
+                row["name"] if ":" in row["name"] else row["name"].replace("_", " "),  # a file is called as it is
                 *(_score_text(row[score]) for score in scored),
                 f"{row['train_seconds']:.0f}",
                 f"{total:,} ({trained:,})",

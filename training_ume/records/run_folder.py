@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments
+from modeling_ume.own_heads_ume import head_digest
 from training_ume.records.files import read_json
 
 # Arguments that change where and how a run is watched, not what it learns.
@@ -71,8 +72,10 @@ def run_arguments(run: Run, recipe: Recipe) -> dict:
         for key, value in training.items()
         if key not in NOT_COMPARED and (key in named or (value or None) != (defaults.get(key) or None))
     }
+    digest = head_digest(run.fusion)
+    own = {} if digest is None else {"fusion_sha256": digest}  # of a head from outside, what its file held
     return {
-        "model": {**dataclasses.asdict(recipe.model), "fusion": run.fusion},
+        "model": {**dataclasses.asdict(recipe.model), "fusion": run.fusion, **own},
         "data": {**dataclasses.asdict(recipe.data), "inputs": run.inputs},
         "training": {**training, "seed": run.seed},
     }

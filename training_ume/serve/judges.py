@@ -141,13 +141,13 @@ def chosen(examples: list, number) -> object:
     return examples[number]
 
 
-def load_judges(names: list[str]) -> list[Judge]:
+def load_judges(names: list[str], trust_remote_code: bool = False) -> list[Judge]:
     """Loads one or two models by folder or Hub name; ValueError as `load_checkpoint`, and for another number."""
     if len(names) not in (1, 2):
         raise ValueError(f"{len(names)} models were named: the page shows one, or two side by side.")
     judges = []
     for name in names:
-        model, processor = load_checkpoint(name)
+        model, processor = load_checkpoint(name, trust_remote_code)
         folder = folder_name(name) if Path(name).is_dir() else name.rsplit("/", 1)[-1]
         title = folder if folder == model.config.fusion else f"{folder} · fusion {model.config.fusion}"
         judges.append(Judge(title, model, processor))

@@ -27,7 +27,7 @@ from training_ume.serve.page import build_demo, launch
 
 # The proxies in front of a Space, which say who asks: each visitor then has a limit, not all of them one.
 os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
-demo = build_demo(load_judges({models!r}), {examples!r})
+demo = build_demo(load_judges({models!r}{trusted}), {examples!r})
 
 if __name__ == "__main__":
     launch(demo)
@@ -49,7 +49,9 @@ question and the picture add to their probability. Pictures are deleted after an
 """
 
 
-def write_space(folder: str | Path, names: list[str], examples: str | Path | None = None) -> list[str]:
+def write_space(
+    folder: str | Path, names: list[str], examples: str | Path | None = None, trust_remote_code: bool = False
+) -> list[str]:
     """
     Writes a folder that runs as a Space: `app.py`, `requirements.txt`, `README.md`, and this project's packages.
 
@@ -65,7 +67,7 @@ def write_space(folder: str | Path, names: list[str], examples: str | Path | Non
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} exists and is not empty: name a new folder for the Space.")
     images, _ = find_examples(examples)
-    judges = load_judges(names)
+    judges = load_judges(names, trust_remote_code)
     folder.mkdir(parents=True, exist_ok=True)
     models = []
     for name, judge in zip(names, judges, strict=True):
@@ -87,7 +89,11 @@ def write_space(folder: str | Path, names: list[str], examples: str | Path | Non
         shutil.copytree(source, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     on_hub = [name for name in models if not name.startswith("models/")]
     texts = {
-        "app.py": APP.format(models=models, examples="examples" if images else None),
+        "app.py": APP.format(
+            models=models,
+            examples="examples" if images else None,
+            trusted=", trust_remote_code=True" if trust_remote_code else "",
+        ),
         "requirements.txt": "\n".join(requirements()) + "\n",
         "README.md": README.format(
             gradio=GRADIO_VERSION,

@@ -18,6 +18,7 @@ from transformers import set_seed
 from configuration_ume.arguments import Recipe, UMETrainingArguments
 from configuration_ume.requirements import check_run
 from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.own_heads_ume import FILE, check_travels, known_head
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.build.model import build_model, count_parameters, encoder_sources, start_from
 from training_ume.build.processor import build_collator, build_processor
@@ -91,12 +92,14 @@ def plan_runs(recipe: Recipe) -> list[Run]:
     """The recipe's own model and those beside it, for each seed.
 
     Raises:
-        ValueError: for a name that is neither a fusion head nor a blind model, or that the recipe trains anyway.
+        ValueError: for a name that is neither a fusion head nor a blind model, or that the recipe trains anyway, and
+            for a head whose file nobody else could load.
     """
     inputs, fusion = recipe.data.inputs, recipe.model.fusion
     main = next((name for name, sees in BLIND.items() if sees == inputs), fusion)
     variants = {main: (fusion, inputs)}
     for name in recipe.training.beside or []:
+        name = known_head(name) if FILE.fullmatch(name) else name
         if name in variants:
             raise ValueError(f"beside names {name!r}, which the recipe trains anyway: leave it out.")
         if name not in FUSIONS and name not in BLIND:
@@ -106,11 +109,13 @@ def plan_runs(recipe: Recipe) -> list[Run]:
                 f"beside names the head {name!r}, but the recipe's inputs={inputs!r} leave nothing to fuse."
             )
         variants[name] = (fusion, BLIND[name]) if name in BLIND else (name, inputs)
+    for head, _ in variants.values():
+        check_travels(head)
     seeds = recipe.training.seeds or [recipe.training.seed]
     output_dir = Path(recipe.training.output_dir)
     runs = []
     for name, (head, sees) in variants.items():
-        folder = output_dir if name == main else output_dir / "beside" / name
+        folder = output_dir if name == main else output_dir / "beside" / name.replace(":", "_")
         for seed in seeds:
             runs.append(Run(name, head, sees, seed, folder / f"seed{seed}" if len(seeds) > 1 else folder))
     return runs
