@@ -32,16 +32,7 @@ from .processing_ume import process_images  # noqa: F401
 from .retrieval_ume import UMEForImageTextRetrieval
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
-from .streams_ume import (
-    Stream,
-    check_shape,
-    drop_modality,
-    looked_at,
-    masked_mean,
-    real_first,
-    reorder,
-    select_images,
-)
+from .streams_ume import Stream, check_shape, drop_modality, looked_at, masked_mean, real_first, reorder, select_images
 from .tasks_ume import (
     ViewClassifiers,
     answer_loss,
