@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
+from configuration_ume.data_arguments import DataArguments
 from configuration_ume.training_arguments import UMETrainingArguments
 from configuration_ume.values import parse_json, typed_config
 from modeling_ume.own_heads_ume import known_head
@@ -212,154 +215,29 @@ class ModelArguments:
         return [modality for modality in ("text", "vision") if getattr(self, f"freeze_{modality}")]
 
 
-@dataclass
-class DataArguments:
-    """Where questions, answers and images come from, and what of them is used."""
-
-    _argument_group_name = "data"
-
-    source: Literal["easy_vqa", "vqa_v2", "hub", "stream"] = field(
-        default="vqa_v2",
-        metadata={
-            "help": "easy_vqa: the pip package of that name. vqa_v2: files in VQA v2's layout. hub: a dataset with "
-            "VQAv2's columns. stream: what `ume shard` wrote, read while training."
-        },
-    )
-    train_questions: str | None = field(
-        default=None, metadata={"help": "Questions JSON (plain, .gz or inside the official .zip)."}
-    )
-    train_annotations: str | None = field(default=None, metadata={"help": "Annotations JSON with the answers."})
-    train_images: str | None = field(default=None, metadata={"help": "Folder with the images."})
-    train_image_pattern: str | None = field(
-        default=None,
-        metadata={
-            "help": "File name of an image, for example COCO_train2014_{image_id:012d}.jpg (needs train_images)."
-        },
-    )
-    eval_questions: str | None = field(
-        default=None,
-        metadata={"help": "Questions to validate on; with validation_fraction, to score once at the end instead."},
-    )
-    eval_annotations: str | None = field(default=None, metadata={"help": "Their answers."})
-    eval_images: str | None = field(default=None, metadata={"help": "Folder with their images."})
-    eval_image_pattern: str | None = field(default=None, metadata={"help": "File name of an image to validate on."})
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub dataset, or a folder that `datasets.load_dataset` reads; for stream, a folder with shards or "
-            "a Hub dataset made of one."
-        },
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration, where it has several."})
-    train_split: str = field(default="train", metadata={"help": "Split of the Hub dataset to train on."})
-    eval_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split of the Hub dataset to validate on; with validation_fraction, to score once at the end "
-            "instead (left out: validation, or with validation_fraction none)."
-        },
-    )
-    validation_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share of the training images, with all their questions, to hold out for validation. The best "
-            "epoch is chosen on them; test data, where there is any, is then scored once, at the end."
-        },
-    )
-    split_seed: int = field(default=0, metadata={"help": "Seed of that split; the same for every training seed."})
-    on_error: Literal["raise", "skip"] = field(
-        default="raise",
-        metadata={
-            "help": "A missing image and the like: raise stops, skip leaves the question out, counts and logs it."
-        },
-    )
-    top_k_answers: int | None = field(default=None, metadata={"help": "Keep the K most frequent answers …"})
-    min_answer_count: int | None = field(
-        default=None, metadata={"help": "… or those given to this many questions or more; neither: all."}
-    )
-    inputs: Literal["both", "question", "image"] = field(
-        default="both", metadata={"help": "What the model gets to see."}
-    )
-    max_question_length: int | None = field(
-        default=None, metadata={"help": "Longest question in tokens; the rest is cut off."}
-    )
-    group_by_image: bool = field(
-        default=True, metadata={"help": "Put questions about the same image into the same batch: it is encoded once."}
-    )
-    bucket_by_length: bool = field(
-        default=False,
-        metadata={
-            "help": "Put images whose questions are of similar length into the same training batch: less padding, but "
-            "batches that are a little more alike."
-        },
-    )
-    image_cache_mb: int = field(
-        default=0,
-        metadata={"help": "Keep processed images in memory up to this size; worth it where all fit (easy-VQA: 250)."},
-    )
-    max_train_questions: int | None = field(
-        default=None, metadata={"help": "Train on the first so many questions only, for a trial."}
-    )
-    max_eval_questions: int | None = field(
-        default=None, metadata={"help": "Validate on the first so many questions only."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.source == "vqa_v2":
-            # Blind training never opens an image, so it needs no folder.
-            needed = (
-                ["questions", "annotations"] if self.inputs == "question" else ["questions", "annotations", "images"]
-            )
-            for name in needed:
-                if getattr(self, f"train_{name}") is None:
-                    raise ValueError(f"source=vqa_v2 needs train_{name}: give the path as `--train_{name} PATH`.")
-            missing = [f"eval_{name}" for name in needed if getattr(self, f"eval_{name}") is None]
-            if self.validation_fraction is None and missing:
-                raise ValueError(
-                    f"There is nothing to validate on: give {', '.join(missing)}, or a validation_fraction of the "
-                    "training images to hold out."
-                )
-            if 0 < len(missing) < len(needed):
-                raise ValueError(f"The eval_* files to score are incomplete: give {', '.join(missing)} too, or none.")
-        if self.source == "hub" and self.dataset_name is None:
-            raise ValueError("source=hub needs dataset_name: the name of a Hub dataset with VQAv2's columns.")
-        if self.source == "stream" and self.dataset_name is None:
-            raise ValueError(
-                "source=stream needs dataset_name: the folder that `ume shard` wrote, or a name on the Hub."
-            )
-        if self.source == "stream" and self.bucket_by_length:
-            raise ValueError("bucket_by_length contradicts source=stream, whose questions are not known beforehand.")
-        if self.source == "stream" and not self.group_by_image:
-            raise ValueError(
-                "group_by_image=false contradicts source=stream, where an image comes once, with all its questions."
-            )
-        if self.validation_fraction is not None and not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction={self.validation_fraction} is impossible: it lies between 0 and 1.")
-        if self.top_k_answers is not None and self.min_answer_count is not None:
-            raise ValueError(
-                "top_k_answers and min_answer_count are both given: the vocabulary is cut by one of them. Empty the "
-                "other (`--top_k_answers null` or `--min_answer_count null`)."
-            )
-        for name in ("top_k_answers", "min_answer_count", "max_train_questions", "max_eval_questions"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is impossible: give 1 or more, or leave it out.")
-        if self.source == "hub" and self.eval_split is None and self.validation_fraction is None:
-            self.eval_split = "validation"
-
-    @property
-    def has_eval_part(self) -> bool:
-        """Whether there is data beside the training part: to validate on, or, with a validation_fraction, to test."""
-        given = {"easy_vqa": True, "vqa_v2": self.eval_questions is not None, "hub": self.eval_split is not None}
-        return given[self.source]
-
-
-class Recipe(NamedTuple):
-    """What `parse_recipe` returns: the recipe's name and its three parts, with the command line's changes."""
-
+class _Parts(NamedTuple):
     name: str
     model: ModelArguments
     data: DataArguments
     training: UMETrainingArguments
+
+
+class Recipe(_Parts):
+    """
+    What `parse_recipe` returns: the recipe's name and its three parts, with the command line's changes.
+
+    Where fields were given several values, `sweep` has a recipe for each combination of them, whose `settings` are
+    those values by field; the parts here are the first one's.
+    """
+
+    settings: Mapping[str, Any] = MappingProxyType({})
+    sweep: tuple[Recipe, ...] = ()
+
+    def _replace(self, **changes) -> Recipe:
+        """The same with other parts."""
+        other = super()._replace(**changes)
+        vars(other).update(vars(self))
+        return other
 
 
 def check_together(recipe: Recipe) -> None:

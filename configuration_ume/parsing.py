@@ -6,21 +6,28 @@ parser as the command line, so there is one set of types, one spelling and one k
 
 from __future__ import annotations
 
-import difflib
 import functools
+import itertools
+import os
+import re
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from dataclasses import fields
+from os import PathLike
 from pathlib import Path
 from types import UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from configuration_ume import RECIPES
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments, check_together
-from configuration_ume.values import load_yaml, plain, scalar_text, truth_or_text
+from configuration_ume.data_arguments import OF_THE_LAYOUT, PAIRS, SWEPT
+from configuration_ume.training_arguments import NOT_COMPARED
+from configuration_ume.values import load_yaml, pairs, plain, scalar_text, truth_or_text
 from modeling_ume.own_heads_ume import FILE
+from modeling_ume.stored_ume import nearest
 
 # What --help shows of TrainingArguments, which has over a hundred fields.
 _SHOWN = {
@@ -61,6 +68,9 @@ class _RecipeParser(HfArgumentParser):
         self.add_argument("recipe", help=f"A YAML file, or a shipped recipe: {', '.join(shipped_recipes())}.")
         self.options = {}
         self.one_or_several = set()
+        self.scalars = set()
+        self.several = False  # whether a field of one value may be given several, to be tried one by one
+        self.sweep: dict[str, list] = {}  # those that were, by field, of the last parse
         self.kinds = {
             field.name: _kinds(hints[field.name])
             for group in self.dataclass_types
@@ -77,6 +87,11 @@ class _RecipeParser(HfArgumentParser):
             if self.takes(action.dest, list) and action.nargs is None and action.type is not None:
                 action.nargs = "+"  # of one or several; parse_known_args makes one of one again
                 self.one_or_several.add(action.dest)
+            if action.dest in PAIRS:
+                action.nargs, action.type = "+", str
+            elif action.nargs in (None, "?") and not self.takes(action.dest, dict):
+                self.scalars.add(action.dest)
+                action.nargs = "*" if action.nargs == "?" else "+"
             if self.takes(action.dest, bool) and self.takes(action.dest, str):
                 action.type = truth_or_text
             if action.default is None and action.type is not None:
@@ -95,6 +110,10 @@ class _RecipeParser(HfArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         namespace, rest = super().parse_known_args(args, namespace)
+        for name in PAIRS:
+            if isinstance(value := getattr(namespace, name), list):
+                setattr(namespace, name, None if value == ["null"] else pairs(name, value))
+        self._take_apart(namespace)
         for name in self.one_or_several:
             value = getattr(namespace, name)
             if isinstance(value, list) and len(value) == 1:
@@ -106,12 +125,45 @@ class _RecipeParser(HfArgumentParser):
                 setattr(namespace, name, None)
         return namespace, rest
 
+    def _take_apart(self, namespace) -> None:
+        """One of one value again, and the first of several; all of these are put into `sweep`."""
+        self.sweep = {}
+        for name in self.scalars:
+            value = getattr(namespace, name)
+            if not isinstance(value, list):
+                continue
+            if len(value) > 1:
+                self._check_several(name, value)
+                self.sweep[name] = value
+            # A truth value's option alone says yes.
+            setattr(namespace, name, value[0] if value else True)
+
+    def _check_several(self, name: str, values: list) -> None:
+        given = " ".join(map(str, values))
+        if name == "seed":
+            raise ValueError(f"seed takes one value, and got {given}: give several seeds as --seeds {given}.")
+        if not self.several:
+            raise ValueError(f"{name} takes one value, and got {given}: only `ume train` tries several.")
+        if not can_sweep(name):
+            raise ValueError(
+                f"{name} takes one value, and got {given}: runs that differ in it learn the same, or are scored on "
+                "other rows."
+            )
+        if len(set(map(str, values))) < len(values):
+            raise ValueError(f"{name} is given the same value twice: {given}.")
+
     def error(self, message: str):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def nearest(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.options, n=1, cutoff=0.5)
-        return f" Did you mean {close[0]}?" if close else " See --help for the fields there are."
+        return nearest(name, self.options) or " See --help for the fields there are."
+
+
+def can_sweep(name: str) -> bool:
+    """Whether runs that differ in a field learn differently and are scored on the same rows."""
+    if name in DataArguments.__dataclass_fields__:
+        return name in SWEPT
+    return name not in NOT_COMPARED
 
 
 def shipped_recipes() -> list[str]:
@@ -121,7 +173,9 @@ def shipped_recipes() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in paths if path.parts[0] != "accelerate")
 
 
-def parse_recipe(argv: list[str], description: str | None = None, prog: str | None = None) -> Recipe:
+def parse_recipe(
+    argv: list[str], description: str | None = None, prog: str | None = None, several: bool = False
+) -> Recipe:
     """
     Reads a recipe and the changes that the command line makes to it.
 
@@ -130,6 +184,7 @@ def parse_recipe(argv: list[str], description: str | None = None, prog: str | No
             value `null` empties a field that may be empty; dicts are given as JSON.
         description (`str`, *optional*): what `--help` says above the list of fields.
         prog (`str`, *optional*): what `--help` calls the command.
+        several (`bool`): whether fields of one value may be given several, which `sweep` of the recipe then has.
 
     Returns:
         `Recipe`, with `training.output_dir` set to `runs/<name>` where nobody set it.
@@ -139,6 +194,7 @@ def parse_recipe(argv: list[str], description: str | None = None, prog: str | No
             type and fields that contradict each other.
     """
     parser = _RecipeParser(description, prog)
+    parser.several = several
     if not argv or argv[0].startswith("-"):
         if any(argument in ("-h", "--help") for argument in argv):
             parser.parse_args(argv)  # prints the help and leaves
@@ -146,22 +202,98 @@ def parse_recipe(argv: list[str], description: str | None = None, prog: str | No
     path = _recipe_path(argv[0])
     values = _read_yaml(path)
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
+    # What names other data takes the place of all that the recipe says of where its own lie.
+    given = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv[1:] if argument[:2] == "--"}
+    if "data" in given:
+        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given))
+    return _recipes(parser, path, path.stem, argv)
+
+
+def make_recipe(
+    recipe: str | PathLike | Mapping[str, Any], fields: Mapping[str, Any], several: bool = False
+) -> Recipe:
+    """
+    As `parse_recipe`, from Python's values instead of a command line.
+
+    Args:
+        recipe: a YAML file, the bare name of a shipped recipe, or its fields as a dict.
+        fields: what is changed in it; None empties a field. A list of values for a field of one is, with `several`, as
+            on the command line: each is tried.
+
+    Raises:
+        ValueError: as `parse_recipe`.
+    """
+    parser = _RecipeParser(None, "ume train")
+    parser.several = several
+    if isinstance(recipe, Mapping):
+        path, values = Path("recipe"), dict(recipe)
+    else:
+        path = _recipe_path(os.fspath(recipe))
+        values = _read_yaml(path)
+    parser.set_defaults(**_parse_yaml_values(parser, path, values))
+    if fields.get("data") is not None:
+        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT))
+    parser.set_defaults(
+        **_parse_yaml_values(parser, Path("ume.train"), {name: _yaml(v) for name, v in fields.items()})
+    )
+    return _recipes(parser, path, path.stem, [str(path)])
+
+
+def _yaml(value: Any) -> Any:
+    """A value of Python's as YAML has it: paths as text, other containers as lists."""
+    if isinstance(value, PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _yaml(inner) for key, inner in value.items()}
+    return [_yaml(inner) for inner in value] if isinstance(value, list | tuple | set | range) else value
+
+
+def _recipes(parser: _RecipeParser, source: Path, name: str, argv: list[str]) -> Recipe:
+    """What a parser's defaults and the command line say, with a recipe for each combination of several values."""
     # A file is written into one folder by default, so that `train.py RECIPE` alone is a complete command.
     if parser.get_default("output_dir") is None:
-        parser.set_defaults(output_dir=f"runs/{path.stem}")
-    try:
-        model, data, training, _, rest = parser.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True, look_for_args_file=False
-        )
-    except (TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:  # of fields that have fields
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: its fields cannot be used together ({type(error).__name__}: {reason}).") from error
-    if rest:
-        name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
-        raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name)}")
-    recipe = Recipe(path.stem, model, data, training)
-    check_together(recipe)
+        parser.set_defaults(output_dir=f"runs/{name}")
+
+    def parse(argv: list[str], settings: dict[str, Any]) -> Recipe:
+        try:
+            model, data, training, _, rest = parser.parse_args_into_dataclasses(
+                argv, return_remaining_strings=True, look_for_args_file=False
+            )
+        except (TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:  # of fields that have fields
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{source}: its fields cannot be used together ({type(error).__name__}: {reason})."
+            ) from error
+        if rest:
+            name_of_field = rest[0].lstrip("-").split("=")[0].replace("-", "_")
+            raise ValueError(f"{rest[0]} is not a field of a recipe.{parser.nearest(name_of_field)}")
+        recipe = Recipe(name, model, data, training)
+        recipe.settings = settings
+        check_together(recipe)
+        return recipe
+
+    recipe = parse(argv, {})
+    swept, variants = dict(sorted(parser.sweep.items(), key=lambda item: list(parser.options).index(item[0]))), []
+    for values in itertools.product(*swept.values()) if swept else ():
+        settings = dict(zip(swept, values, strict=True))
+        texts = [f"--{field}={'null' if value is None else value}" for field, value in settings.items()]
+        try:
+            variant = parse([*argv, *texts], settings)
+        except ValueError as error:
+            raise ValueError(f"With {', '.join(text[2:] for text in texts)}: {error}") from error
+        folder = ",".join(f"{field}={_in_a_name(value)}" for field, value in settings.items())
+        variant.training.output_dir = str(Path(recipe.training.output_dir) / "sweep" / folder)
+        variants.append(variant)
+    folders = [variant.training.output_dir for variant in variants]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"Several of these runs would have one folder ({', '.join(folders)}): give other values.")
+    recipe.sweep = tuple(variants)
     return recipe
+
+
+def _in_a_name(value: Any) -> str:
+    """A value as part of a folder's name."""
+    return re.sub(r"[^\w.+-]+", "--", str(value)).strip(".") or "empty"
 
 
 def _recipe_path(name: str) -> Path:
@@ -197,7 +329,8 @@ def _parse_yaml_values(parser: _RecipeParser, path: Path, values: dict) -> dict:
                 f"{path}: {name} reads as {value}. YAML takes yes and no for truth values: put quotes around it."
             )
         for kind, called in ((dict, "a mapping"), (list, "a list")):
-            if isinstance(value, kind) and not parser.takes(name, kind):
+            tried = kind is list and parser.several and can_sweep(name) and name in parser.scalars
+            if isinstance(value, kind) and not parser.takes(name, kind) and not tried:
                 wanted = "a mapping (`key: value` lines)" if parser.takes(name, dict) else "one value"
                 raise ValueError(f"{path}: {name} is {called}, where {wanted} is expected.")
         try:
@@ -216,10 +349,11 @@ def _parse_yaml_values(parser: _RecipeParser, path: Path, values: dict) -> dict:
         parsed = vars(parser.parse_args(argv))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if "fusion" in values:
-        parsed["fusion"] = _beside(path, parsed["fusion"])
-    if isinstance(parsed.get("beside"), list):
-        parsed["beside"] = [_beside(path, name) for name in parsed["beside"]]
+    parsed |= parser.sweep
+    for name in ("fusion", "beside"):
+        if name in values and parsed[name] is not None:
+            heads = parsed[name]
+            parsed[name] = [_beside(path, head) for head in heads] if isinstance(heads, list) else _beside(path, heads)
     return {name: parsed[name] for name in values if name not in mappings} | mappings
 
 

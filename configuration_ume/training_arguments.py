@@ -10,6 +10,14 @@ from transformers import TrainingArguments
 
 from configuration_ume.requirements import check_arguments, check_before
 
+# Arguments that change where and how a run is watched, not what it learns.
+NOT_COMPARED = {
+    "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
+    "run_name", "log_level", "logging_steps", "logging_strategy", "logging_first_step", "save_total_limit",
+    "dataloader_num_workers", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
+    "do_eval", "label_names", "greater_is_better", "accelerator_config",
+}  # fmt: skip
+
 
 @dataclass
 class UMETrainingArguments(TrainingArguments):

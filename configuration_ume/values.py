@@ -177,6 +177,25 @@ def parse_json(name: str, text: str, example: str) -> dict:
     return parsed
 
 
+def pairs(name: str, texts: list[str]) -> dict[str, str | list[str]]:
+    """
+    The mapping that `key=value` pairs say, or a single JSON object; a key that is there twice has a list of values.
+
+    Raises:
+        ValueError: for what is neither.
+    """
+    if len(texts) == 1 and texts[0].lstrip().startswith("{"):
+        return parse_json(name, texts[0], '\'{"key": "value"}\'')
+    found: dict[str, str | list[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"{name} has {text!r}, which is no pair: write key=value, as in --{name} key=value.")
+        before = found.get(key)
+        found[key] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
+    return found
+
+
 def number_in(text: str) -> int | float | None:
     """The number that a text is, None for any other."""
     if WHOLE.fullmatch(text):

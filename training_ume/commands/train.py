@@ -2,19 +2,21 @@
 
 ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only
 ume train easy_vqa --output_dir runs/easy_vqa --beside concat question_only --resume_from_checkpoint
+ume train easy_vqa --output_dir runs/rates --learning_rate 1e-3 2e-3
 """
 
 import sys
 
 from configuration_ume.parsing import parse_recipe
 from training_ume.records.files import WriteError
-from training_ume.training.run import how_to_resume, train_and_evaluate
+from training_ume.training.plan import how_to_resume
+from training_ume.training.run import train_and_evaluate
 from training_ume.training.trainer import LossError
 
 
 def main(argv: list[str]) -> int:
     try:
-        recipe = parse_recipe(argv, description=__doc__, prog="ume train")
+        recipe = parse_recipe(argv, description=__doc__, prog="ume train", several=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

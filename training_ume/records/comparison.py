@@ -93,6 +93,32 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
     ]
 
 
+def best_on_validation(runs: Iterable[dict]) -> dict | None:
+    """
+    Which of several runs was the best on the questions that chose its epoch; test questions have no say in it.
+
+    Returns:
+        `dict` of `name`, `score` (which one) and `value`, its mean over the seeds; None where the runs chose by
+        different scores, or did not validate.
+    """
+    by_name: dict[str, list[float]] = {}
+    scores = set()
+    for run in runs:
+        score = run["selected_by"]["score"]
+        key = "validation_loss" if score == "loss" else score
+        values = [epoch[key] for epoch in run["epochs"] if epoch.get(key) is not None]
+        if not values:
+            return None
+        scores.add(score)
+        by_name.setdefault(run["name"], []).append((min if "loss" in score else max)(values))
+    if len(scores) != 1:
+        return None
+    score = scores.pop()
+    means = {name: statistics.mean(values) for name, values in by_name.items()}
+    name = (min if "loss" in score else max)(means, key=means.get)
+    return {"name": name, "score": score, "value": means[name]}
+
+
 def _summary(values: list[float]) -> dict:
     return {
         "each": values,

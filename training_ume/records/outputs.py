@@ -53,7 +53,7 @@ def _of_run(folder: Path) -> Iterator[Path]:
         elif re.fullmatch(r"seed\d+", path.name):
             yield from _of_run(path)
             yield path
-        elif path.name == "beside":
+        elif path.name in ("beside", "sweep"):
             for name in sorted(path.iterdir()):
                 if name.is_dir() and not name.is_symlink():
                     yield from _of_run(name)

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments
+from configuration_ume.training_arguments import NOT_COMPARED
 from modeling_ume.own_heads_ume import head_digest
 from training_ume.records.files import read_json
-
-# Arguments that change where and how a run is watched, not what it learns.
-NOT_COMPARED = {
-    "output_dir", "resume_from_checkpoint", "overwrite_output", "beside", "seeds", "disable_tqdm", "report_to",
-    "run_name", "log_level", "logging_steps", "logging_strategy", "logging_first_step", "save_total_limit",
-    "dataloader_num_workers", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
-    "do_eval", "label_names", "greater_is_better", "accelerator_config",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,8 +23,13 @@ class Run:
     folder: Path
 
 
-def check_output(training: UMETrainingArguments) -> None:
-    """Refuses an output folder that is not empty, unless told to resume or to overwrite."""
+def check_output(training: UMETrainingArguments, several: bool = False) -> None:
+    """
+    Refuses an output folder that is not empty, unless told to resume or to overwrite.
+
+    Args:
+        several (`bool`): whether each run has a folder of its own in it, also with one seed.
+    """
     folder = Path(training.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file: choose a folder.")
@@ -43,18 +41,19 @@ def check_output(training: UMETrainingArguments) -> None:
         )
     if not training.resume_from_checkpoint:
         return
-    # One seed's run lies in the folder itself, those of several in folders of their own: a model would stay beside
-    # results that are not its own.
-    several, found = len(training.seeds or []) > 1, read_json(folder / "results.json") or {}
+    # A single run lies in the folder itself, those of several seeds or values in folders of their own: a model would
+    # stay beside results that are not its own.
+    several = several or len(training.seeds or []) > 1
+    found = read_json(folder / "results.json") or {}
     if several and (folder / "arguments.json").is_file():
         raise ValueError(
-            f"The output folder {folder} holds the run of a single seed, beside which there cannot be several: resume "
-            "it with its one seed, or choose another --output_dir."
+            f"The output folder {folder} holds the run of a single seed and value, beside which there cannot be "
+            "several: resume it as it was begun, or choose another --output_dir."
         )
     if not several and "runs" in found:
         raise ValueError(
-            f"The output folder {folder} holds the runs of several seeds, beside which there cannot be a single one: "
-            "resume them with --seeds, or choose another --output_dir."
+            f"The output folder {folder} holds the runs of several seeds or values, beside which there cannot be a "
+            "single one: resume them with the same --seeds and values, or choose another --output_dir."
         )
 
 

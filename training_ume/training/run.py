@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -17,26 +18,25 @@ from transformers import set_seed
 
 from configuration_ume.arguments import Recipe, UMETrainingArguments
 from configuration_ume.requirements import check_run
-from modeling_ume import FUSIONS, UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.own_heads_ume import FILE, check_travels, known_head
+from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.build.model import build_model, count_parameters, encoder_sources, start_from
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.data.answers import AnswerVocabulary
-from training_ume.data.inputs import BLIND
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.scores import score_answers
 from training_ume.features.store import open_features
 from training_ume.records.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
-from training_ume.records.comparison import comparison_rows, comparison_table
+from training_ume.records.comparison import best_on_validation, comparison_rows, comparison_table
 from training_ume.records.files import first_line, read_json, write_json, writing
 from training_ume.records.machine import environment, keep_freed_memory
 from training_ume.records.outputs import clear, files_of_runs, not_of_runs
 from training_ume.records.predictions import PREDICTIONS, prediction_rows, write_predictions
 from training_ume.records.run_folder import Run, check_output, check_same_arguments, run_arguments
 from training_ume.report.console import print_table
+from training_ume.training.plan import how_to_resume, plan, plan_runs  # noqa: F401  (named here before)
 from training_ume.training.prepare import VQAData, describe_data, load_data
 from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
@@ -59,66 +59,64 @@ def train_and_evaluate(recipe: Recipe) -> dict:
         ValueError: when the output folder is not empty and neither resume nor overwrite was asked for, a resumed run
             was started with other arguments, or the data or the model arguments are wrong.
     """
-    runs = plan_runs(recipe)
+    planned = plan(recipe)
     output_dir = Path(recipe.training.output_dir)
     writes = recipe.training.should_save
     if writes:
-        check_output(recipe.training)
-        check_run(recipe)
+        check_output(recipe.training, several=bool(recipe.sweep))
+        for each in recipe.sweep:
+            check_output(each.training)
+        for each in recipe.sweep or (recipe,):
+            check_run(each)
     before = files_of_runs(output_dir) if writes and recipe.training.overwrite_output else {}
     if recipe.training.device.type == "cpu":
         keep_freed_memory()
-    data = load_data(recipe.data, log_dir=output_dir)
-    say(recipe.training, describe_data(data))
-    tokenizer = build_tokenizer(recipe.model, data.train)
+    prepared = Prepared(output_dir)
     if before:  # not deleted before the data is known to load and the models to build
-        rehearse(runs, recipe, data, tokenizer)
+        for each in recipe.sweep or (recipe,):
+            rehearse([run for of, run in planned if of is each], each, *prepared(each))
         clear(before)
     if before and (left := not_of_runs(output_dir)):
         say(recipe.training, f"Left in {output_dir}, as not written by a run: {', '.join(left)}.")
     finished = []
-    for number, run in enumerate(runs, 1):
-        say(recipe.training, f"\nRun {number} of {len(runs)}: {run.name}, seed {run.seed} → {run.folder}")
-        finished.append(train_one(run, recipe, data, tokenizer))
-    results = summarise(recipe, runs, finished, data)
+    data, _ = prepared(recipe)
+    for number, (each, run) in enumerate(planned, 1):
+        facts = prepared(each)
+        say(recipe.training, f"\nRun {number} of {len(planned)}: {run.name}, seed {run.seed} → {run.folder}")
+        finished.append(train_one(run, each, *facts))
+    results = summarise(recipe, [run for _, run in planned], finished, data)
     if writes:
         write_json(output_dir / "results.json", results)
         print()
         print_table(comparison_table(results["comparison"], data.baselines))
+        if best := results.get("best"):
+            print(f"Best on the validation questions: {best['name']}, with a {best['score']} of {best['value']:.2f}.")
     return results
 
 
-def plan_runs(recipe: Recipe) -> list[Run]:
-    """The recipe's own model and those beside it, for each seed.
-
-    Raises:
-        ValueError: for a name that is neither a fusion head nor a blind model, or that the recipe trains anyway, and
-            for a head whose file nobody else could load.
+class Prepared:
     """
-    inputs, fusion = recipe.data.inputs, recipe.model.fusion
-    main = next((name for name, sees in BLIND.items() if sees == inputs), fusion)
-    variants = {main: (fusion, inputs)}
-    for name in recipe.training.beside or []:
-        name = known_head(name) if FILE.fullmatch(name) else name
-        if name in variants:
-            raise ValueError(f"beside names {name!r}, which the recipe trains anyway: leave it out.")
-        if name not in FUSIONS and name not in BLIND:
-            raise ValueError(f"beside names {name!r}, which is unknown: choose from {', '.join([*FUSIONS, *BLIND])}.")
-        if name in FUSIONS and inputs != "both":
-            raise ValueError(
-                f"beside names the head {name!r}, but the recipe's inputs={inputs!r} leave nothing to fuse."
-            )
-        variants[name] = (fusion, BLIND[name]) if name in BLIND else (name, inputs)
-    for head, _ in variants.values():
-        check_travels(head)
-    seeds = recipe.training.seeds or [recipe.training.seed]
-    output_dir = Path(recipe.training.output_dir)
-    runs = []
-    for name, (head, sees) in variants.items():
-        folder = output_dir if name == main else output_dir / "beside" / name.replace(":", "_")
-        for seed in seeds:
-            runs.append(Run(name, head, sees, seed, folder / f"seed{seed}" if len(seeds) > 1 else folder))
-    return runs
+    The data and the tokenizer of a recipe, loaded and told once for all that share them.
+
+    Args:
+        log_dir (path): where entries that are left out are listed.
+    """
+
+    def __init__(self, log_dir: str | Path):
+        self.log_dir = log_dir
+        self.loaded: dict[str, VQAData] = {}
+        self.tokenizers: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, recipe: Recipe) -> tuple[VQAData, Any]:
+        key = repr(recipe.data)
+        if key not in self.loaded:
+            self.loaded[key] = load_data(recipe.data, log_dir=self.log_dir)
+            say(recipe.training, describe_data(self.loaded[key]))
+        data, model = self.loaded[key], recipe.model
+        words = (key, *map(repr, (model.tokenizer, model.text_model, model.text_revision, model.text_config)))
+        if words not in self.tokenizers:
+            self.tokenizers[words] = build_tokenizer(model, data.train)
+        return data, self.tokenizers[words]
 
 
 def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
@@ -372,7 +370,8 @@ def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQADa
             "runs": [str(run.folder.relative_to(recipe.training.output_dir)) for run in runs],
         },
     )
-    return {**own, "comparison": comparison_rows(finished)}
+    best = {"best": found} if recipe.sweep and (found := best_on_validation(finished)) else {}
+    return {**own, **best, "comparison": comparison_rows(finished)}
 
 
 def check_same_answers(run: Run, checkpoint: Path, vocabulary: AnswerVocabulary) -> None:
@@ -385,15 +384,6 @@ def check_same_answers(run: Run, checkpoint: Path, vocabulary: AnswerVocabulary)
             f"{checkpoint} was trained with other answers than these questions give now (another version of the data, "
             "or of this program): start anew with another --output_dir."
         )
-
-
-def how_to_resume(recipe: Recipe) -> str:
-    """What to tell a user whose training was cut short: where the last checkpoint lies, and how to go on."""
-    folders = [run.folder for run in plan_runs(recipe)]
-    unfinished = [folder for folder in folders if "scores" not in (read_json(folder / "results.json") or {})]
-    checkpoint = last_whole_checkpoint(unfinished[0])[0] if unfinished and unfinished[0].is_dir() else None
-    where = f"The last checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint of this run yet."
-    return f"{where} To go on, repeat the command with --resume_from_checkpoint."
 
 
 def say(training: UMETrainingArguments, text: str) -> None:
