@@ -23,7 +23,7 @@ LEFT_OUT = {"modeling_ume/pairs_triton_ume.py", "modeling_ume/__init__.py"}
 # From the files to the batch, and the store of features.
 DATA_PATH = (
     "data/answers", "data/collator", "data/images", "data/json_entries", "data/load", "data/rows", "data/sampler",
-    "data/sources/easy_vqa", "data/sources/hub", "data/sources/vqa_v2", "data/splits", "evaluation/rows",
+    "data/sources/easy_vqa", "data/sources/hub", "data/sources/official", "data/splits", "evaluation/rows",
     "features/build", "features/identity", "features/keys", "features/store",
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ MOVED = {
     "collator": "data.collator",
     "common_tests": "report.common_tests",
     "console": "report.console",
-    "data": "data.load data.json_entries data.rows data.images data.splits data.sources.vqa_v2 "
+    "data": "data.load data.json_entries data.rows data.images data.splits data.sources.official "
     "data.sources.easy_vqa data.sources.hub",
     "demo": "serve.page serve.judges serve.html serve.space",
     "demo_uploads": "serve.uploads",

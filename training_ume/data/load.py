@@ -21,7 +21,7 @@ from training_ume.data.json_entries import JSONEntries, VQADataError
 from training_ume.data.rows import FEATURES, _BadEntry, _label, _Problems, _question_id, _select
 from training_ume.data.sources.easy_vqa import _easy_vqa_rows
 from training_ume.data.sources.hub import _named_rows, _open_named
-from training_ume.data.sources.vqa_v2 import _official_rows
+from training_ume.data.sources.official import _official_rows
 
 # ---------------------------------------------------------------------------------------------------------- loading
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _Problems
+from training_ume.data.tables.columns import NAMES
 from training_ume.data.tables.containers import open_table
 from training_ume.data.tables.table import Table
 
@@ -20,17 +21,17 @@ class Layout:
     Attributes:
         columns: by role, the column (`None`: there is none).
         marks: further columns that it has; all of them together tell it from other layouts.
-        missing: columns that it does not have.
+        tells (`bool`): whether its columns alone tell it from any other table.
     """
 
     columns: Mapping[str, str | None]
     marks: frozenset[str] = frozenset()
-    missing: frozenset[str] = frozenset()
+    tells: bool = True
 
     def fits(self, there: Iterable[str], optional: Iterable[str] = ("answers",)) -> bool:
         """Whether a table with these columns has the layout; parts without answers have it, too."""
         needed = {column for role, column in self.columns.items() if column and role not in optional}
-        return needed | self.marks <= set(there) and not self.missing & set(there)
+        return needed | self.marks <= set(there)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Source:
         references: (who or what, score, where it is published).
         near: folders beside its files that hold its pictures.
         split_column (`str`, *optional*): the column that says of a row which part it belongs to.
-        known_by_columns (`bool`): whether its columns tell it from any other table.
+        key (`str`, *optional*): where in its JSON document the list of rows stands.
+        image_patterns: file names of its pictures by their ids.
+        makes: columns that `prepared` adds.
+        needs_data (`bool`): whether it is files of the user's; else it is a package, or drawn.
     """
 
     name: str
@@ -64,12 +68,14 @@ class Source:
     references: tuple[tuple[str, str, str], ...] = ()
     near: tuple[str, ...] = ()
     split_column: str | None = None
-    known_by_columns: bool = True
-    needs_data: bool = field(default=True)  # whether there are files of the user's: else it is made, or a package
+    key: str | None = None
+    image_patterns: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    needs_data: bool = True
 
     def open(self, data: Any, split: str | None, name: str | None, cache_dir, problems: _Problems) -> Table:
         """Its table; what is wrong with a row that it joins is added to `problems`."""
-        return self.prepared(open_table(data, split, name, cache_dir, self.names()))
+        return self.prepared(open_table(data, split, name, cache_dir, self.names(), self.key))
 
     def prepared(self, table: Table) -> Table:
         """The table with what is peculiar to the data set put right; the table itself where nothing is."""
@@ -77,7 +83,8 @@ class Source:
 
     def recognises(self, table: Table) -> bool:
         """Whether a table that was opened without a name is plainly this data set."""
-        return self.known_by_columns and any(layout.fits(table.columns) for layout in self.layouts)
+        there = {*table.columns, *self.makes}
+        return any(layout.tells and layout.fits(there) for layout in self.layouts)
 
     def recognises_path(self, path: str) -> bool:
         """Whether a file or folder that is no table by itself is plainly this data set."""
@@ -88,19 +95,21 @@ class Source:
         return {column for layout in self.layouts for column in layout.columns.values() if column}
 
     def roles(self, table: Table) -> dict[str, str | None]:
-        """By role, the column of the table.
+        """By role, the column of the table, None for none: nothing is left to be guessed.
 
         Raises:
             VQADataError: for a table in none of its layouts.
         """
         for layout in self.layouts:
             if layout.fits(table.columns):
-                return {role: c for role, c in layout.columns.items() if c is None or c in table.columns}
+                found = {role: c for role, c in layout.columns.items() if c in table.columns}
+                return {**dict.fromkeys(NAMES), **found}
+        there = [column for column in table.columns if column not in self.makes]
         lacking = [
             ", ".join(sorted({c for c in layout.columns.values() if c} | layout.marks)) for layout in self.layouts
         ]
         raise VQADataError(
-            f"{table.name} is not in a layout of {self.title}: it has the columns {', '.join(table.columns)}, where "
+            f"{table.name} is not in a layout of {self.title}: it has the columns {', '.join(there)}, where "
             f"{' or else '.join(lacking)} are needed. Leave source out to have its columns found by name."
         )
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import Any
 
-from training_ume.data.rows import _add_row, _empty_rows, _Problems
+from training_ume.data.rows import FEATURES, _add_row, _empty_rows, _Problems
+from training_ume.data.sources.base import Layout, Source
+from training_ume.data.tables.memory import from_lists
+from training_ume.data.tables.table import Table
 
 # ------------------------------------------------------------------------------------------------------ other sources
 
@@ -35,3 +40,27 @@ def _easy_vqa_rows(split: str, problems: _Problems) -> dict[str, list]:
         answer_type = "yes/no" if answer in ("yes", "no") else "other"
         _add_row(rows, question_id, image_id, question, images[number], [answer] * 10, question_type, answer_type)
     return rows
+
+
+@dataclass(frozen=True)
+class EasyVQASource(Source):
+    """Needs no files: the package holds it, in the splits train and test."""
+
+    def open(self, data: Any, split: str | None, name: str | None, cache_dir, problems: _Problems) -> Table:
+        table = from_lists(_easy_vqa_rows(split or "train", problems))
+        table.name, table.container, table.took_split = f"easy-VQA, {split or 'train'}", "the package easy-vqa", True
+        return table
+
+
+EASY_VQA = EasyVQASource(
+    name="easy_vqa",
+    title="easy-VQA",
+    layouts=(Layout({column: column for column in FEATURES}, tells=False),),
+    scores=("vqa_accuracy", "exact_match"),
+    by=("answer_type",),
+    url="https://github.com/vzhou842/easy-VQA",
+    licence="MIT",
+    size="48,248 questions, 5,000 images",
+    pictures="They are in the package: pip install easy-vqa.",
+    needs_data=False,
+)

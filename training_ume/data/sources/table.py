@@ -4,9 +4,45 @@ from __future__ import annotations
 
 import difflib
 
+from training_ume.data.sources.aokvqa import A_OKVQA
 from training_ume.data.sources.base import Source
+from training_ume.data.sources.clevr import CLEVR
+from training_ume.data.sources.coco_qa import COCO_QA
+from training_ume.data.sources.daquar import DAQUAR
+from training_ume.data.sources.easy_vqa import EASY_VQA
+from training_ume.data.sources.gqa import GQA
+from training_ume.data.sources.hateful_memes import HATEFUL_MEMES
+from training_ume.data.sources.okvqa import OK_VQA
+from training_ume.data.sources.path_vqa import PATH_VQA
+from training_ume.data.sources.slake import SLAKE
+from training_ume.data.sources.sort_of_clevr import SORT_OF_CLEVR
+from training_ume.data.sources.textvqa import TEXTVQA
+from training_ume.data.sources.visual7w import VISUAL7W
+from training_ume.data.sources.vizwiz import VIZWIZ
+from training_ume.data.sources.vqa_rad import VQA_RAD
+from training_ume.data.sources.vqa_v2 import VQA_V2
 
-SOURCES: dict[str, Source] = {}
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        VQA_V2,
+        OK_VQA,
+        A_OKVQA,
+        TEXTVQA,
+        VIZWIZ,
+        GQA,
+        CLEVR,
+        COCO_QA,
+        VISUAL7W,
+        DAQUAR,
+        VQA_RAD,
+        PATH_VQA,
+        SLAKE,
+        HATEFUL_MEMES,
+        EASY_VQA,
+        SORT_OF_CLEVR,
+    )
+}
 
 
 def find_source(source: str | Source | None) -> Source | None:

@@ -20,7 +20,7 @@ from training_ume.data.tables.text import suffix_of
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
-def from_files(paths: list[str], cache_dir, known: set[str]) -> Table:
+def from_files(paths: list[str], cache_dir, known: set[str], key: str | None = None) -> Table:
     local = [_fetched(path, cache_dir) if "://" in path else path for path in paths]
     suffixes = {suffix_of(path) for path in paths}
     for path in local:
@@ -29,7 +29,7 @@ def from_files(paths: list[str], cache_dir, known: set[str]) -> Table:
     if suffixes <= {".parquet", ".pq"}:
         table = _from_parquet(local)
     else:
-        table = _joined([_from_text(path, known) for path in local])
+        table = _joined([_from_text(path, known, key) for path in local])
     first = paths[0]
     if "://" in first:
         table.name, table.folder, table.own = first, first.rpartition("/")[0], False
@@ -109,12 +109,12 @@ def _from_parquet(paths: list[str]) -> Table:
     return Table(name, "parquet", list(schema.names), batches, types=types, classes=classes, rows=count)
 
 
-def _from_text(path: str, known: set[str]) -> Table:
+def _from_text(path: str, known: set[str], key: str | None) -> Table:
     suffix = suffix_of(path)
     if suffix in (".jsonl", ".ndjson"):
         reader = JsonLines(path)
     elif suffix == ".json":
-        reader = JsonLines(path) if is_json_lines(path) else Json(path)
+        reader = JsonLines(path) if is_json_lines(path) else Json(path, key)
     elif suffix in (".csv", ".tsv", ".tab", ".txt"):
         reader = Csv(path, known)
     else:

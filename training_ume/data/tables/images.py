@@ -45,22 +45,25 @@ class RowImages:
         own: whether absolute names may lead anywhere; a table from elsewhere must not.
         cache_dir: where pictures that are no files yet are kept.
         near: folders beside the table that are tried, too.
-        pattern: the file name of a picture by its id, e.g. `{image_id:012d}.jpg`; left out, it is read off the folder.
+        patterns: file names of pictures by their ids, e.g. `{image_id:012d}.jpg`; tried first.
 
     Raises:
         VQADataError: when `images` is no folder.
     """
 
     def __init__(
-        self, folder: str | None, images, own: bool, cache_dir, near: Sequence[str] = (), pattern: str | None = None
+        self, folder: str | None, images, own: bool, cache_dir, near: Sequence[str] = (), patterns: Sequence[str] = ()
     ):
         self.address = folder if folder and ADDRESS.match(folder) else None
-        self.own, self.images, self.pattern = own, images and os.path.abspath(images), pattern
+        self.own, self.images = own, images and os.path.abspath(images)
+        self.patterns, self.pattern = patterns, None
         if self.images and not os.path.isdir(self.images):
             hint = " Unpack the archive and give the folder." if os.path.isfile(self.images) else " Check the path."
             raise VQADataError(f"The image folder {self.images} does not exist or is not a folder.{hint}")
         beside = [os.path.abspath(folder)] if folder and not self.address else []
-        inner = [os.path.join(root, name) for root in beside for name in dict.fromkeys((*near, *NEAR))]
+        inner = [
+            os.path.normpath(os.path.join(root, name)) for root in beside for name in dict.fromkeys((*near, *NEAR))
+        ]
         self.roots = [*beside, *([self.images] if self.images else []), *filter(os.path.isdir, inner)]
         if self.images:
             self.roots += [path for name in near if os.path.isdir(path := os.path.join(self.images, name))]
@@ -168,7 +171,14 @@ class RowImages:
             if found:
                 self.done["suffix"] = f"Names of pictures have no suffix ({name}): it is read off the folder."
                 return found[0]
-        if not name.isascii() or not name.isdecimal() or not self.images:
+        if not name.isascii() or not name.isdecimal():
+            return None
+        for root in self.roots:
+            for pattern in self.patterns:
+                path = os.path.join(root, pattern.format(image_id=int(name)))
+                if self.listing.has_file(path):
+                    return path
+        if not self.images:
             return None
         if self.pattern is None:
             try:

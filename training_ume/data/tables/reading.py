@@ -47,7 +47,14 @@ class Reading:
         roles, renamed = given_columns(columns, table.columns, table.name)
         given = {**(self.source.roles(table) if self.source else {}), **roles}
         self.where = self._conditions(where, split)
-        self.finder = RowImages(table.folder, images, table.own, cache_dir, self.source.near if self.source else ())
+        self.finder = RowImages(
+            table.folder,
+            images,
+            table.own,
+            cache_dir,
+            self.source.near if self.source else (),
+            self.source.image_patterns if self.source else (),
+        )
         self.held, self.count = self._look()
         found = find_columns(table.columns, self.held, given, table.name, self.finder.is_there)
         if self.source:

@@ -1,0 +1,23 @@
+"""Hateful Memes: a picture, the words on it, and whether both together are hateful."""
+
+from __future__ import annotations
+
+from training_ume.data.sources.base import Layout, Source
+
+HATEFUL_MEMES = Source(
+    name="hateful_memes",
+    title="Hateful Memes",
+    layouts=(
+        Layout({"question_id": "id", "image": "img", "question": "text", "answers": "label"}),
+        Layout({"question_id": "id", "image": "image", "question": "text", "answers": "label"}, tells=False),
+    ),
+    scores=("exact_match", "auroc", "macro_f1"),
+    url="https://www.kaggle.com/datasets/parthplc/facebook-hateful-meme-dataset",
+    licence="Facebook's licence for research (the archive holds it)",
+    size="10,000 memes",
+    pictures="They are in the same archive, in img, where they are found beside train.jsonl.",
+    references=(
+        ("VisualBERT COCO, test", "accuracy 69.47, AUROC 75.44", "Kiela et al. 2020, arXiv:2005.04790"),
+        ("people", "accuracy 84.70", "Kiela et al. 2020, arXiv:2005.04790"),
+    ),
+)

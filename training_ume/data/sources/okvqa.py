@@ -1,0 +1,22 @@
+"""OK-VQA: questions about COCO photographs that ask for knowledge, in VQA's layout."""
+
+from __future__ import annotations
+
+from training_ume.data.sources.base import Layout
+from training_ume.data.sources.pairs import COCO_2014, COLUMNS, Pair
+
+OK_VQA = Pair(
+    name="okvqa",
+    title="OK-VQA",
+    layouts=(Layout(COLUMNS, tells=False), Layout({**COLUMNS, "image": "image"}, tells=False)),
+    scores=("vqa_accuracy", "exact_match"),
+    by=("question_type",),
+    url="https://okvqa.allenai.org/download.html",
+    licence="not stated",
+    size="14,055 questions, 14,031 images",
+    pictures="COCO 2014, from https://cocodataset.org: give the folder train2014 or val2014 as images.",
+    references=(("MUTAN with articles", "VQA accuracy 27.84", "Marino et al. 2019, arXiv:1906.00067"),),
+    near=("train2014", "val2014", "../train2014", "../val2014"),
+    image_patterns=COCO_2014,
+    prefixes=("openended_mscoco_",),
+)
