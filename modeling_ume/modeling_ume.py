@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput
 
 from .arguments_ume import route_arguments  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
+from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
 from .encoders_ume import EncoderAdapter
 from .fusion_attention_ume import Attention  # noqa: F401

@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from transformers import Pipeline
 
 from .arguments_ume import route_arguments  # noqa: F401
+from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
 from .images_ume import is_image, read_image
 from .numerics_ume import widen  # noqa: F401
 from .processing_ume import UMEProcessor
 from .stored_ume import storable  # noqa: F401
 from .streams_ume import Stream  # noqa: F401
-from .tasks_ume import decode_logits
+from .tasks_ume import decode_logits  # noqa: F401
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 
@@ -34,8 +36,8 @@ class UMEVQAPipeline(Pipeline):
     r"""
     Answers questions about images with a [`UMEForVisualQuestionAnswering`] and its [`UMEProcessor`].
 
-    The model is put into eval mode. Besides `model`, `processor` and `device`, `top_k` and `batch_size` can be given
-    once here instead of at every call.
+    The model is put into eval mode. Besides `model`, `processor` and `device`, `top_k`, `candidate_labels`,
+    `min_probability` and `batch_size` can be given once here instead of at every call.
 
     What the image encoder says of the last few images is kept, so that the next question about one of them does not
     run it again. An image is known by its content, a file as well as an object; a change of the encoder or of the
@@ -82,7 +84,15 @@ class UMEVQAPipeline(Pipeline):
         self._kept: OrderedDict[bytes, State] = OrderedDict()  # content → state, the last used at the end
         self._kept_for = None  # what those states depend on besides the content
 
-    def __call__(self, image=None, question=None, top_k: int | None = None, batch_size: int | None = None):
+    def __call__(
+        self,
+        image=None,
+        question=None,
+        top_k: int | None = None,
+        batch_size: int | None = None,
+        candidate_labels: list[str] | str | None = None,
+        min_probability: float | None = None,
+    ):
         r"""
         Args:
             image:
@@ -95,6 +105,12 @@ class UMEVQAPipeline(Pipeline):
                 calls. Not with rows, which bring their own.
             top_k (`int`, *optional*, defaults to 5): answers a question; all of them if the model knows fewer.
             batch_size (`int`, *optional*, defaults to 1): rows that go through the model together.
+            candidate_labels (`list[str]` or `str`, *optional*):
+                The choices, of which the probabilities are then; a string holds them with commas between. What the
+                model does not know as an answer is left out, with a warning that names it.
+            min_probability (`float`, *optional*):
+                Where no answer has as much, the list is one dict: its `answer` is "I do not know", its `guess` the
+                best answer, and `score` the probability of that.
 
         Returns:
             For one question: `list[dict]` of `{"answer": str, "score": float}`, the best first; scores are
@@ -102,13 +118,14 @@ class UMEVQAPipeline(Pipeline):
             list and one by one as they are ready for a generator or dataset.
 
         Raises:
-            ValueError: if an image cannot be read, a question is empty or not a string, or top_k or batch_size are not
-                whole numbers of 1 or more.
+            ValueError: if an image cannot be read, a question is empty or not a string, top_k or batch_size are not
+                whole numbers of 1 or more, the model knows none of the choices, or min_probability is none.
         """
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
         _check_count("batch_size", batch_size)
-        params = {**self._postprocess_params, **self._sanitize_parameters(top_k)[2]}
+        now = self._sanitize_parameters(top_k, candidate_labels, min_probability)[2]
+        params = {**self._postprocess_params, **now}
         rows = image if is_image(image) else _each(image)
         if is_image(image) or (question is not None and rows is None):
             return self._answer_batch([{"image": image, "question": question}], params)[0]
@@ -139,12 +156,20 @@ class UMEVQAPipeline(Pipeline):
         # Not by the base class' own batching: its collator keeps only the first question of a row.
         return self.run_single({"rows": rows}, {}, {}, params)
 
-    def _sanitize_parameters(self, top_k=None, **hub_kwargs):
+    def _sanitize_parameters(self, top_k=None, candidate_labels=None, min_probability=None, **hub_kwargs):
         # hub_kwargs: `pipeline(…)` hands over what it used itself, such as `local_files_only`.
-        if top_k is None:
-            return {}, {}, {}
-        _check_count("top_k", top_k)
-        return {}, {}, {"top_k": top_k}
+        params = {}
+        if top_k is not None:
+            _check_count("top_k", top_k)
+            params["top_k"] = top_k
+        if candidate_labels is not None:
+            params["choices"] = find_choices(candidate_labels, self.model.config.id2label)
+            if unknown := about_unknown(params["choices"]):
+                warnings.warn(unknown, stacklevel=3)
+        if min_probability is not None:
+            check_probability(min_probability)
+            params["min_probability"] = min_probability
+        return {}, {}, params
 
     def preprocess(self, inputs: dict) -> dict:
         """{"rows": R rows} → the model's inputs for all their questions together, and how many each row has.
@@ -234,12 +259,11 @@ class UMEVQAPipeline(Pipeline):
             self._kept_for = now
         return self._kept
 
-    def postprocess(self, outputs: dict, top_k: int = 5) -> list:
+    def postprocess(self, outputs: dict, top_k: int = 5, choices=None, min_probability: float | None = None) -> list:
         """Logits [Q, C] of all questions → a row's answers each, in the shape of its question."""
         config = self.model.config  # which answer a logit means, the model knows
-        answers = iter(
-            decode_logits(outputs["logits"], config.id2label, config.problem_type, min(top_k, len(config.id2label)))
-        )
+        logits, kind = outputs["logits"], config.problem_type
+        answers = iter(decode_choices(logits, config.id2label, kind, top_k, choices, min_probability))
         return [next(answers) if count is None else list(islice(answers, count)) for count in outputs["counts"]]
 
     def save_pretrained(self, save_directory, **kwargs):

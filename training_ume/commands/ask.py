@@ -1,16 +1,22 @@
-"""Ask a checkpoint questions about an image.
+"""Ask a checkpoint questions about an image, or all the questions of a table.
 
 ume ask runs/easy_vqa drawing.png
 ume ask runs/easy_vqa drawing.png "is there a circle?" "what shape is it?" --top_k 5
+ume ask runs/easy_vqa drawing.png "what shape is it?" --choices circle square --min_probability 0.6
+ume ask runs/easy_vqa drawing.png - < questions.txt
+ume ask runs/easy_vqa --data questions.csv --images pictures --out answers.csv
 
 Without a question, at a terminal, it waits for questions, one a line; an empty line or Ctrl-D ends. Either way the
-image is encoded once.
+image is encoded once. With `-` the questions come from elsewhere, one a line. A table's answers go into a CSV file as
+they come: the same command goes on where it was interrupted.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 
 from training_ume.commands import add_trust_option, command_parser
+from training_ume.commands.tables import add_table_options, load_table
 from training_ume.evaluation.asking import ask
 from training_ume.report.console import print_json
 
@@ -28,33 +34,130 @@ def typed() -> Iterator[str]:
         yield question
 
 
-def main(argv: list[str]) -> int:
+def piped() -> Iterator[str]:
+    """The questions that another program or a file gives, one a line; empty lines are passed over."""
+    for line in sys.stdin:
+        if line.strip():
+            yield line.strip()
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("ask", __doc__)
     parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
-    parser.add_argument("image", help="path or URL of an image")
-    parser.add_argument("questions", nargs="*", metavar="question", help="what to ask, in quotes; several are allowed")
-    parser.add_argument("--top_k", type=int, default=3, help="answers a question (default: 3)")
+    parser.add_argument("image", nargs="?", help="path or URL of an image")
+    parser.add_argument(
+        "questions", nargs="*", metavar="question",
+        help="what to ask, in quotes; several are allowed; - reads them from standard input, one a line",
+    )  # fmt: skip
+    parser.add_argument("--top_k", type=int, help="answers a question (default: 3, of a table 1)")
+    parser.add_argument(
+        "--choices", nargs="+", help="the answers to choose from; what the model does not know is left out, by name"
+    )
+    parser.add_argument(
+        "--min_probability", type=float, metavar="P", help='"I do not know" where no answer has this probability'
+    )
     parser.add_argument("--json", action="store_true", help="print a list of questions with their answers as JSON")
     add_trust_option(parser)
-    args = parser.parse_args(argv)
+    table = parser.add_argument_group("a table of questions, instead of an image")
+    add_table_options(table)
+    table.add_argument("--images", help="folder with the images")
+    table.add_argument("--source", help="a data set's name, for a table in its layout")
+    table.add_argument("--split", help="the part of a folder, of a Hub data set or of a table with a column split")
+    table.add_argument("--out", help="where the answers go, a .csv or .tsv file; what it holds is not asked again")
+    table.add_argument("--overwrite", action="store_true", help="begin the file anew")
+    table.add_argument("--skipped_log", help="leave out rows that cannot be used, and list them in this file")
+    table.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
+    table.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
+    args = parser.parse_intermixed_args(argv)  # options may stand between model and image
+    asks_table = args.data is not None or args.source is not None
+    if asks_table and (args.image is not None or args.json):
+        parser.error("--data and --source name a table: leave the image, questions and --json out")
+    if asks_table and args.out is None:
+        parser.error("--out is missing: name the file for the answers, for example --out answers.csv")
+    if not asks_table and args.out is not None:
+        parser.error("--out is for a table of questions: name it by --data, or leave --out out")
+    if not asks_table and args.image is None:
+        parser.error("there is no image: give one behind the model, or a table of questions by --data")
+    if "-" in args.questions and len(args.questions) > 1:
+        parser.error("- reads the questions from standard input: give it alone")
     if args.json and not args.questions:
         parser.error("--json needs the questions: give them behind the image, in quotes")
-    if not args.questions and not sys.stdin.isatty():
-        parser.error("there is no question: give one behind the image, in quotes, or type them at a terminal")
+    if not asks_table and not args.questions and not sys.stdin.isatty():
+        parser.error(
+            "there is no question: give one behind the image, in quotes, - to read them from standard input, or type "
+            "them at a terminal"
+        )
+    return args
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def ask_all(args: argparse.Namespace) -> None:
+    from training_ume.evaluation.asking_tables import ask_table, check_out  # loads what reads data sets
+
+    check_out(args.out, args.overwrite)
+    if args.batch_size < 1:
+        raise ValueError(f"batch_size={args.batch_size} is impossible: give 1 or more.")
+    skipping = {"on_error": "skip", "skipped_log": args.skipped_log} if args.skipped_log else {}
+    if args.source is None and not any(pair.startswith(("answer", "label")) for pair in args.columns):
+        args.columns = [*args.columns, "answer="]  # answers that a table has go along as they are
+    rows = load_table(args, say=say, **skipping)
+    asked = ask_table(
+        args.model,
+        rows,
+        args.out,
+        top_k=1 if args.top_k is None else args.top_k,
+        choices=args.choices,
+        min_probability=args.min_probability,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        overwrite=args.overwrite,
+        trust_remote_code=args.trust_remote_code,
+        say=say,
+    )
+    print(f"Asked {asked:,} of {len(rows):,} questions now; all answers are in {args.out}.")
+
+
+def ask_some(args: argparse.Namespace) -> None:
+    from_stdin = args.questions == ["-"]
+    questions = piped() if from_stdin else args.questions or typed()
+    answered = ask(
+        args.model,
+        args.image,
+        list(questions) if args.json else questions,
+        3 if args.top_k is None else args.top_k,
+        args.trust_remote_code,
+        args.choices,
+        args.min_probability,
+        say,
+    )
+    if args.json:
+        print_json([{"question": question, "answers": answers} for question, answers in answered])
+        return
+    for question, candidates in answered:
+        if args.questions:
+            print(question)
+        for candidate in candidates:
+            if "guess" in candidate:
+                print(f"  {candidate['answer']} (the best guess is {candidate['guess']}: {candidate['score']:.1%})")
+            else:
+                print(f"  {candidate['score']:6.1%}  {candidate['answer']}", flush=from_stdin)
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
     try:
-        answered = ask(args.model, args.image, args.questions or typed(), args.top_k, args.trust_remote_code)
-        if args.json:
-            print_json([{"question": question, "answers": answers} for question, answers in answered])
-            return 0
-        for question, candidates in answered:
-            if args.questions:
-                print(question)
-            for candidate in candidates:
-                print(f"  {candidate['score']:6.1%}  {candidate['answer']}")
+        if args.image is None:
+            ask_all(args)
+        else:
+            ask_some(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        kept = " What is answered is kept: repeat the command to go on." if args.image is None else ""
+        print(f"\nInterrupted.{kept}", file=sys.stderr)
         return 130
     return 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -14,7 +15,6 @@ from training_ume.data.order import in_image_order
 from training_ume.data.streaming import StreamedQuestions
 
 
-@torch.no_grad()
 def predict(
     model: UMEForVisualQuestionAnswering,
     collator: Callable,
@@ -34,8 +34,6 @@ def predict(
     Returns:
         `list[str]`: one answer a row, in the order of the rows.
     """
-    was_training = model.training
-    model.eval()
     if isinstance(dataset, StreamedQuestions):
         batches = dataset.batches(batch_size)
         loader = dataset.loader(batches, collator, num_workers=num_workers)
@@ -45,9 +43,25 @@ def predict(
         loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
     answers = [""] * len(order)
     positions = iter(order)
-    for batch in tqdm(loader, desc="answering", leave=False):
-        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-        for answer in model(**inputs, return_dict=True).logits.argmax(-1).tolist():
+    for logits in _logits(model, tqdm(loader, desc="answering", leave=False)):
+        for answer in logits.argmax(-1).tolist():
             answers[next(positions)] = model.config.id2label[answer]
-    model.train(was_training)
     return answers
+
+
+def batch_logits(
+    model: UMEForVisualQuestionAnswering, collator: Callable, dataset: Dataset, batch_size: int, num_workers: int = 0
+) -> Iterator[Tensor]:
+    """What the model says of a dataset's rows, in their order: logits [B, C] a batch, as it is ready."""
+    return _logits(model, DataLoader(dataset, batch_size, collate_fn=collator, num_workers=num_workers))
+
+
+def _logits(model: UMEForVisualQuestionAnswering, batches: Iterable[dict]) -> Iterator[Tensor]:
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        with torch.no_grad():
+            logits = model(**inputs, return_dict=True).logits
+        yield logits
+    model.train(was_training)
