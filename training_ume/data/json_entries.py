@@ -191,6 +191,7 @@ class _Document:
         self.scan_wanted = json.JSONDecoder(object_pairs_hook=hook).scan_once
         self.scan_other = json.JSONDecoder(object_pairs_hook=unique_keys).scan_once
         self.text, self.at, self.ended = "", 0, False
+        self.lines = 0  # before `text`
         self.decoder, self.count = None, 0
         self.found = False
 
@@ -209,7 +210,8 @@ class _Document:
             raise
         except (ValueError, RecursionError) as error:
             raise VQADataError(
-                f"{self.name} is not valid JSON ({error}): it may be cut off. Download it again."
+                f"{self.name} is not valid JSON ({error}) in what begins in line {self._line()}: it may be cut off. "
+                "Mend it, or download it again."
             ) from error
 
     def _top(self) -> Iterator[Any]:
@@ -323,6 +325,10 @@ class _Document:
             "leave it out."
         )
 
+    def _line(self) -> int:
+        """The line that `at` is in, counted from 1."""
+        return self.lines + self.text.count("\n", 0, self.at) + 1
+
     def _more(self) -> bool:
         """Reads on; what lies before `at` is let go."""
         if self.ended:
@@ -331,6 +337,7 @@ class _Document:
         if self.decoder is None:
             self.decoder = codecs.getincrementaldecoder(json.detect_encoding(content[:4]))("surrogatepass")
         self.ended = not content
+        self.lines += self.text.count("\n", 0, self.at)
         self.text = self.text[self.at :] + self.decoder.decode(content, self.ended)
         self.at = 0
         return True

@@ -75,7 +75,7 @@ class Source:
 
     def open(self, data: Any, split: str | None, name: str | None, cache_dir, problems: _Problems) -> Table:
         """Its table; what is wrong with a row that it joins is added to `problems`."""
-        return self.prepared(open_table(data, split, name, cache_dir, self.names(), self.key))
+        return self.prepared(open_table(data, split, name, cache_dir, self.key))
 
     def prepared(self, table: Table) -> Table:
         """The table with what is peculiar to the data set put right; the table itself where nothing is."""
@@ -89,10 +89,6 @@ class Source:
     def recognises_path(self, path: str) -> bool:
         """Whether a file or folder that is no table by itself is plainly this data set."""
         return False
-
-    def names(self) -> set[str]:
-        """The columns that it may have."""
-        return {column for layout in self.layouts for column in layout.columns.values() if column}
 
     def roles(self, table: Table) -> dict[str, str | None]:
         """By role, the column of the table, None for none: nothing is left to be guessed.

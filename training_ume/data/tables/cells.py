@@ -153,7 +153,7 @@ class Holding:
             return "lists" + empty
         number = f"{len(self.distinct):,}" if len(self.distinct) <= HEAD else f"over {HEAD:,}"
         kind = "numbers" if self.is_number else "texts" if self.kinds <= {"text", "whole", "number"} else "values"
-        return f"{number} different {kind}{empty}"
+        return f"{number} different {kind}{empty}" if number != "1" else f"one {kind[:-1]}{empty}"
 
 
 def is_picture(value: Any) -> bool:

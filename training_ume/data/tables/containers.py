@@ -29,9 +29,7 @@ from training_ume.data.tables.table import Table
 from training_ume.data.tables.text import suffix_of
 
 
-def open_table(
-    data: Any, split: str | None, name: str | None, cache_dir, known: set[str] = frozenset(), key: str | None = None
-) -> Table:
+def open_table(data: Any, split: str | None, name: str | None, cache_dir, key: str | None = None) -> Table:
     """
     Opens a table.
 
@@ -40,7 +38,6 @@ def open_table(
             `IterableDataset`, pandas or polars frame; a list of dicts, or a dict of lists.
         split, name: the part, and the configuration of a Hub data set.
         cache_dir: where files from the network are kept.
-        known: names of columns by which one separator is preferred to another.
         key: where in a JSON document the list of rows stands; left out, it is the only one.
 
     Raises:
@@ -67,9 +64,9 @@ def open_table(
     if isinstance(data, Mapping):
         return from_lists(data)
     if isinstance(data, (str, os.PathLike)):
-        return _from_path(os.fspath(data), split, name, cache_dir, known, key)
+        return _from_path(os.fspath(data), split, name, cache_dir, key)
     if isinstance(data, Sequence) and data and all(isinstance(item, (str, os.PathLike)) for item in data):
-        return from_files([os.fspath(item) for item in data], cache_dir, known, key)
+        return from_files([os.fspath(item) for item in data], cache_dir, key)
     if isinstance(data, Sequence) and not isinstance(data, (bytes, bytearray)):
         return from_entries(data)
     raise TypeError(
@@ -78,16 +75,16 @@ def open_table(
     )
 
 
-def _from_path(path: str, split: str | None, name: str | None, cache_dir, known: set[str], key: str | None) -> Table:
+def _from_path(path: str, split: str | None, name: str | None, cache_dir, key: str | None) -> Table:
     if "://" in path:
-        return from_files([path], cache_dir, known, key)
+        return from_files([path], cache_dir, key)
     if os.path.isdir(path):
-        return from_folder(path, split, name, cache_dir, known)
+        return from_folder(path, split, name, cache_dir)
     if os.path.isfile(path.partition("::")[0]):
-        return from_files([path], cache_dir, known, key)
+        return from_files([path], cache_dir, key)
     if glob.has_magic(path):
         if found := sorted(glob.glob(path, recursive=True)):
-            return from_files(found, cache_dir, known, key)
+            return from_files(found, cache_dir, key)
         raise VQADataError(f"No file fits {path}. Check the path.")
     looks_like_path = suffix_of(path) in SUFFIXES or path.startswith((".", "~", os.sep)) or path.count("/") > 1
     if looks_like_path or (os.altsep and os.altsep in path) or "\\" in path:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
 from training_ume.data.json_entries import VQADataError, check_count
+from training_ume.data.tables.cells import is_number
+from training_ume.data.tables.columns import KNOWN_NAMES, normal
 from training_ume.data.tables.table import BATCH, Batch, refuse_double_names
 from training_ume.data.tables.text import encoding_of, open_bytes, suffix_of
 
+# What Excel writes into the first line to say it.
+SAID_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -31,11 +36,14 @@ class Csv:
 
     label = "line {}"
 
-    def __init__(self, path: str, known: set[str] = frozenset()):
+    def __init__(self, path: str):
         self.path, self.notes = path, []
         self.encoding = encoding_of(path)
-        start = self._start()
-        self.separator = "\t" if suffix_of(path) == ".tsv" else _separator(start, known)
+        start, self.skipped = self._start(), 0
+        if said := SAID_SEPARATOR.match(start):
+            self.separator, self.skipped = said[1], 1
+        else:
+            self.separator = "\t" if suffix_of(path) == ".tsv" else _separator(start)
         records = list(islice(self._records(), 50))
         if not records:
             raise VQADataError(f"{path} is empty. Give a file with a line of column names and a line for each row.")
@@ -62,9 +70,11 @@ class Csv:
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """(number of its first line, cells) of each record; blank lines are none."""
         with self._text() as text:
+            for _ in range(self.skipped):
+                text.readline()
             reader = csv.reader(text, delimiter=self.separator, strict=True)
             while True:
-                line = reader.line_num + 1
+                line = reader.line_num + self.skipped + 1
                 try:
                     cells = next(reader, None)
                 except csv.Error as error:
@@ -124,7 +134,7 @@ class Csv:
         )
 
 
-def _separator(start: str, known: set[str]) -> str:
+def _separator(start: str) -> str:
     """The separator that parts all of the first records alike; of several the one whose header has the known names."""
     best = (0, 0, 0, ",")
     for order, separator in enumerate(SEPARATORS):
@@ -140,23 +150,26 @@ def _separator(start: str, known: set[str]) -> str:
             continue
         width = len(records[0])
         even = sum(len(cells) == width for cells in records) / len(records)
-        named = sum(name.strip().strip('"').lower() in known for name in records[0])
+        named = sum(normal(name.strip('"')) in KNOWN_NAMES for name in records[0])
         best = max(best, (named, even, -order, separator))
     return best[3]
 
 
 def _looks_like_data(names: list[str], rows: list[list[str]]) -> str:
     """Why a first line is no header but a row; "" where it may be one."""
+    if any(normal(name) in KNOWN_NAMES for name in names):
+        return ""
     for position, name in enumerate(names):
         lower = name.lower()
+        below = [row[position].strip() for row in rows if len(row) > position]
+        if name and name in below:
+            return f"{name!r} stands in its own column again"
         if lower.endswith((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")):
             return f"{name!r} is the name of a picture"
         if "://" in name:
             return f"{name!r} is an address"
         if name.endswith("?") and " " in name:
             return f"{name!r} is a question"
-        if name.lstrip("+-").replace(".", "", 1).isdecimal():
-            below = [row[position].strip() for row in rows if len(row) > position]
-            if below and all(cell.lstrip("+-").replace(".", "", 1).isdecimal() for cell in below if cell):
-                return f"{name!r} is a number, like those below it"
+        if is_number(name) and below and all(is_number(cell) for cell in below if cell):
+            return f"{name!r} is a number, like those below it"
     return ""

@@ -20,7 +20,7 @@ from training_ume.data.tables.text import suffix_of
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
-def from_files(paths: list[str], cache_dir, known: set[str], key: str | None = None) -> Table:
+def from_files(paths: list[str], cache_dir, key: str | None = None) -> Table:
     local = [_fetched(path, cache_dir) if "://" in path else path for path in paths]
     suffixes = {suffix_of(path) for path in paths}
     for path in local:
@@ -29,7 +29,7 @@ def from_files(paths: list[str], cache_dir, known: set[str], key: str | None = N
     if suffixes <= {".parquet", ".pq"}:
         table = _from_parquet(local)
     else:
-        table = _joined([_from_text(path, known, key) for path in local])
+        table = _joined([_from_text(path, key) for path in local])
     first = paths[0]
     if "://" in first:
         table.name, table.folder, table.own = first, first.rpartition("/")[0], False
@@ -109,14 +109,14 @@ def _from_parquet(paths: list[str]) -> Table:
     return Table(name, "parquet", list(schema.names), batches, types=types, classes=classes, rows=count)
 
 
-def _from_text(path: str, known: set[str], key: str | None) -> Table:
+def _from_text(path: str, key: str | None) -> Table:
     suffix = suffix_of(path)
     if suffix in (".jsonl", ".ndjson"):
         reader = JsonLines(path)
     elif suffix == ".json":
         reader = JsonLines(path) if is_json_lines(path) else Json(path, key)
     elif suffix in (".csv", ".tsv", ".tab", ".txt"):
-        reader = Csv(path, known)
+        reader = Csv(path)
     else:
         raise VQADataError(
             f"{path} has the suffix {suffix or '(none)'!r}, and tables are read from .csv, .tsv, .jsonl, .json and "

@@ -28,7 +28,7 @@ def part_of(parts: Mapping, split: str | None, name: str):
     return parts[split or "train"]
 
 
-def from_folder(path: str, split: str | None, name: str | None, cache_dir, known: set[str]) -> Table:
+def from_folder(path: str, split: str | None, name: str | None, cache_dir) -> Table:
     saved = [os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")]
     if any(saved):
         try:
@@ -42,15 +42,15 @@ def from_folder(path: str, split: str | None, name: str | None, cache_dir, known
         table.folder, table.took_split = os.path.abspath(path), saved[0]
         return table
     root = _part_folder(path, split)
-    table = _from_root(path, root, split, name, cache_dir, known)
+    table = _from_root(path, root, split, name, cache_dir)
     table.took_split = table.took_split or root != path
     return table
 
 
-def _from_root(path: str, root: str, split: str | None, name: str | None, cache_dir, known: set[str]) -> Table:
+def _from_root(path: str, root: str, split: str | None, name: str | None, cache_dir) -> Table:
     for metadata in METADATA:
         if os.path.isfile(os.path.join(root, metadata)):
-            table = from_files([os.path.join(root, metadata)], cache_dir, known)
+            table = from_files([os.path.join(root, metadata)], cache_dir)
             table.container = f"an ImageFolder with {metadata}"
             return table
     files = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
@@ -58,14 +58,14 @@ def _from_root(path: str, root: str, split: str | None, name: str | None, cache_
     if not tables and (labelled := _labelled(root)):
         return labelled
     if len(tables) == 1:
-        return from_files(tables, cache_dir, known)
+        return from_files(tables, cache_dir)
     if not tables and not any(_has_files(os.path.join(root, entry)) for entry in os.listdir(root)):
         raise VQADataError(
             f"{root} holds neither a table ({', '.join(SUFFIXES)}) nor pictures in folders named by their label."
         )
     parts = [file for file in tables if split and split in os.path.basename(file)]
     if parts and len({suffix_of(file) for file in parts}) == 1:
-        table = from_files(parts, cache_dir, known)
+        table = from_files(parts, cache_dir)
         table.took_split = True
         return table
     if tables and len({suffix_of(file) for file in tables}) > 1 and not split:

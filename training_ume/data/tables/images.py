@@ -138,7 +138,8 @@ class RowImages:
             if self.listing.has_file(path):
                 return path
         if unsafe is not None:
-            raise unsafe
+            advice = "give the folder that holds all pictures as images, and names that begin there"
+            raise _BadEntry(unsafe.kind, f"{unsafe.reason}; {advice}")
         return None
 
     def _from_another_machine(self, name: str) -> str | None:

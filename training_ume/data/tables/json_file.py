@@ -20,8 +20,15 @@ from training_ume.data.tables.table import BATCH, Batch
 from training_ume.data.tables.text import encoding_of, open_bytes
 
 
+class _Broken:
+    """What stands where an entry cannot be read, and why."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+
 class JsonLines:
-    """A table of one JSON object a line; a line that is none is an error with its number."""
+    """A table of one JSON object a line; a line that is none is a row that cannot be read, said by its number."""
 
     label, container = "line {}", "JSON lines"
 
@@ -38,18 +45,17 @@ class JsonLines:
                 if len(line) > MAX_ENTRY:
                     raise VQADataError(f"{self.path}, line {number} has more than {MAX_ENTRY:,} characters.")
                 if line.strip():
-                    yield number, self._value(number, line)
+                    yield number, self._value(line)
             text.detach()
 
-    def _value(self, number: int, line: str) -> Any:
+    def _value(self, line: str) -> Any:
         try:
             return json.loads(line, object_pairs_hook=unique_keys)
         except AmbiguousEntry as error:
-            raise VQADataError(f"{self.path}, line {number}: {error}. Leave one of them.") from error
+            return _Broken(f"{error}; leave one of them")
         except (ValueError, RecursionError) as error:
-            raise VQADataError(
-                f"{self.path}, line {number} is no JSON ({error}): {line.strip()[:60]!r}. Mend or delete the line."
-            ) from error
+            reason = getattr(error, "msg", error)
+            return _Broken(f"the line is no JSON ({reason}): {line.strip()[:60]!r}; mend or delete it")
 
     def batches(self) -> Iterator[tuple[Batch, list[tuple[int, str]]]]:
         return entry_batches(self)
@@ -115,7 +121,8 @@ class _Shape(_Document):
         top = next(iter(self))
         if top != "{":
             if top != "[":
-                raise VQADataError(f"{self.name} holds one value, and no list of rows. Give a table.")
+                what = "one value, and no list of rows" if top else "nothing"
+                raise VQADataError(f"{self.name} holds {what}. Give a list of objects, one a row.")
             return "[", None
         lists = [name for name, kind in self.kinds.items() if kind == "["]
         if key is not None and key in lists:
@@ -159,14 +166,17 @@ class _Shape(_Document):
 def _columns_of(table: JsonLines | Json) -> list[str]:
     """The keys of all entries, in the order that they first come in."""
     columns: dict[str, None] = {}
-    count = 0
-    for _, entry in table.entries():
+    count, broken = 0, None
+    for label, entry in table.entries():
         count += 1
         if isinstance(entry, dict):
             columns.update(dict.fromkeys(entry))
+        elif isinstance(entry, _Broken) and broken is None:
+            broken = f"{table.path}, {table.label.format(label)}: {entry.reason}."
     if not columns:
         raise VQADataError(
-            f"{table.path} holds {count} entries, and none of them is an object with keys. Give a list of objects."
+            broken
+            or f"{table.path} holds {count} entries, and none of them is an object with keys. Give a list of objects."
         )
     return list(columns)
 
@@ -179,7 +189,12 @@ def entry_batches(table) -> Iterator[tuple[Batch, list[tuple[Any, str]]]]:
         check_count(count, table.path)
         whole = [(label, entry) for label, entry in chunk if isinstance(entry, dict)]
         odd = [
-            (label, f"an entry must be an object, not {repr(entry)[:60]}")
+            (
+                label,
+                entry.reason
+                if isinstance(entry, _Broken)
+                else f"an entry must be an object with the columns as keys, not {repr(entry)[:60]}",
+            )
             for label, entry in chunk
             if not isinstance(entry, dict)
         ]

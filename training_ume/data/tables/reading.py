@@ -12,7 +12,7 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import FEATURES, _Problems
 from training_ume.data.sources.table import SOURCES, find_source
 from training_ume.data.tables.cells import HEAD, Holding, class_name, comparable
-from training_ume.data.tables.columns import find_columns, given_columns, normal
+from training_ume.data.tables.columns import KNOWN_NAMES, find_columns, given_columns, normal
 from training_ume.data.tables.containers import open_table
 from training_ume.data.tables.images import RowImages
 from training_ume.data.tables.understood import ColumnUse, Understood
@@ -36,9 +36,7 @@ class Reading:
         if self.source is not None:
             self.table = self.source.open(data, split, name, cache_dir, self.problems)
         else:
-            self.table = open_table(
-                data, split, name, cache_dir, {column for s in SOURCES.values() for column in s.names()}
-            )
+            self.table = open_table(data, split, name, cache_dir)
             seen = [known for known in SOURCES.values() if known.recognises(self.table)]
             if len(seen) == 1:
                 self.source, recognised = seen[0], True
@@ -55,6 +53,12 @@ class Reading:
             self.source.near if self.source else (),
             self.source.image_patterns if self.source else (),
         )
+        named = any(normal(column) in KNOWN_NAMES for column in table.columns)
+        if table.cells_are_text and not named and (shown := next(filter(self.finder.is_there, table.columns), None)):
+            raise VQADataError(
+                f"{table.name} seems to have no line of column names: {shown!r} in its first line is the name of a "
+                "picture that is there. Put a line such as image,question,answer on top."
+            )
         self.held, self.count = self._look()
         found = find_columns(table.columns, self.held, given, table.name, self.finder.is_there)
         if self.source:

@@ -79,15 +79,17 @@ class Rows(Reading):
                 if picture is not None:
                     self.finder.prefetch(picture[i] for i in kept)
                 batch: dict[str, list] = {name: [] for name in names}
+                used = []
                 for i in kept:
                     try:
                         row = self._row(cells, i, position + i, labels[i])
                     except _BadEntry as bad:
                         problems.add(bad.kind, table.name, self._said(labels[i], bad), bad.reason)
                         continue
+                    used.append(labels[i])
                     for name, value in zip(names, row, strict=True):
                         batch[name].append(value)
-                self._remember(batch, labels, kept)
+                self._remember(batch, used)
                 position += len(labels)
                 progress.update(len(labels))
                 yield batch
@@ -208,7 +210,7 @@ class Rows(Reading):
             return written(value) if isinstance(value, (bool, int, float)) else str(value)
         return float(value) if pa.types.is_floating(kind) else value
 
-    def _remember(self, batch: dict[str, list], labels, kept: list[int]) -> None:
+    def _remember(self, batch: dict[str, list], labels: list) -> None:
         """What can be judged at the end only: ids, and which rows have no answers."""
         start = len(self.ids)
         self.ids.extend(batch["question_id"] if self.id_type == pa.int64() else map(hash, batch["question_id"]))
@@ -220,7 +222,7 @@ class Rows(Reading):
             else:
                 self.without_answers.append(number)
                 if len(self.unanswered) < KEPT_PROBLEMS:
-                    self.unanswered.append(str(batch["question_id"][number - start]))
+                    self.unanswered.append(self.table.label.format(labels[number - start]))
 
     def _lacking_answers(self) -> set[int]:
         """Single rows without answers are an accident; a test set has no answers at all."""
@@ -228,11 +230,9 @@ class Rows(Reading):
             return set()
         column = ", ".join(map(repr, self._answer_columns()))
         for i, _ in enumerate(self.without_answers):
-            said = self.unanswered[i] if i < len(self.unanswered) else "?"
+            said = self.unanswered[i] if i < len(self.unanswered) else "a row"
             reason = "the row has no answer although others have; fill the cell, or leave the row out"
-            self.problems.add(
-                "question_without_annotation", self.table.name, f"question_id {said}, column {column}", reason
-            )
+            self.problems.add("question_without_annotation", self.table.name, f"{said}, column {column}", reason)
         return set(self.without_answers)
 
     def _same_ids(self, rows: datasets.Dataset) -> set[int]:
@@ -243,16 +243,32 @@ class Rows(Reading):
         order = np.argsort(ids, kind="stable")
         alike = ids[order][1:] == ids[order][:-1]
         suspects = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
-        seen, later = set(), set()
+        seen, later, said = set(), set(), {}
         for position in suspects.tolist():
             question_id = rows[position]["question_id"]
             if question_id in seen:
                 later.add(position)
-                said = f"question_id {question_id}, column {self.column['question_id']!r}"
-                reason = "this id came before; the first row counts. Ids must differ"
-                self.problems.add("duplicate_question_id", self.table.name, said, reason)
+                said[question_id] = []
             seen.add(question_id)
+        if later:
+            self._find_rows(said)
+        column = self.column["question_id"]
+        for question_id, places in said.items():
+            for place in places[1:]:
+                reason = f"the id {question_id!r} stands in {places[0]}, too; the first row counts. Make ids differ"
+                self.problems.add("duplicate_question_id", self.table.name, f"{place}, column {column!r}", reason)
         return later
+
+    def _find_rows(self, places: dict[int | str, list[str]]) -> None:
+        """Which rows have these ids: the table is read once more rather than each row's place kept."""
+        for (labels, cells), _ in self.table.batches():
+            for i in self._fitting(cells, len(labels)):
+                try:
+                    question_id = self._id(cells[self.column["question_id"]][i])
+                except _BadEntry:
+                    continue
+                if question_id in places:
+                    places[question_id].append(self.table.label.format(labels[i]))
 
     def _broken(self, rows: datasets.Dataset) -> set[int]:
         paths = rows["image"][:]

@@ -116,13 +116,13 @@ def encoding_of(path: str) -> str:
 
 
 def _not_utf8(path: str, number: int, line: bytes, error: UnicodeDecodeError) -> str:
+    base = os.path.basename(path)
     near = line[max(0, error.start - 20) : error.start + 20]
     western = near.decode("cp1252", errors="replace").strip()
     return (
         f"{path}, line {number}: the byte 0x{line[error.start]:02X} is no UTF-8, so the file is in another encoding. "
         f"As Windows-1252, which Excel writes in Western Europe, it would read {western!r}: if that is right, save it "
-        f"as 'CSV UTF-8', or convert it with: iconv -f WINDOWS-1252 -t UTF-8 {os.path.basename(path)} > utf8_"
-        f"{os.path.basename(path)}"
+        f"as UTF-8 (Excel: 'CSV UTF-8'), or convert it with: iconv -f WINDOWS-1252 -t UTF-8 {base} > utf8_{base}"
     )
 
 
