@@ -22,6 +22,8 @@ SWEPT = {
 }  # fmt: skip
 # Sources that `data` is not for: they have their own place, or are one.
 WITHOUT_DATA = ("easy_vqa", "hub", "stream")
+# Sources with fields of their own; all others are layouts of a table, or tables that are made.
+OWN_FIELDS = (*WITHOUT_DATA, "vqa_v2")
 # Of the pictures of a single table, held out to choose the epoch where nothing else is said.
 HELD_OUT = 0.15
 
@@ -162,7 +164,7 @@ class DataArguments:
         if self.source is None and self.data is None:
             self.source = "vqa_v2"
         self._check_table()
-        if self.data is not None:
+        if self.is_table:
             pass
         elif self.source == "vqa_v2":
             # Blind training never opens an image, so it needs no folder.
@@ -212,36 +214,40 @@ class DataArguments:
         for name in PAIRS:
             if isinstance(getattr(self, name), str):
                 setattr(self, name, pairs(name, [getattr(self, name)]))
-        if self.data is not None:
-            if self.source in WITHOUT_DATA:
-                raise ValueError(
-                    f"source={self.source!r} contradicts data, which is read from where it lies: leave source out "
-                    "(`--source null`), or name a layout such as slake."
-                )
+        if self.data is not None and self.source in WITHOUT_DATA:
+            raise ValueError(
+                f"source={self.source!r} contradicts data, which is read from where it lies: leave source out "
+                "(`--source null`), or name a layout such as slake."
+            )
+        hint = "" if self.data is not None or not self.is_table else nearest(self.source, OWN_FIELDS)
+        if hint:
+            raise ValueError(f"source={self.source!r} is not known.{hint}")
+        if self.is_table:
             foreign = [name for name in sorted(OF_THE_LAYOUT - {"source", "dataset_config"}) if getattr(self, name)]
             if foreign:
-                raise ValueError(f"{', '.join(foreign)} and data are both given: leave one of them out.")
+                given = "data" if self.data is not None else f"source={self.source!r}"
+                raise ValueError(f"{', '.join(foreign)} and {given} are both given: leave one of them out.")
             return
         for name in ("images", "columns", "where", "eval_data", "split_by"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is about a table of your own: give it with --data FILE.")
-        if self.source not in (*WITHOUT_DATA, "vqa_v2"):
-            hint = nearest(self.source, (*WITHOUT_DATA, "vqa_v2"))
-            raise ValueError(
-                f"source={self.source!r} is at most the layout of a file: give that as --data FILE.{hint}"
-            )
+
+    @property
+    def is_table(self) -> bool:
+        """Whether rows are those of `load_rows`: of a table, or of a source that has a place of its own."""
+        return self.data is not None or self.source not in OWN_FIELDS
 
     @property
     def held_out(self) -> float | None:
         """The share of the training images to validate on: with a single table, some are held out in any case."""
-        if self.data is not None and self.validation_fraction is None and not self.has_eval_part:
+        if self.is_table and self.validation_fraction is None and not self.has_eval_part:
             return HELD_OUT
         return self.validation_fraction
 
     @property
     def has_eval_part(self) -> bool:
         """Whether there is data beside the training part: to validate on, or, with a validation_fraction, to test."""
-        if self.data is not None:
+        if self.is_table:
             return self.eval_data is not None or self.eval_split is not None
         given = {"easy_vqa": True, "vqa_v2": self.eval_questions is not None, "hub": self.eval_split is not None}
         return given[self.source]

@@ -23,7 +23,7 @@ from transformers import HfArgumentParser
 
 from configuration_ume import RECIPES
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments, check_together
-from configuration_ume.data_arguments import OF_THE_LAYOUT, PAIRS, SWEPT
+from configuration_ume.data_arguments import OF_THE_LAYOUT, OWN_FIELDS, PAIRS, SWEPT
 from configuration_ume.training_arguments import NOT_COMPARED
 from configuration_ume.values import load_yaml, pairs, plain, scalar_text, truth_or_text
 from modeling_ume.own_heads_ume import FILE
@@ -203,9 +203,13 @@ def parse_recipe(
     values = _read_yaml(path)
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
     # What names other data takes the place of all that the recipe says of where its own lie.
-    given = {argument.split("=")[0].lstrip("-").replace("-", "_") for argument in argv[1:] if argument[:2] == "--"}
-    if "data" in given:
-        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given))
+    given = {}
+    for argument, behind in itertools.zip_longest(argv[1:], argv[2:]):
+        field, equals, value = argument.partition("=")
+        if field.startswith("--"):
+            given[field[2:].replace("-", "_")] = value if equals else behind
+    if "data" in given or given.get("source") not in (None, "null", *OWN_FIELDS):
+        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given.keys()))
     return _recipes(parser, path, path.stem, argv)
 
 
@@ -231,7 +235,7 @@ def make_recipe(
         path = _recipe_path(os.fspath(recipe))
         values = _read_yaml(path)
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
-    if fields.get("data") is not None:
+    if fields.get("data") is not None or fields.get("source") not in (None, *OWN_FIELDS):
         parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT))
     parser.set_defaults(
         **_parse_yaml_values(parser, Path("ume.train"), {name: _yaml(v) for name, v in fields.items()})

@@ -16,7 +16,10 @@ from training_ume.records.files import first_line
 def build_tokenizer(args: ModelArguments, train: Dataset):
     """The text model's tokenizer, the one that is named, or a word-level one made from the training questions."""
     if args.tokenizer == "words":
-        return words_tokenizer(train["question"][:], args.text_config.get("max_position_embeddings"))
+        texts = train["question"][:]
+        if not any(map(str.split, texts)):  # pictures alone: a tokenizer has to know some word
+            texts = [answer for answers in train["answers"][:] for answer in answers]
+        return words_tokenizer(texts, args.text_config.get("max_position_embeddings"))
     name, revision = (args.text_model, args.text_revision) if args.text_model else (args.tokenizer, None)
     try:
         return load_tokenizer(name, revision=revision or "main")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
-from configuration_ume.arguments import DataArguments
+from configuration_ume.data_arguments import HELD_OUT, DataArguments
 from training_ume.data.answers import AnswerVocabulary, several_spellings
 from training_ume.data.load import load_vqa, skipped_entries
 from training_ume.data.order import in_image_order
 from training_ume.data.pictures import shared_pictures
-from training_ume.data.splits import split_by_image
+from training_ume.data.sources.table import find_source
+from training_ume.data.splits import split_rows
 from training_ume.data.streaming import StreamedQuestions, open_shards, write_shards
+from training_ume.data.tables.load import load_rows, understand
 from training_ume.evaluation.baselines import score_baselines
 from training_ume.evaluation.scores import fitting_score
 
@@ -38,6 +41,8 @@ class VQAData:
     summary: dict
     baselines: dict[str, dict]
     remarks: dict  # what a reader of the scores should know: spellings taken as one, pictures on both sides
+    understood: dict | None = None  # of a user's own table: which column is what, by part
+    inputs: str = "both"  # what there is for a model to see, of what the recipe says
 
     def parts(self) -> dict[str, Dataset | StreamedQuestions]:
         """All rows that a model sees, by what they are for."""
@@ -47,7 +52,12 @@ class VQAData:
 # -------------------------------------------------------------------------------------------------------------- data
 
 
-def load_data(args: DataArguments, log_dir: str | Path) -> VQAData:
+def load_data(
+    args: DataArguments,
+    log_dir: str | Path,
+    rows: Mapping[str, Dataset] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> VQAData:
     """
     Loads what to train on, to validate on and to score, the latter two in image order, and chooses the answers.
 
@@ -55,15 +65,28 @@ def load_data(args: DataArguments, log_dir: str | Path) -> VQAData:
     recipe has any, is scored once at the end; otherwise the validation questions serve for both.
     Training questions whose most common answer is not among them are left out and counted: with cross-entropy they
     teach nothing, and every model gets the same questions. All this was decided for shards when they were written.
+
+    Args:
+        log_dir (path): where entries that are left out are listed.
+        rows (*optional*): the rows of `train`, and of `validation` and `test` where there are any, in place of what
+            the arguments name.
+        say (callable, *optional*): is given what a table was understood to be, before its rows are read.
     """
     if args.source == "stream":
         return load_shards(args)
-    train = load_split(args, "train", log_dir)
-    evaluated = {}  # by name; the last of them is what is scored
-    if args.validation_fraction is not None:
-        train, evaluated["validation"] = split_by_image(train, args.validation_fraction, args.split_seed)
-    if args.has_eval_part:
-        evaluated["test" if evaluated else "validation"] = load_split(args, "eval", log_dir)
+    understood: dict[str, dict] = {}
+    if rows is not None:
+        train, evaluated = rows["train"], {name: rows[name] for name in ("validation", "test") if name in rows}
+        if "validation" not in evaluated:
+            train, held_out = split_rows(train, args.held_out or HELD_OUT, args.split_seed, args.split_by)
+            evaluated = {"validation": held_out, **evaluated}
+    else:
+        train = load_split(args, "train", log_dir, understood, say)
+        evaluated = {}  # by name; the last of them is what is scored
+        if args.held_out is not None:
+            train, evaluated["validation"] = split_rows(train, args.held_out, args.split_seed, args.split_by)
+        if args.has_eval_part:
+            evaluated["test" if evaluated else "validation"] = load_split(args, "eval", log_dir, understood, say)
     train = first_rows(train, args.max_train_questions)
     evaluated = {name: first_rows(part, args.max_eval_questions) for name, part in evaluated.items()}
     for name, part in {"train": train, **evaluated}.items():
@@ -97,7 +120,38 @@ def load_data(args: DataArguments, log_dir: str | Path) -> VQAData:
         },
         "pictures_trained_on": {name: shared_pictures(part, train) for name, part in evaluated.items()},
     }
-    return VQAData(train, evaluated["validation"], scored, scored_on, vocabulary, summary, baselines, remarks)
+    inputs = what_there_is(args.inputs, train)
+    return VQAData(
+        train,
+        evaluated["validation"],
+        scored,
+        scored_on,
+        vocabulary,
+        summary,
+        baselines,
+        remarks,
+        understood or None,
+        inputs,
+    )
+
+
+def what_there_is(inputs: str, rows: Dataset) -> str:
+    """
+    What a model sees of these rows: both, or the one that any row has where no row has the other.
+
+    Raises:
+        ValueError: where no row has what `inputs` asks for.
+    """
+    there = [name for name, column in (("question", "question"), ("image", "image")) if any(rows[column][:])]
+    if inputs == "both" and len(there) == 2:
+        return inputs
+    if not there or (inputs != "both" and inputs not in there):
+        missing = "question or image" if not there else inputs
+        raise ValueError(
+            f"inputs={inputs!r}, but no row has any {missing}: say with --columns which column it is in, or choose "
+            f"other inputs."
+        )
+    return there[0] if inputs == "both" else inputs
 
 
 def load_shards(args: DataArguments) -> VQAData:
@@ -152,11 +206,30 @@ def shard_data(args: DataArguments, folder: str | Path, shards: int | None = Non
     return write_shards(parts, facts, folder, shards)
 
 
-def load_split(args: DataArguments, part: str, log_dir: str | Path) -> Dataset:
-    """The rows of `part` (`"train"` or `"eval"`), as the data arguments describe them."""
+def load_split(
+    args: DataArguments,
+    part: str,
+    log_dir: str | Path,
+    understood: dict[str, dict] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Dataset:
+    """
+    The rows of `part` (`"train"` or `"eval"`), as the data arguments describe them.
+
+    Args:
+        understood (*optional*): what a table is taken for is put into it, by part; `say` is given it as text.
+    """
     common = {"on_error": args.on_error}
     if args.on_error == "skip":
         common["skipped_log"] = Path(log_dir) / f"skipped_{part}.tsv"
+    if args.is_table:
+        table, options = table_of(args, part)
+        found = understand(table, **options)
+        if understood is not None:
+            understood[part] = found.as_dict()
+        if say is not None:
+            say(found.table())
+        return load_rows(table, **options, **common)
     if args.source == "easy_vqa":
         return load_vqa("easy_vqa", split="train" if part == "train" else "test", **common)
     if args.source == "hub":
@@ -165,6 +238,19 @@ def load_split(args: DataArguments, part: str, log_dir: str | Path) -> Dataset:
         return load_vqa(args.dataset_name, name=args.dataset_config, split=split, images=images, **common)
     names = ("questions", "annotations", "images", "image_pattern")
     return load_vqa("vqa_v2", **{name: getattr(args, f"{part}_{name}") for name in names}, **common)
+
+
+def table_of(args: DataArguments, part: str) -> tuple[str | list[str] | None, dict]:
+    """The table of a part, and the arguments of `load_rows` that go with it."""
+    files = args.data if part == "train" or args.eval_data is None else args.eval_data
+    if files is None and (source := find_source(args.source)).needs_data:
+        raise ValueError(
+            f"source={args.source!r} is the layout of a file: give it with --data. It is at {source.url}."
+        )
+    options = {name: getattr(args, name) for name in ("source", "images", "columns", "where")}
+    options["split"] = args.train_split if part == "train" else args.eval_split
+    options["name"] = args.dataset_config
+    return files[0] if files is not None and len(files) == 1 else files, options
 
 
 def first_rows(dataset: Dataset, count: int | None) -> Dataset:
@@ -177,8 +263,10 @@ def describe_data(data: VQAData) -> str:
     left_out = summary["train_questions_left_out"]
     fits = fitting_score(data.scored["answers"][:])
     parts = {"train": "training", "validation": "validation", "test": "test"}
+    asked = {"both": "questions", "question": "questions", "image": "rows"}[data.inputs]
     counts = [
-        f"{summary[f'{name}_questions']:,} {adjective} questions about {summary[f'{name}_images']:,} images"
+        f"{summary[f'{name}_questions']:,} {adjective} {asked}"
+        + ("" if data.inputs == "question" else f" about {summary[f'{name}_images']:,} images")
         for name, adjective in parts.items()
         if f"{name}_questions" in summary
     ]
@@ -212,3 +300,20 @@ def describe_data(data: VQAData) -> str:
                 f"names): the {name} scores are not those of unseen pictures."
             )
     return "\n".join(lines)
+
+
+def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset] | None = None) -> list[str]:
+    """What was decided because the recipe does not say it, a sentence each."""
+    lines = []
+    nothing_to_validate_on = args.is_table and args.validation_fraction is None and not args.has_eval_part
+    if nothing_to_validate_on and (rows is None or "validation" not in rows):
+        what = "pictures" if args.split_by is None else f"values of {args.split_by}"
+        what = "questions" if args.split_by is None and data.inputs == "question" else what
+        lines.append(
+            f"Nothing to validate on is given: {HELD_OUT:.0%} of the {what} are held out to choose the epoch, and "
+            "scored. Give --eval_data, or another --validation_fraction."
+        )
+    if data.inputs != args.inputs:
+        without = {"image": "question", "question": "image"}[data.inputs]
+        lines.append(f"No row has any {without}: the model sees the {data.inputs} alone (inputs={data.inputs}).")
+    return lines

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from training_ume.build.model import build_model, count_parameters, encoder_sour
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.data.answers import AnswerVocabulary
+from training_ume.data.inputs import BLIND
 from training_ume.data.streaming import StreamedQuestions
+from training_ume.data.unknown import unknown_tokens, unknown_warning
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.scores import score_answers
 from training_ume.features.store import open_features
@@ -37,20 +41,25 @@ from training_ume.records.predictions import PREDICTIONS, prediction_rows, write
 from training_ume.records.run_folder import Run, check_output, check_same_arguments, run_arguments
 from training_ume.report.console import print_table
 from training_ume.training.plan import how_to_resume, plan, plan_runs  # noqa: F401  (named here before)
-from training_ume.training.prepare import VQAData, describe_data, load_data
+from training_ume.training.prepare import VQAData, choices_made, describe_data, load_data
 from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
 
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def train_and_evaluate(recipe: Recipe) -> dict:
+def train_and_evaluate(recipe: Recipe, rows: Mapping[str, Dataset] | None = None) -> dict:
     """
     Trains what a recipe says, scores it and writes everything into `recipe.training.output_dir`.
 
     Each run's folder holds the best model with its processor, its checkpoints, `arguments.json` and `results.json`;
     the results of the output folder also have the `comparison` of all runs. LoRA runs hold the merged model, and
     in `adapter` the adapter together with its base.
+
+    Args:
+        recipe (`Recipe`): see `parse_recipe` and `make_recipe`.
+        rows (*optional*): the rows of `train`, and of `validation` and `test` where there are any, as `load_rows`
+            makes them, in place of what the recipe's data fields name.
 
     Returns:
         `dict`: the results as written to `output_dir/results.json`.
@@ -71,10 +80,12 @@ def train_and_evaluate(recipe: Recipe) -> dict:
     before = files_of_runs(output_dir) if writes and recipe.training.overwrite_output else {}
     if recipe.training.device.type == "cpu":
         keep_freed_memory()
-    prepared = Prepared(output_dir)
+    prepared = Prepared(output_dir, rows)
     if before:  # not deleted before the data is known to load and the models to build
         for each in recipe.sweep or (recipe,):
-            rehearse([run for of, run in planned if of is each], each, *prepared(each))
+            data, tokenizer = prepared(each)
+            own = [as_there_is(of, run, data) for of, run in planned if of is each]
+            rehearse([run for _, run in own], own[0][0], data, tokenizer)
         clear(before)
     if before and (left := not_of_runs(output_dir)):
         say(recipe.training, f"Left in {output_dir}, as not written by a run: {', '.join(left)}.")
@@ -82,6 +93,7 @@ def train_and_evaluate(recipe: Recipe) -> dict:
     data, _ = prepared(recipe)
     for number, (each, run) in enumerate(planned, 1):
         facts = prepared(each)
+        each, run = as_there_is(each, run, facts[0])
         say(recipe.training, f"\nRun {number} of {len(planned)}: {run.name}, seed {run.seed} → {run.folder}")
         finished.append(train_one(run, each, *facts))
     results = summarise(recipe, [run for _, run in planned], finished, data)
@@ -100,23 +112,43 @@ class Prepared:
 
     Args:
         log_dir (path): where entries that are left out are listed.
+        rows (*optional*): see `train_and_evaluate`.
     """
 
-    def __init__(self, log_dir: str | Path):
-        self.log_dir = log_dir
+    def __init__(self, log_dir: str | Path, rows: Mapping[str, Dataset] | None = None):
+        self.log_dir, self.rows = log_dir, rows
         self.loaded: dict[str, VQAData] = {}
         self.tokenizers: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, recipe: Recipe) -> tuple[VQAData, Any]:
         key = repr(recipe.data)
         if key not in self.loaded:
-            self.loaded[key] = load_data(recipe.data, log_dir=self.log_dir)
-            say(recipe.training, describe_data(self.loaded[key]))
+            heard = partial(say, recipe.training)
+            self.loaded[key] = load_data(recipe.data, self.log_dir, self.rows, heard)
+            heard(describe_data(self.loaded[key]))
+            for line in choices_made(recipe.data, self.loaded[key], self.rows):
+                heard(line)
         data, model = self.loaded[key], recipe.model
         words = (key, *map(repr, (model.tokenizer, model.text_model, model.text_revision, model.text_config)))
         if words not in self.tokenizers:
-            self.tokenizers[words] = build_tokenizer(model, data.train)
+            self.tokenizers[words] = tokenizer = build_tokenizer(model, data.train)
+            if data.inputs != "image":
+                parts = {"training": data.train, data.scored_on: data.scored}
+                unknown = {name: unknown_tokens(tokenizer, part["question"][:]) for name, part in parts.items()}
+                data.remarks["unknown_tokens"] = unknown
+                for line in unknown_warning(unknown):
+                    say(recipe.training, line)
         return data, self.tokenizers[words]
+
+
+def as_there_is(recipe: Recipe, run: Run, data: VQAData) -> tuple[Recipe, Run]:
+    """A run, and its recipe, that see of questions and images what the rows have."""
+    if data.inputs == recipe.data.inputs or run.inputs != "both":
+        return recipe, run
+    name = next(name for name, sees in BLIND.items() if sees == data.inputs)
+    name = run.name.replace(run.fusion, name, 1)
+    recipe = recipe._replace(data=dataclasses.replace(recipe.data, inputs=data.inputs))
+    return recipe, dataclasses.replace(run, inputs=data.inputs, name=name)
 
 
 def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
@@ -234,6 +266,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         **({"lora": facts} if model_args.lora_r else {}),
         "data": data.summary,
         "remarks": data.remarks,
+        **({"understood": data.understood} if data.understood else {}),
         "arguments": arguments,
         "environment": environment(),
     }
@@ -365,6 +398,7 @@ def summarise(recipe: Recipe, runs: list[Run], finished: list[dict], data: VQADa
             "baselines": data.baselines,
             "data": data.summary,
             "remarks": data.remarks,
+            **({"understood": data.understood} if data.understood else {}),
             "arguments": finished[0]["arguments"],
             "environment": finished[0]["environment"],
             "runs": [str(run.folder.relative_to(recipe.training.output_dir)) for run in runs],
