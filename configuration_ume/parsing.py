@@ -210,6 +210,8 @@ def parse_recipe(
             given[field[2:].replace("-", "_")] = value if equals else behind
     if "data" in given or given.get("source") not in (None, "null", *OWN_FIELDS):
         parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given.keys()))
+    elif given.get("source") in OWN_FIELDS:
+        parser.set_defaults(data=None)
     return _recipes(parser, path, path.stem, argv)
 
 
@@ -237,6 +239,8 @@ def make_recipe(
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
     if fields.get("data") is not None or fields.get("source") not in (None, *OWN_FIELDS):
         parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT))
+    elif fields.get("source") in OWN_FIELDS:
+        parser.set_defaults(data=None)
     parser.set_defaults(
         **_parse_yaml_values(parser, Path("ume.train"), {name: _yaml(v) for name, v in fields.items()})
     )

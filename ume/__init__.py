@@ -15,6 +15,7 @@ HOMES = {
     "FUSIONS": "modeling_ume",
     "FusionHead": "modeling_ume",
     "FusionOutput": "modeling_ume",
+    "Run": "ume.runs",
     "Stream": "modeling_ume",
     "UMEConfig": "modeling_ume",
     "UMEForImageTextRetrieval": "modeling_ume",
@@ -28,11 +29,13 @@ HOMES = {
     "export_onnx": "training_ume.serve.onnx_export",
     "load_checkpoint": "training_ume.evaluation.load",
     "load_rows": "training_ume.data.tables.load",
+    "load_run": "ume.runs",
     "load_vqa": "training_ume.data.load",
     "parse_recipe": "configuration_ume.parsing",
     "publish": "training_ume.hub.publish",
     "register_fusion": "modeling_ume",
     "split_by_image": "training_ume.data.splits",
+    "train": "ume.runs",
     "train_and_evaluate": "training_ume.training.run",
 }
 
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from training_ume.hub.publish import publish
     from training_ume.serve.onnx_export import export_onnx
     from training_ume.training.run import train_and_evaluate
+    from ume.runs import Run, load_run, train
 
     __version__: str
 

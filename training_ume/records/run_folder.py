@@ -37,7 +37,8 @@ def check_output(training: UMETrainingArguments, several: bool = False) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not allowed:
         raise ValueError(
             f"The output folder {folder} is not empty. Add --resume_from_checkpoint to go on with what was begun "
-            "there, --overwrite_output to start anew, or choose another --output_dir."
+            "there, --overwrite_output to start anew, or choose another --output_dir (in Python "
+            "resume_from_checkpoint=True, overwrite_output=True, output_dir=…)."
         )
     if not training.resume_from_checkpoint:
         return
