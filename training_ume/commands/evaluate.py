@@ -2,21 +2,29 @@
 
 ume evaluate runs/easy_vqa --source easy_vqa --baselines question_only image_only --out easy_vqa.json
 ume evaluate runs/vqa --questions v2_Questions_Test.zip --images test2015 --challenge_file test.json
+ume evaluate runs/own --part validation --by language answer_type
+ume evaluate runs/own --data other.csv --images pictures --scores macro_f1 auroc
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from configuration_ume.scores import NAMES, in_order, measured_by
+from configuration_ume.scores import FURTHER, NAMES, in_order, measured_by
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
+from training_ume.commands.tables import add_table_options, load_table, table_arguments
 from training_ume.data.inputs import BLIND, LEFT
-from training_ume.evaluation.evaluate import DROP_RATES, evaluate_checkpoint
+from training_ume.data.sources.table import SOURCES
+from training_ume.data.tables.load import understand
+from training_ume.evaluation.evaluate import DROP_RATES, OPEN_CLOSED, evaluate_checkpoint
+from training_ume.evaluation.measures import check_scores
+from training_ume.evaluation.wups import VARIABLE, find_wordnet
 from training_ume.records.files import write_json
 from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table
 from training_ume.report.curves import plot_robustness
+from training_ume.training.parts import PARTS, describe_trained_on, run_part, trained_on
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -25,6 +33,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     answers = "annotations JSON; left out: answer the questions without scoring"
     add_data_options(data, annotations=answers, source="vqa_v2")
+    data.set_defaults(source=None)  # of a table it may be left out
+    add_table_options(data)
+    data.add_argument(
+        "--part", choices=PARTS, help="the rows of the run itself: those that were held out, its test rows, or its own"
+    )
     data.add_argument(
         "--skipped_log",
         help="leave out questions that cannot be used (a missing image and the like) and list them in this file; "
@@ -32,6 +45,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     data.add_argument("--max_questions", type=int, help="only the first so many questions")
     data.add_argument("--max_question_length", type=int, help="longest question in tokens; the rest is cut off")
+    further = parser.add_argument_group("scores")
+    further.add_argument(
+        "--scores",
+        nargs="+",
+        metavar="SCORE",
+        default=None,
+        help=f"further ones: {', '.join(FURTHER)}, or wups for both of these (default: those that the data set is "
+        "judged by)",
+    )
+    further.add_argument(
+        "--by",
+        nargs="+",
+        metavar="COLUMN",
+        default=None,
+        help=f"show every score by the values of these columns, with intervals; {OPEN_CLOSED} tells those with "
+        "yes or no from the others (default: the columns that the data set is judged by)",
+    )
+    further.add_argument(
+        "--wordnet", metavar="DIR", help=f"folder with WordNet's files, for WUPS (default: the variable {VARIABLE})"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", help="results JSON: scores, overall and per type of question and answer")
     output.add_argument(
@@ -78,12 +111,29 @@ def check(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict:
     check(args)
+    check_sources(args)
     if args.drop:
         if args.out is None:
             raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
         need_matplotlib()
-    dataset = load_named(args, on_error="skip" if args.skipped_log else "raise", skipped_log=args.skipped_log)
-    asked = asked_in(args) if args.skipped_log or args.challenge_file else None
+    skipping = {"on_error": "skip" if args.skipped_log else "raise", "skipped_log": args.skipped_log}
+    source, remarks, asked = None, [], None
+    if args.part is not None:
+        dataset, source, remarks = run_part(args.model, args.part)
+    elif args.data is not None or args.source in SOURCES.keys() - {"vqa_v2", "easy_vqa"}:
+        data, given = table_arguments(args)
+        source = understand(data, **given).source
+        dataset = load_table(args, **skipping)
+        asked = {number: number for number in dataset["question_id"][:]} if args.challenge_file else None
+    else:
+        args.source = args.source or "vqa_v2"
+        dataset = load_named(args, **skipping)
+        asked = asked_in(args) if args.skipped_log or args.challenge_file else None
+    args.source = source or args.source
+    chosen, by, why_not = chosen_scores(args, source, dataset)
+    remarks += why_not
+    found = None if args.part is not None else trained_on(args.model, dataset)
+    remarks += [sentence] if (sentence := describe_trained_on(found)) else []
     left_out = {"unusable": 0 if asked is None else len(asked) - len(dataset)}
     if args.max_questions is not None:
         left_out["beyond_max_questions"] = max(0, len(dataset) - args.max_questions)
@@ -102,22 +152,92 @@ def evaluate(args: argparse.Namespace) -> dict:
         drop_rates=args.rate,
         drop_seed=args.drop_seed,
         trust_remote_code=args.trust_remote_code,
+        scores=chosen,
+        by=by,
+        wordnet=args.wordnet,
     )
+    results |= {"remarks": remarks} | ({} if found is None else {"trained_on": found})
     results["left_out"] = {why: count for why, count in left_out.items() if count}
     return {**results, "data": {key: value for key, value in vars(args).items() if key not in ("model", "json")}}
+
+
+def chosen_scores(args: argparse.Namespace, source: str | None, dataset) -> tuple[list[str], list[str], list[str]]:
+    """The further scores, the columns by which to show all of them, and why some are left out (sentences)."""
+    if not any(dataset["answers"][:]):
+        return args.scores or [], args.by or [], []
+    judged, remarks = next((known for known in SOURCES.values() if source in (known.name, known.title)), None), []
+    scores, by = args.scores, args.by
+    if scores is None:
+        scores = [name for name in (judged.scores if judged else ()) if name in FURTHER]
+        try:
+            if any(name.startswith("wups_") for name in scores):
+                find_wordnet(args.wordnet)
+        except ValueError as error:
+            scores = [name for name in scores if not name.startswith("wups_")]
+            remarks.append(f"{judged.title} is judged by WUPS, too, which is left out. {error}")
+    if by is None:
+        by = [name for name in (judged.by if judged else ()) if name in dataset.column_names]
+    return check_scores(scores), by, remarks
+
+
+def check_sources(args: argparse.Namespace) -> None:
+    """ValueError where rows are named in two ways, or in none."""
+    table = args.data is not None
+    files = [name for name in ("questions", "annotations", "image_pattern") if getattr(args, name)]
+    if args.part is not None and (table or files or args.source or args.images or args.where or args.columns):
+        raise ValueError("--part names rows of the run itself: leave other data out.")
+    if table and files:
+        raise ValueError(f"--data names a table: leave --{' and --'.join(files)} out.")
+    if not table and (args.where or args.columns) and args.source not in SOURCES:
+        raise ValueError("--columns and --where are about a table: name it by --data.")
+    if args.part is None and not table and not files and args.source is None:
+        raise ValueError(
+            "There are no rows to score: name the run's own by --part validation, a table by --data, or --source and "
+            "--questions."
+        )
 
 
 def score_table(results: dict) -> list[tuple[str, ...]]:
     """One row for the model and one a baseline: its scores, overall and by type of answer."""
     rows = {"": results["scores"], **results["baselines"]}
     kinds = sorted(results["scores"].get("per_answer_type", {}))
-    scored = in_order(measured_by(results["scores"]))
-    lines = [("", *(NAMES[score] for score in scored), *kinds)]
+    scored = in_order(measured_by(results["scores"])) + [name for name in FURTHER if name in results["scores"]]
+    lines = [("", *(label(score) for score in scored), *kinds)]
     for name, scores in rows.items():
         per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
-        label = name.replace("_", " ") or Path(results["model"]).name
-        lines.append((label, *(f"{scores[score]:.2f}" for score in scored), *per_type))
+        called = name.replace("_", " ") or Path(results["model"]).name
+        lines.append((called, *(shown(scores.get(score)) for score in scored), *per_type))
     return lines
+
+
+def label(score: str) -> str:
+    return {**NAMES, **FURTHER}[score]
+
+
+def shown(score: float | None, between: list[float] | None = None) -> str:
+    """A score in percent, with its interval where there is one."""
+    if score is None:
+        return ""
+    return f"{score:.2f}" + ("" if between is None else f" ({between[0]:.1f} to {between[1]:.1f})")
+
+
+def tables_by_column(results: dict) -> dict[str, list[tuple[str, ...]]]:
+    """One table a column: one row a value, with how many questions there are, and the scores with their intervals."""
+    names = list(results["intervals"]) if results.get("by") else []
+    return {
+        column: [
+            (column, "questions", *map(label, names)),
+            *(
+                (
+                    value,
+                    f"{entry['questions']:,}",
+                    *(shown(entry[name], entry["intervals"].get(name)) for name in names),
+                )
+                for value, entry in found.items()
+            ),
+        ]
+        for column, found in results.get("by", {}).items()
+    }
 
 
 def curve_table(curves: dict[str, list[dict]]) -> list[tuple[str, ...]]:
@@ -150,8 +270,13 @@ def main(argv: list[str]) -> int:
     for why, count in results["left_out"].items():
         where = f" ({args.skipped_log})" if why == "unusable" else ""
         print(f"{count:,} questions are {why.replace('_', ' ')}{where}: they are left out of all that follows.")
+    for remark in results["remarks"]:
+        print(remark)
     if "scores" in results:
         print_table(score_table(results))
+    for table in tables_by_column(results).values():
+        print()
+        print_table(table)
     if "robustness" in results:
         print_table(curve_table(results["robustness"]["curves"]))
     for path in (args.out, args.predictions, args.challenge_file, plot):

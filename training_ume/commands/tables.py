@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,19 +29,15 @@ def load_table(args: argparse.Namespace, **options) -> Dataset:
     """The rows of the table that `args` name; `options` are further ones of `load_rows`."""
     from training_ume.data.tables.load import load_rows  # what reads tables is loaded where one is read
 
-    written = pairs("columns", args.columns)
+    data, given = table_arguments(args)
+    return load_rows(data, **given, **options)
+
+
+def table_arguments(args: argparse.Namespace) -> tuple[str | list[str] | None, dict]:
+    """What `load_rows` and `understand` are to be called with."""
+    from configuration_ume.values import pairs
+
     given = {name: getattr(args, name, None) for name in ("source", "images", "split", "name")}
-    columns = {role: names if len(names) > 1 else names[0] or None for role, names in written.items()}
+    columns = {role: column or None for role, column in pairs("columns", args.columns).items()}
     data = args.data[0] if args.data is not None and len(args.data) == 1 else args.data
-    return load_rows(data, columns=columns or None, where=pairs("where", args.where) or None, **given, **options)
-
-
-def pairs(option: str, written: Sequence[str]) -> dict[str, list[str]]:
-    """`a=1 b=2 a=3` as `{"a": ["1", "3"], "b": ["2"]}`; ValueError for one without `=`."""
-    found: dict[str, list[str]] = {}
-    for pair in written:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--{option} {pair!r} is not understood: write NAME=VALUE, with nothing around the `=`.")
-        found.setdefault(name, []).append(value)
-    return found
+    return data, {**given, "columns": columns or None, "where": pairs("where", args.where) or None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import torch
 from datasets import Dataset
@@ -21,6 +22,7 @@ def predict(
     dataset: Dataset | StreamedQuestions,
     batch_size: int,
     num_workers: int = 0,
+    collect: Callable[[list[int], Tensor], None] | None = None,
 ) -> list[str]:
     """
     Answers every question of a dataset.
@@ -30,6 +32,7 @@ def predict(
         collator (`VQACollator`): makes the batches; what it leaves out (question or image), the model does not see.
         dataset (`Dataset` or `StreamedQuestions`): rows of `load_vqa`, answers not needed.
         batch_size (`int`): questions a batch. Questions about one image share its encoding.
+        collect (`callable`, *optional*): is given the numbers of a batch's rows and their logits [B, C].
 
     Returns:
         `list[str]`: one answer a row, in the order of the rows.
@@ -44,8 +47,11 @@ def predict(
     answers = [""] * len(order)
     positions = iter(order)
     for logits in _logits(model, tqdm(loader, desc="answering", leave=False)):
-        for answer in logits.argmax(-1).tolist():
-            answers[next(positions)] = model.config.id2label[answer]
+        rows = list(islice(positions, len(logits)))
+        if collect is not None:
+            collect(rows, logits)
+        for row, answer in zip(rows, logits.argmax(-1).tolist(), strict=True):
+            answers[row] = model.config.id2label[answer]
     return answers
 
 

@@ -11,19 +11,27 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 
+from configuration_ume.scores import in_order, measured_by
+from metrics.vqa_accuracy.vqa_accuracy import answer_form, most_common_answer
+from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.stored_ume import nearest
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.collator import VQACollator
 from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.challenge import write_challenge_results
 from training_ume.evaluation.load import load_checkpoint
+from training_ume.evaluation.measures import Answered, by_values, check_scores, interval, open_or_closed
 from training_ume.evaluation.scores import score_answers
+from training_ume.evaluation.wups import WordNet
 from training_ume.records.machine import environment
 from training_ume.records.predictions import prediction_rows, write_predictions
 
+OPEN_CLOSED = "open_closed"  # a column that every data set has
 DROP_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -42,6 +50,9 @@ def evaluate_checkpoint(
     drop_rates: Sequence[float] = DROP_RATES,
     drop_seed: int = 0,
     trust_remote_code: bool = False,
+    scores: Sequence[str] = (),
+    by: Sequence[str] = (),
+    wordnet: str | Path | None = None,
 ) -> dict:
     """
     Answers a data set's questions with a checkpoint and scores the answers.
@@ -58,21 +69,31 @@ def evaluate_checkpoint(
         drop (`list[str]`, *optional*): `image`, `text`: score the checkpoint with this input missing at `drop_rates`.
         drop_rates (sequence of `float`): shares of the questions that lose the input, in [0, 1].
         trust_remote_code (`bool`): see `load_checkpoint`.
+        scores (sequence of `str`): further scores, keys of `FURTHER`, or `wups` for both of them.
+        by (sequence of `str`): columns of the data set, or `open_closed`, by whose values to show every score.
+        wordnet (path, *optional*): for WUPS, see `WordNet`.
         drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
 
     Returns:
         `dict`: `model`, `questions`, `images`, `seconds`, `environment`; with annotated questions `scores`,
-        `baselines`, `robustness` (where something is dropped: `seed`, and for each input its `robustness_curve`) and
-        the `coverage` of them by the model's answers, with others `predictions`.
+        `baselines`, `robustness` (where something is dropped: `seed`, and for each input its `robustness_curve`),
+        `intervals` and `by` (see `by_values`), and the `coverage` of them by the model's answers, with others
+        `predictions`.
 
     Raises:
-        ValueError: no such checkpoint, an unknown baseline or input to drop, an impossible rate, a baseline or a
-            curve for questions without answers, or a challenge file that would lack some of the questions.
+        ValueError: no such checkpoint, an unknown baseline, score, column or input to drop, an impossible rate, a
+            baseline, score or curve for questions without answers, or a challenge file that would lack some of the
+            questions.
     """
     if challenge_file is not None and asked is not None:
         check_all_answered(dataset["question_id"][:], asked)
-    model, processor = load_checkpoint(name, trust_remote_code)
     annotated = any(dataset["answers"][:])
+    scores = check_scores(scores)
+    check_columns(dataset, by)
+    if (scores or by) and not annotated:
+        raise ValueError("The questions have no answers, so they have no scores: leave --scores and --by out.")
+    words = WordNet(wordnet) if any(score.startswith("wups_") for score in scores) else None
+    model, processor = load_checkpoint(name, trust_remote_code)
     for baseline in baselines or []:
         if baseline not in BLIND:
             raise ValueError(f"The baseline {baseline!r} is not known: choose from {', '.join(BLIND)}.")
@@ -89,12 +110,13 @@ def evaluate_checkpoint(
         check_rates(drop_rates)
 
     @functools.cache  # a baseline and the end of a curve are the same answers
-    def answers(inputs: str) -> list[str]:
+    def answers(inputs: str, collect=None) -> list[str]:
         collator = VQACollator(processor, inputs=inputs, max_question_length=max_question_length)
-        return predict(model, collator, dataset, batch_size, num_workers)
+        return predict(model, collator, dataset, batch_size, num_workers, collect)
 
+    kept = Probabilities(model, dataset) if "auroc" in scores else None
     started = time.perf_counter()
-    predictions = answers("both")
+    predictions = answers("both", kept)
     results = {
         "model": name,
         "questions": len(dataset),
@@ -104,6 +126,7 @@ def evaluate_checkpoint(
     if annotated:
         vocabulary = AnswerVocabulary.from_id2label(model.config.id2label)
         results["scores"] = score_answers(predictions, dataset)
+        results |= further_scores(results["scores"], predictions, dataset, scores, by, kept, words)
         results["baselines"] = {
             baseline: {
                 "what": f"this checkpoint, given the {BLIND[baseline]} alone",
@@ -129,6 +152,72 @@ def evaluate_checkpoint(
         ids = dataset["question_id"][:]
         write_challenge_results(challenge_file, ids if asked is None else [asked[i] for i in ids], predictions)
     return {**results, "environment": environment()}
+
+
+class Probabilities:
+    """Gathers the model's probabilities of the answers that are right somewhere, [questions, classes]."""
+
+    def __init__(self, model: UMEForVisualQuestionAnswering, dataset: Dataset):
+        right = {most_common_answer(some) for some in dataset["answers"][:]}
+        ids = [key for key, answer in model.config.id2label.items() if answer_form(answer) in right]
+        self.classes = [model.config.id2label[key] for key in ids]
+        self.values = np.zeros((len(dataset), len(ids)), dtype=np.float32)
+        self._ids, self._softmax = torch.tensor(ids), model.config.problem_type == "single_label_classification"
+
+    def __call__(self, rows: list[int], logits: torch.Tensor) -> None:
+        logits = logits.float().cpu()
+        probabilities = logits.softmax(-1) if self._softmax else logits.sigmoid()
+        self.values[rows] = probabilities[:, self._ids].numpy()
+
+
+def check_columns(dataset: Dataset, by: Sequence[str]) -> None:
+    """Raises ValueError for a column by which nothing can be shown."""
+    for column in by:
+        if column not in (*dataset.column_names, OPEN_CLOSED):
+            near = nearest(column, dataset.column_names)
+            raise ValueError(
+                f"--by {column!r}: the data have no such column, but {', '.join(dataset.column_names)}; "
+                f"{OPEN_CLOSED!r} tells questions with yes or no from the others.{near}"
+            )
+
+
+def further_scores(
+    found: dict,
+    predictions: list[str],
+    dataset: Dataset,
+    scores: Sequence[str],
+    by: Sequence[str],
+    kept: Probabilities | None,
+    wordnet: WordNet | None,
+) -> dict:
+    """Adds `scores` to those that were found; returns the `intervals` of all, and them `by` columns' values."""
+    if not scores and not by:
+        return {}
+    answered = Answered(
+        predictions,
+        dataset["answers"][:],
+        dataset["image_id"][:],
+        None if kept is None else kept.values,
+        () if kept is None else kept.classes,
+        wordnet,
+    )
+    rows = np.arange(len(predictions))
+    found |= {name: answered.score(name, rows) for name in scores}
+    names = list(dict.fromkeys([*in_order(measured_by(found)), *scores]))
+    tables = {}
+    for column in by:
+        if column == OPEN_CLOSED:
+            values = open_or_closed(dataset["answer_type"][:], answered.expected)
+        else:
+            values = dataset[column][:]
+        try:
+            tables[column] = by_values(answered, values, names)
+        except ValueError as error:
+            raise ValueError(f"--by {column!r}: {error}") from error
+    return {
+        "intervals": {name: interval(answered, rows, name) for name in names if found[name] is not None},
+        "by": tables,
+    }
 
 
 def robustness_curve(

@@ -1,0 +1,137 @@
+"""The rows of a finished run: the part that was held out, and which of other rows it was trained on.
+
+A run's folder knows them by its arguments.json: the same data fields give the same split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from pathlib import Path
+
+from datasets import Dataset
+
+from configuration_ume.arguments import DataArguments
+from training_ume.data.pictures import copies
+from training_ume.records.files import first_line, read_json
+from training_ume.records.predictions import PREDICTIONS, read_predictions
+from training_ume.training.prepare import VQAData, load_data
+
+PARTS = ("validation", "test", "train")
+IN_MEMORY = re.compile(r"\w+: [\d,]+ rows in memory, [0-9a-f]+")  # what stands for them in a run's arguments
+
+
+def data_arguments(folder: str | Path) -> DataArguments | None:
+    """The data fields of the run in a folder; None where there is no run."""
+    arguments = read_json(Path(folder) / "arguments.json") if Path(folder).is_dir() else None
+    if not isinstance(arguments, dict) or not isinstance(arguments.get("data"), dict):
+        return None
+    known = {field.name for field in dataclasses.fields(DataArguments)}
+    return DataArguments(**{name: value for name, value in arguments["data"].items() if name in known})
+
+
+def run_rows(folder: str | Path) -> VQAData:
+    """
+    All rows of a run, as it was trained on them.
+
+    Raises:
+        ValueError: for a folder without a run, one that was trained from a stream, and data that are not there.
+    """
+    arguments = data_arguments(folder)
+    if arguments is None:
+        raise ValueError(
+            f"{str(folder)!r} has no arguments.json, which says what it was trained on: give the folder that "
+            "`ume train` wrote (of several seeds, that of one), or name rows by --data."
+        )
+    if arguments.source == "stream":
+        raise ValueError(
+            f"The run in {str(folder)!r} was trained from shards, whose parts are no table: name rows to score by "
+            "--data or --questions."
+        )
+    if any(IN_MEMORY.fullmatch(name) for name in arguments.data or ()):
+        raise ValueError(
+            f"The run in {str(folder)!r} was trained on rows in memory, which no file holds: name rows by --data."
+        )
+    with tempfile.TemporaryDirectory() as log_dir:  # of rows that are left out, the run has its own list
+        return load_data(arguments, log_dir=log_dir)
+
+
+def run_part(folder: str | Path, part: str) -> tuple[Dataset, str | None, list[str]]:
+    """
+    The rows of a part of a run's data, the name of its data set, and what a reader of their scores should know
+    (sentences).
+
+    Args:
+        part (`str`): one of `PARTS`.
+
+    Raises:
+        ValueError: for a part that the run has not, and as `run_rows`.
+    """
+    data = run_rows(folder)
+    if part == "test" and data.scored_on != "test":
+        raise ValueError(
+            f"The run in {str(folder)!r} had no test rows: it was scored on what was held out, which is --part "
+            "validation."
+        )
+    rows = {"train": data.train, "validation": data.validation, "test": data.scored}[part]
+    remarks = []
+    if part == "train":
+        remarks.append("These are the rows that the model was trained on: the scores say nothing about others.")
+    elif part == "validation" and not data_arguments(folder).has_eval_part:
+        remarks.append("On these rows the best epoch was chosen, so the scores are a little too good.")
+    predictions = Path(folder) / PREDICTIONS
+    if part == data.scored_on and predictions.is_file():
+        then = {str(row["question_id"]) for row in read_predictions(predictions)}
+        now = set(map(str, rows["question_id"][:]))
+        if then != now:
+            remarks.append(
+                f"The data have changed since the training: {len(then - now):,} of the {len(then):,} rows that it was "
+                f"scored on are no longer in this part, and {len(now - then):,} are new, which it may have been "
+                "trained on."
+            )
+    return rows, ((data.understood or {}).get("train") or {}).get("source"), remarks
+
+
+def trained_on(folder: str | Path, rows: Dataset) -> dict | None:
+    """
+    How many of the rows the model in a folder was trained on, told by the pictures' bytes and the questions' words.
+
+    Returns:
+        `dict`: `rows` (the same picture and question), `pictures` (that it was trained on with any question), of
+        `of_rows` and `of_pictures`; or `unknown`, a reason. None for a folder without a run.
+    """
+    if not Path(folder).is_dir() or not (Path(folder) / "arguments.json").is_file():
+        return None
+    try:
+        train = run_rows(folder).train
+    except (ValueError, OSError, ImportError, TypeError) as error:
+        return {"unknown": first_line(error)}
+    picture = copies([*rows["image"][:], *train["image"][:]])
+    seen = {*_keys(train, picture)}
+    keys, paths = _keys(rows, picture), {picture[path] for path in rows["image"][:] if path}
+    of_train = {picture[path] for path in train["image"][:] if path}
+    return {
+        "rows": sum(key in seen for key in keys),
+        "of_rows": len(rows),
+        "pictures": len(paths & of_train),
+        "of_pictures": len(paths),
+    }
+
+
+def _keys(rows: Dataset, picture: dict[str, str]) -> list[tuple[str, str]]:
+    pairs = zip(rows["image"][:], rows["question"][:], strict=True)
+    return [(picture[path], " ".join(question.casefold().split())) for path, question in pairs]
+
+
+def describe_trained_on(found: dict | None) -> str | None:
+    """A sentence for whoever reads the scores; None where there is nothing to say."""
+    if found is None or (found.get("unknown") is None and not found["rows"] and not found["pictures"]):
+        return None
+    if found.get("unknown") is not None:
+        return f"Whether the model was trained on these rows cannot be told: {found['unknown']}"
+    return (
+        f"WARNING: the model was trained on {found['rows']:,} of these {found['of_rows']:,} rows (the same picture "
+        f"and question), and on {found['pictures']:,} of their {found['of_pictures']:,} pictures: the scores are not "
+        "those of unseen ones."
+    )
