@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modeling_ume import FUSIONS
+from training_ume.data.sources.table import SOURCES
 from training_ume.evidence.thesis import steps_table
 from training_ume.report.ablations import ablations_table
 from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_plot, arena_table
@@ -23,6 +24,7 @@ from training_ume.report.glance import claim, glance_table
 from training_ume.report.heads_and_encoders import encoders_table, features_table, heads_table
 from training_ume.report.markdown import markdown
 from training_ume.report.reliability import reliability_sections
+from training_ume.report.sources import sources_table
 from training_ume.report.thesis import proof_tables, references_table, rows_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +161,7 @@ SECTIONS = {
         "claim": lambda: claim(*at_a_glance()),
         "glance": lambda: glance_table(*at_a_glance()),
     },
+    "docs/data.md": {"sources": lambda: sources_table(SOURCES.values())},
     "docs/results.md": {"results": results_tables, "arena": arena_tables},
     "docs/speed.md": {"benchmarks": lambda: benchmarks_table(ROOT / "benchmarks" / "results")},
     "docs/heads_and_encoders.md": {

@@ -1,10 +1,14 @@
 """load_rows reads whatever table people have, says what it understood, and drops nothing in silence."""
 
 import gzip
-import io
 import json
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import datasets
+import numpy as np
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -14,7 +18,9 @@ from PIL import Image
 import ume
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import FEATURES
-from training_ume.data.tables.load import load_rows
+from training_ume.data.splits import split_by_image
+from training_ume.data.tables import containers, writer
+from training_ume.data.tables.load import load_rows, understand
 
 NAMES = ("1.jpg", "zwei drei.png", "Tür.png")
 ROWS = [
@@ -42,12 +48,6 @@ def write(path, rows=ROWS, separator=",", encoding="utf-8"):
     """A csv as spreadsheets write it."""
     pandas.DataFrame(rows).to_csv(path, sep=separator, index=False, encoding=encoding)
     return path
-
-
-def picture_bytes(number=0):
-    file = io.BytesIO()
-    Image.new("RGB", (8, 6), (number * 60, 0, 0)).save(file, "PNG")
-    return file.getvalue()
 
 
 def csv(folder):
@@ -285,3 +285,224 @@ def test_skipping_counts_and_lists_each_row_and_keeps_the_others(folder, caplog)
 
 def test_it_is_there_by_the_short_name():
     assert ume.load_rows is load_rows
+
+
+# ----------------------------------------------------------------------------------------------- what is understood
+
+
+def test_pictures_may_be_bytes_objects_arrays_or_names_and_copies_are_known_by_their_content(folder):
+    path = folder / "pictures" / "1.jpg"
+    cells = [
+        path.read_bytes(),
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": None, "path": str(path)},
+        Image.open(path),
+        Image.open(path).convert("CMYK"),
+        np.zeros((4, 4, 3), np.uint8),
+        str(path),
+        path.as_uri(),
+    ]
+    rows = load_rows([{"image": cell, "question": f"{i}?", "answer": "x"} for i, cell in enumerate(cells)])
+    assert all(Image.open(path).size in ((8, 6), (4, 4)) for path in rows["image"][:])
+    assert rows["image_id"][0] == rows["image_id"][1] != rows["image_id"][5]
+    train, held_out = split_by_image(rows, 0.4, seed=0)
+    sides = [{Path(p).read_bytes() for p in part["image"][:]} for part in (train, held_out)]
+    assert not sides[0] & sides[1]
+    with pytest.raises(VQADataError, match=r"row 1 .*column 'image': the picture in the row cannot be kept"):
+        load_rows([{"image": path.read_bytes(), "answer": "x"}, {"image": Image.new("F", (4, 4)), "answer": "x"}])
+
+
+def test_features_of_a_dataset_are_used(folder):
+    paths = [str(folder / "pictures" / name) for name in NAMES[:2]]
+    data = datasets.Dataset.from_dict({"image": paths, "label": [1, 0]})
+    data = data.cast_column("image", datasets.Image())
+    data = data.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    data.save_to_disk(folder / "saved")
+    datasets.DatasetDict({"train": data, "test": data.select([1])}).save_to_disk(folder / "parts")
+    data.to_parquet(folder / "own.parquet")
+    for way in (data, data.to_iterable_dataset(), folder / "saved", folder / "own.parquet", folder / "parts"):
+        rows = load_rows(way)
+        assert rows["answers"][:] == [["dog"], ["cat"]]
+        assert rows["question"][:] == ["", ""]
+        assert [Path(path).read_bytes() for path in rows["image"][:]] == [Path(path).read_bytes() for path in paths]
+    assert load_rows(folder / "parts", split="test")["answers"][:] == [["cat"]]
+    assert load_rows(data, where={"label": "dog"})["question_id"][:] == [0]
+
+
+@pytest.mark.parametrize("metadata", ["metadata.csv", "metadata.jsonl"])
+def test_folders_of_pictures_with_metadata(metadata, folder):
+    entry = {"image_file_name": "zwei drei.png", "question": "what is it?", "label": 3}
+    path = folder / "pictures" / metadata
+    path.write_text(json.dumps(entry) if metadata.endswith("l") else write(path, [entry]).read_text())
+    (row,) = load_rows(folder / "pictures")
+    assert (row["image"], row["answers"]) == (str(folder / "pictures" / "zwei drei.png"), ["3"])
+    assert "2 of the 3 pictures in" in understand(folder / "pictures").table()
+
+
+def test_folders_named_by_their_label(folder):
+    for part in ("train/cat", "train/dog", "test/dog"):
+        (folder / "all" / part).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "all" / part / "1.png")
+    rows = load_rows(folder / "all")
+    assert (rows["answers"][:], rows["question"][:]) == ([["cat"], ["dog"]], ["", ""])
+    assert load_rows(folder / "all", split="test")["image"][:] == [str(folder / "all/test/dog/1.png")]
+    with pytest.raises(VQADataError, match="has the parts test, train, not 'validation'"):
+        load_rows(folder / "all", split="validation")
+    assert load_rows(folder / "pictures")["answers"][:] == [[]] * 3
+
+
+def test_a_table_of_labels_without_questions_and_one_of_texts_beside_few_pictures(folder):
+    (folder / "labels.csv").write_text("photo,species\n1.jpg,cat\nTür.png,dog\n")
+    rows = load_rows(folder / "labels.csv", images=folder / "pictures")
+    assert (rows["question"][:], rows["answers"][:]) == (["", ""], [["cat"], ["dog"]])
+    (folder / "texts.csv").write_text("text,image,label\nI like it,1.jpg,good\nnot at all,,bad\n")
+    rows = load_rows(folder / "texts.csv")
+    assert (rows["image"][1], rows["image_id"][1], rows["question"][1]) == ("", "", "not at all")
+    assert "1 of the rows looked at have no image" in understand(folder / "texts.csv").table()
+    (folder / "alone.csv").write_text("text,label\nI like it,good\n")
+    assert load_rows(folder / "alone.csv")["image"][:] == [""]
+
+
+def test_what_is_empty_is_nothing_and_words_are_words(folder):
+    path = folder / "own.csv"
+    path.write_text("image,question,answer,age,code\n1.jpg,a?,nan,3,007\n1.jpg,b?,None,,008\n")
+    rows = load_rows(path, images=folder / "pictures")
+    assert rows["answers"][:] == [["nan"], ["None"]]
+    assert (rows["age"][:], rows["code"][:]) == ([3, None], ["007", "008"])
+    assert "2 cells of 'answer' say nan, none or null" in understand(path).table()
+    frame = pandas.DataFrame({"question": ["a?", "b?"], "image": ["1.jpg", np.nan], "answer": [3, np.nan]})
+    with pytest.raises(VQADataError, match=r"row 1 .*column 'answer': the row has no answer"):
+        load_rows(frame, images=folder / "pictures")
+    assert load_rows(frame.head(1), images=folder / "pictures")["answers"][:] == [["3"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "answers"),
+    [
+        (["red, blue", "green"], [["red, blue"], ["green"]]),
+        (['["red", "blue"]', "['green']"], [["red", "blue"], ["green"]]),
+        (["[red]", "green"], [["[red]"], ["green"]]),
+        ([["red", "blue"], ["green"]], [["red", "blue"], ["green"]]),
+        ([[{"answer": "red"}], [{"answer": "blue", "answer_id": 1}]], [["red"], ["blue"]]),
+        ([1, 2], [["1"], ["2"]]),
+        ([0.5, 2.0], [["0.5"], ["2"]]),
+        ([True, False], [["true"], ["false"]]),
+    ],
+)
+def test_answers_are_lists_only_where_they_are_written_so(cells, answers):
+    rows = load_rows([{"question": f"{i}?", "answers": cell} for i, cell in enumerate(cells)])
+    assert rows["answers"][:] == answers
+
+
+def test_columns_say_what_names_do_not(folder):
+    row = {"image": "1.jpg", "other": "Tür.png", "question": "a?", "first": "x", "second": "y", "nr": "q7", "Alter": 5}
+    columns = {"image": "other", "answer": ["first", "second"], "id": "nr", "age": "Alter"}
+    (loaded,) = load_rows([row], images=folder / "pictures", columns=columns)
+    assert (loaded["image"], loaded["answers"]) == (str(folder / "pictures" / "Tür.png"), ["x", "y"])
+    assert (loaded["question_id"], loaded["age"], loaded["source_image"]) == ("q7", 5, "1.jpg")
+    assert load_rows([row], columns={"image": None, "answers": None})[0]["answers"] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["./1.jpg", ".\\1.jpg", "1", " 1.jpg", "C:\\me\\pictures\\1.jpg", "/home/me/1.jpg", 1]
+)
+def test_names_of_pictures_are_understood_as_they_are_written(name, folder):
+    (row,) = load_rows([{"image": name, "question": "a?", "answer": "b"}], images=folder / "pictures")
+    assert row["image"] == str(folder / "pictures" / "1.jpg")
+
+
+def test_two_paths_of_another_machine_never_lead_to_one_file(folder):
+    rows = [{"image": f"C:\\{name}\\1.jpg", "question": "a?", "answer": "b"} for name in ("x", "y")]
+    with pytest.raises(VQADataError, match=r"ambiguous_image(?s:.*)both lead to"):
+        load_rows(rows, images=folder / "pictures")
+
+
+def test_names_may_be_composed_otherwise_and_lie_in_a_folder_beside(folder):
+    write(folder / "own.csv", [{**ROWS[2], "image": "Tu\u0308r.png"}])
+    assert load_rows(folder / "own.csv")["image"][:] == [str(folder / "pictures" / "Tür.png")]
+
+
+def test_numbers_find_numbered_pictures(folder):
+    for number in (7, 12):
+        Image.new("RGB", (4, 4)).save(folder / "pictures" / f"COCO_val2014_{number:012d}.jpg")
+    rows = load_rows(pandas.DataFrame({"image_id": [7, 12], "question": ["a?", "b?"]}), images=folder / "pictures")
+    assert rows["image_id"][:] == ["7", "12"]
+    assert rows["image"][1].endswith("COCO_val2014_000000000012.jpg")
+
+
+def test_pictures_and_tables_at_addresses_are_fetched_once(folder, web):
+    write(folder / "pictures" / "own.csv")
+    rows = load_rows(f"{web.address}/own.csv")
+    assert [Path(path).read_bytes() for path in rows["image"][:]] == [
+        (folder / "pictures" / name).read_bytes() for name in NAMES
+    ]
+    asked = len(web.asked)
+    row = {"image": f"{web.address}/1.jpg", "question": "a?", "answer": "b"}
+    load_rows([row, row])
+    load_rows([row])
+    assert [path for path in web.asked[asked:] if path == "/1.jpg"] == []
+    with pytest.raises(VQADataError, match=r"row 0 .*the picture http.*none\.jpg cannot be fetched"):
+        load_rows([{**row, "image": f"{web.address}/none.jpg"}])
+    with pytest.raises(VQADataError, match=r"none\.csv cannot be read .*Check the address"):
+        load_rows(f"{web.address}/none.csv")
+
+
+@pytest.fixture
+def web(folder):
+    class Handler(SimpleHTTPRequestHandler):
+        asked: ClassVar[list[str]] = []
+
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder / "pictures"))
+
+        def do_GET(self):
+            self.asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    Handler.address = f"http://127.0.0.1:{server.server_port}"
+    yield Handler
+    server.shutdown()
+
+
+def test_a_downloaded_table_names_no_files_of_this_machine(folder, monkeypatch):
+    path = str(folder / "pictures" / "1.jpg")
+    data = datasets.Dataset.from_list([{"image": path, "question": "a?", "answer": "b"}])
+    monkeypatch.setattr(containers, "_open_named", lambda *args: data)
+    with pytest.raises(VQADataError, match="give the folder that holds it as images"):
+        load_rows("someone/data")
+    assert load_rows("someone/data", images=folder / "pictures")["image"][:] == [path]
+
+
+def test_what_was_understood_is_said_before_rows_are_read_and_is_an_object(folder):
+    said = []
+    (folder / "own.csv").write_text(
+        "Bild;Frage;Antwort;Patient\n1.jpg;wie viele sind es?;2;a\nx.jpg;was ist das?;3;b\n"
+    )
+    with pytest.raises(VQADataError):
+        load_rows(folder / "own.csv", say=said.append)
+    found = understand(folder / "own.csv")
+    assert said == [found.table()]
+    assert [(use.name, use.role) for use in found.columns] == [
+        ("Bild", "image"), ("Frage", "question"), ("Antwort", "answers"), ("Patient", "")
+    ]  # fmt: skip
+    assert (found.column("answers"), found.rows, found.source) == ("Antwort", 2, None)
+    assert json.loads(json.dumps(found.as_dict()))["columns"][0]["why"] == "it holds pictures"
+
+
+def test_many_rows_are_written_to_a_file_and_are_the_same(folder, monkeypatch):
+    rows = [{"id": i * 7 % 5003, "question": f"{i}?", "answer": str(i % 5), "half": i / 2} for i in range(5000)]
+    path = write(folder / "own.csv", rows)
+    small = load_rows(path)
+    monkeypatch.setattr(writer, "IN_MEMORY", 1000)
+    large = load_rows(path, cache_dir=folder / "kept")
+    assert large.cache_files
+    assert not small.cache_files
+    assert large.to_list() == small.to_list()
+    write(folder / "own.csv", [*rows, {**rows[3], "question": "again?"}])
+    with pytest.raises(VQADataError, match=r"line 5002, column 'id': the id 21 stands in line 5, too"):
+        load_rows(path, cache_dir=folder / "kept")

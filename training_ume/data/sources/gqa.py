@@ -37,7 +37,7 @@ GQA = GQASource(
     by=("question_type", "semantic_type"),
     url="https://cs.stanford.edu/people/dorarad/gqa/download.html",
     licence="CC BY 4.0",
-    size="22,669,678 questions (1,087,640 of them balanced), 113,018 images",
+    size="22,669,678 questions, 113,018 images",
     pictures="images.zip of the same page: give its folder as images.",
     references=(
         ("MAC", "accuracy 54.06", "Hudson and Manning 2019, arXiv:1902.09506"),

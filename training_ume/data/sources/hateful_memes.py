@@ -12,7 +12,7 @@ HATEFUL_MEMES = Source(
         Layout({"question_id": "id", "image": "image", "question": "text", "answers": "label"}, tells=False),
     ),
     scores=("exact_match", "auroc", "macro_f1"),
-    url="https://www.kaggle.com/datasets/parthplc/facebook-hateful-meme-dataset",
+    url="https://hatefulmemeschallenge.com",
     licence="Facebook's licence for research (the archive holds it)",
     size="10,000 memes",
     pictures="They are in the same archive, in img, where they are found beside train.jsonl.",

@@ -21,8 +21,11 @@ HEAD = 1000  # rows that are looked at to tell what a column holds
 
 def plain(value: Any) -> Any:
     """A cell without numpy's and pandas' wrapping; None for whatever means that it is empty."""
-    if value is None or isinstance(value, str):
+    kind = type(value)
+    if value is None or kind is str:
         return value if value and not value.isspace() else None
+    if kind is int or kind is bool:
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value != value:

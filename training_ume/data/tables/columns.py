@@ -94,7 +94,7 @@ def given_columns(columns: Mapping[str, Any] | None, there: Sequence[str], file:
                     f"{', '.join(map(repr, there))}.{hint}"
                 )
         if role not in NAMES:
-            near = difflib.get_close_matches(word, [*NAMES, *ROLE_WORDS], 1, 0.75)
+            near = difflib.get_close_matches(word, [*NAMES, *ROLE_WORDS], 1, 0.8)
             if near and word != column:
                 raise VQADataError(
                     f"columns gives {column!r} for {word!r}, which is no role. Did you mean {near[0]!r}? Roles are "

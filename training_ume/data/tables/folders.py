@@ -52,6 +52,7 @@ def _from_root(path: str, root: str, split: str | None, name: str | None, cache_
         if os.path.isfile(os.path.join(root, metadata)):
             table = from_files([os.path.join(root, metadata)], cache_dir)
             table.container = f"an ImageFolder with {metadata}"
+            _say_unlisted(table, root, metadata)
             return table
     files = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
     tables = [file for file in files if suffix_of(file) in SUFFIXES]
@@ -95,7 +96,7 @@ def _part_folder(path: str, split: str | None) -> str:
     if found and (split or len(parts) == len(inside)):
         return found[0]
     if split and parts and len(parts) == len(inside):
-        raise VQADataError(f"{path} has the parts {', '.join(sorted(parts))}, not {split!r}.")
+        raise VQADataError(f"{path} has the parts {', '.join(sorted(parts))}, not {split!r}. Name one of these.")
     return path
 
 
@@ -122,3 +123,20 @@ def _labelled(root: str) -> Table | None:
     if others:
         table.notes.append(f"{others:,} files of the folder are no pictures by their suffix and are not read.")
     return table
+
+
+def _say_unlisted(table: Table, root: str, metadata: str) -> None:
+    """Notes how many pictures of a folder are in no row."""
+    listed = set()
+    for (_, cells), _ in table.batches():
+        for values in cells.values():
+            listed.update(os.path.normpath(cell) for cell in values if isinstance(cell, str))
+    pictures = [
+        os.path.relpath(os.path.join(folder, file), root)
+        for folder, _, files in os.walk(root)
+        for file in files
+        if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+    ]
+    unlisted = sum(picture not in listed for picture in pictures)
+    if unlisted:
+        table.notes.append(f"{unlisted:,} of the {len(pictures):,} pictures in {root} are in no row of {metadata}.")

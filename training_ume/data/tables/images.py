@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
+from modeling_ume.images_ume import to_rgb
 from training_ume.data.images import (
     IMAGE_SUFFIXES,
     _inside,
@@ -32,6 +33,7 @@ WINDOWS_PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\)")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 MAX_IMAGE_BYTES = 2**28
 FETCHERS = 8
+RECENT = 50_000  # names whose files are remembered: of few pictures, each is sought once
 NEAR = ("images", "imgs", "img", "pictures")  # folders beside a table that are tried for its pictures
 
 
@@ -71,10 +73,20 @@ class RowImages:
         self.fetched: dict[str, str | _BadEntry] = {}
         self.elsewhere: dict[str, str] = {}  # file here: the name on another machine that led to it
         self.done: dict[str, str] = {}  # by rule: the sentence that says that names were not taken as they are
+        self.recent: dict[str, tuple[str, str]] = {}
         self.ids: list[str] = []  # some of the names, by which a pattern is told
 
     def find(self, value: Any) -> tuple[str, str]:
         """(absolute path, what the picture is known by); raises `_BadEntry` with what was sought and where."""
+        if type(value) is str:
+            if value not in self.recent:
+                if len(self.recent) >= RECENT:
+                    self.recent.clear()
+                self.recent[value] = self._find(value)
+            return self.recent[value]
+        return self._find(value)
+
+    def _find(self, value: Any) -> tuple[str, str]:
         if is_picture(value):
             return self._embedded(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -221,9 +233,7 @@ class RowImages:
                 raise _BadEntry("broken_image", f"an array of {value.dtype} is no picture: give bytes (uint8)")
             value = Image.fromarray(value)
         if isinstance(value, Image.Image):
-            file = io.BytesIO()
-            value.save(file, "PNG")
-            value = file.getvalue()
+            value = _as_png(value)
         if not value:
             raise _BadEntry("missing_image", "the row's picture is empty")
         content = bytes(value)
@@ -259,3 +269,16 @@ class RowImages:
         if not content or len(content) > MAX_IMAGE_BYTES:
             return _BadEntry("missing_image", f"at {address} are {len(content)} bytes, which is no picture")
         return self.store._write(content, digest)
+
+
+def _as_png(image: Image.Image) -> bytes:
+    """A picture in memory as a file; in colours that PNG does not know, as it would be shown."""
+    for convert in (lambda: image, lambda: to_rgb(image)):
+        file = io.BytesIO()
+        try:
+            convert().save(file, "PNG")
+            return file.getvalue()
+        # PIL raises almost anything for a mode that it cannot write or convert, and for a file that is cut off.
+        except Exception as error:
+            trouble = error
+    raise _BadEntry("broken_image", f"the picture in the row cannot be kept ({trouble}); replace it") from trouble

@@ -19,6 +19,8 @@ from training_ume.data.tables.cells import as_list, class_name, comparable, plai
 from training_ume.data.tables.reading import Reading
 from training_ume.data.tables.writer import RowWriter
 
+INT64 = pa.int64()
+
 
 class Rows(Reading):
     """A table that is understood, and its rows."""
@@ -143,6 +145,8 @@ class Rows(Reading):
         return row
 
     def _id(self, value: Any) -> int | str:
+        if type(value) is int and self.id_type == INT64 and -(2**63) <= value < 2**63:
+            return value
         value = plain(value)
         if value is None:
             raise _BadEntry("malformed_entry", "the row has no id; give it one, or say columns={'question_id': None}")
@@ -195,6 +199,8 @@ class Rows(Reading):
         return answers
 
     def _extra(self, value: Any, column: str, kind: pa.DataType) -> Any:
+        if type(value) is int and kind == INT64 and column not in self.table.classes:
+            return value
         if (names := self.table.classes.get(column)) is not None:
             return class_name(value, names)
         if pa.types.is_string(kind) and isinstance(value, str):
