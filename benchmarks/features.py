@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configuration_ume.arguments import ModelArguments  # noqa: E402
+from modeling_ume.modalities_ume import MODALITIES  # noqa: E402
 from training_ume.build.model import build_model  # noqa: E402
 from training_ume.build.processor import build_processor  # noqa: E402
 from training_ume.build.tokenizer import build_tokenizer  # noqa: E402
@@ -36,7 +37,7 @@ from training_ume.data.collator import VQACollator  # noqa: E402
 from training_ume.data.rows import FEATURES  # noqa: E402
 from training_ume.data.sampler import GroupedByImageSampler  # noqa: E402
 from training_ume.features.build import BATCH_ROWS, build_features  # noqa: E402
-from training_ume.features.store import COLUMN, FeatureCache, open_features  # noqa: E402
+from training_ume.features.store import FeatureCache, open_features  # noqa: E402
 from training_ume.records.files import write_json  # noqa: E402
 from training_ume.records.machine import (  # noqa: E402
     environment,
@@ -106,8 +107,10 @@ def prepare(shape: dict, data: Dataset, head: str):
 
 
 def build(folder: Path, modality: str, model, collator: VQACollator, data: Dataset) -> dict:
-    own = VQACollator(collator.processor, inputs=COLUMN[modality], max_question_length=collator.max_question_length)
-    rows = distinct_rows([data], COLUMN[modality])
+    own = VQACollator(
+        collator.processor, inputs=MODALITIES[modality].column, max_question_length=collator.max_question_length
+    )
+    rows = distinct_rows([data], MODALITIES[modality].column)
     return build_features(folder / modality, modality, model, own, rows, {"name": None, "revision": None})
 
 
@@ -198,10 +201,10 @@ def measure_build(shape: dict, data: Dataset, folder: Path, rounds: int) -> dict
     """Rows a second of a whole build (hashing, decoding, encoding, writing) against the bare encoder's forward."""
     model, collator = prepare(shape, data, "ume")
     results = {}
-    for modality in COLUMN:
+    for modality in MODALITIES:
         size = BATCH_ROWS[modality]
-        rows = sorted(distinct_rows([data], COLUMN[modality]), key=lambda row: len(row["question"]))
-        own = VQACollator(collator.processor, inputs=COLUMN[modality], max_question_length=32)
+        rows = sorted(distinct_rows([data], MODALITIES[modality].column), key=lambda row: len(row["question"]))
+        own = VQACollator(collator.processor, inputs=MODALITIES[modality].column, max_question_length=32)
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         ready = [own(part) for part in parts]
         encode = model.ume.encode_text if modality == "text" else model.ume.encode_image

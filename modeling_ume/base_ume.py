@@ -17,8 +17,8 @@ from .encoders_ume import EncoderAdapter, build_encoder
 from .fusion_base_ume import FusionHead, FusionModule
 from .fusion_ume import FUSIONS
 from .limits_ume import check_against_weights, loading
-from .loading_ume import absent_names, load_encoder, place, shown, split_arguments
-from .outputs_ume import MODALITIES
+from .loading_ume import absent_names, load_encoder, named_encoders, place, shown, split_arguments
+from .modalities_ume import MODALITIES, modality_named
 from .own_heads_ume import find_head_of
 from .stored_ume import LOAD_ARGUMENTS, known_fields
 from .streams_ume import Stream
@@ -56,16 +56,17 @@ class UMEPreTrainedModel(PreTrainedModel):
         self._no_split_modules = sorted(here.intersection({*self._no_split_modules, *heads}))
 
     def _encoders(self) -> list[PreTrainedModel]:
-        return [getattr(self.base_model, f"{modality}_model") for modality in MODALITIES]
+        return [getattr(self.base_model, f"{modality}_model") for modality in self.config.modalities]
 
     def get_encoder(self, modality: str | None = None) -> PreTrainedModel:
         """
-        The encoder of `"text"` (the default, as in transformers) or of `"image"`, which is also called `"vision"`.
+        The encoder of a modality; by default of the first that the model has, which is its text where it has one, as
+        in transformers. `"vision"` is also called `"image"`.
 
         Raises:
             ValueError: for another modality.
         """
-        return getattr(self.base_model, f"{_modality(modality)}_model")
+        return getattr(self.base_model, f"{self._modality(modality)}_model")
 
     def set_encoder(self, encoder: PreTrainedModel, modality: str | None = None) -> None:
         """
@@ -75,31 +76,36 @@ class UMEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: for another modality, class or size: what stands behind the encoder was built for the old one.
         """
-        own, name = self.get_encoder(modality), f"{_modality(modality)}_model"
+        own, name = self.get_encoder(modality), f"{self._modality(modality)}_model"
         if type(encoder) is not type(own) or encoder.state_dict().keys() != own.state_dict().keys():
             raise ValueError(
-                f"{type(encoder).__name__} cannot take the place of the {_modality(modality)} encoder "
+                f"{type(encoder).__name__} cannot take the place of the {self._modality(modality)} encoder "
                 f"({type(own).__name__}), for which the model was built: build one with `from_encoders_pretrained`."
             )
         if any(new.shape != old.shape for new, old in zip(encoder.parameters(), own.parameters(), strict=True)):
             raise ValueError(
-                f"The {type(encoder).__name__} has other sizes than the {_modality(modality)} encoder for which the "
-                "model was built: build one with `from_encoders_pretrained`."
+                f"The {type(encoder).__name__} has other sizes than the {self._modality(modality)} encoder for which "
+                "the model was built: build one with `from_encoders_pretrained`."
             )
         encoder.config = own.config
         setattr(self.base_model, name, encoder)
+
+    def _modality(self, name: str | None) -> str:
+        return modality_named(name, self.config.modalities)
 
     def _enable_checkpointing(self, *args, **kwargs) -> None:
         """
         As in transformers, for those encoders that can compute their layers again in backward.
 
         Raises:
-            ValueError: when neither can.
+            ValueError: when none can.
         """
         if not self.supports_gradient_checkpointing:
-            kinds = " and ".join(repr(encoder.config.model_type) for encoder in self._encoders())
+            encoders = self._encoders()
+            kinds = " and ".join(repr(encoder.config.model_type) for encoder in encoders)
+            none = "neither" if len(encoders) == 2 else "none"
             raise ValueError(
-                f"Gradient checkpointing is impossible with the encoders {kinds}: neither can compute its layers "
+                f"Gradient checkpointing is impossible with the encoders {kinds}: {none} can compute its layers "
                 "again in backward. Leave it off, and choose a smaller batch with gradient_accumulation_steps."
             )
         getattr(super(), CHECKPOINTING)(*args, **kwargs)
@@ -256,21 +262,23 @@ class UMEPreTrainedModel(PreTrainedModel):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     @classmethod
-    def from_encoders_pretrained(cls, text_name: str, vision_name: str, **kwargs):
+    def from_encoders_pretrained(cls, *names: str, **kwargs):
         r"""
-        Joins two pretrained encoders; what stands between and after them is new.
+        Joins pretrained encoders; what stands between and after them is new.
 
         Args:
-            text_name, vision_name (`str`): Hub names or folders of the encoders; of a dual checkpoint (CLIP, SigLIP)
-                the half that fits is taken.
+            names (`str`): Hub names or folders of the text encoder and of the image encoder, in this order; of a dual
+                checkpoint (CLIP, SigLIP) the half that fits is taken.
+            text_name, vision_name, …_name (`str`, *optional*): the same by name, of any modality of `MODALITIES`.
+            …_config (`PretrainedConfig`, *optional*): of a modality without a name, a new encoder with this config.
             kwargs: what `from_pretrained` takes (`token`, `revision`, `cache_dir`, `dtype`, `attn_implementation`,
-                `use_safetensors`, …) goes to the loading of both encoders, with `text_` or `vision_` before it to that
+                `use_safetensors`, …) goes to the loading of all encoders, with `text_`, `vision_` … before it to that
                 of one (`text_revision="…"`), and is not stored. With such a prefix a field of that encoder's config
                 is set, too (`text_hidden_dropout_prob=0.0`). `text_pooling`, `vision_pooling` and everything else are
                 fields of [`UMEConfig`].
 
-        The model has the wider of its encoders' types, which `dtype` sets for both; without it or with `"auto"` each
-        is loaded in the type of its checkpoint. A dict as `attn_implementation` names one for `"text"` and `"vision"`.
+        The model has the wider of its encoders' types, which `dtype` sets for all; without it or with `"auto"` each
+        is loaded in the type of its checkpoint. A dict as `attn_implementation` names one for each modality.
 
         Returns:
             A model in eval mode, as from `from_pretrained`.
@@ -278,20 +286,27 @@ class UMEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: for an argument that is none of these, and for a checkpoint that lacks weights which are read.
         """
+        names, kwargs = named_encoders(names, kwargs)
         loading, fields, attention, placing = split_arguments(kwargs)
         encoders = {}
-        for modality, name in zip(MODALITIES, (text_name, vision_name), strict=True):
-            pooling = fields.get(field := f"{modality}_pooling", "auto")
+        for modality, name in names.items():
+            pooling = fields.get(field := MODALITIES[modality].pooling_field, "auto")
             encoders[modality], fields[field] = load_encoder(name, modality, pooling, **loading[modality])
-        config = UMEConfig.from_encoder_configs(encoders["text"].config, encoders["vision"].config, **fields)
+        new = {
+            MODALITIES[modality].config_field: given["config"]
+            for modality, given in loading.items()
+            if modality not in names and given.get("config") is not None
+        }
+        configs = {MODALITIES[modality].config_field: encoder.config for modality, encoder in encoders.items()}
+        config = UMEConfig.from_encoder_configs(**configs, **new, **fields)
         chosen = {f"{modality}_config": encoder.config._attn_implementation for modality, encoder in encoders.items()}
         config._attn_implementation = {"": attention, **chosen}
         dtype = functools.reduce(torch.promote_types, [encoder.dtype for encoder in encoders.values()])
         model = cls._from_config(config, dtype=dtype)
-        for modality in MODALITIES:
+        for modality in encoders:
             encoder = encoders[modality].to(dtype)
             # One config object for the model and its encoder, as when the model is built from its config.
-            shared = getattr(model.config, f"{modality}_config")
+            shared = model.config.encoder_config(modality)
             shared._attn_implementation, shared.dtype = encoder.config._attn_implementation, dtype
             encoder.config = shared
             setattr(model.base_model, f"{modality}_model", encoder)
@@ -316,44 +331,37 @@ def _recomputes(encoder: PreTrainedModel) -> bool:
     return encoder.supports_gradient_checkpointing and layers
 
 
-def _modality(name: str | None) -> str:
-    """This repository's name for what transformers calls a modality."""
-    modality = {None: MODALITIES[0], "image": "vision"}.get(name, name)
-    if modality not in MODALITIES:
-        raise ValueError(f"modality={name!r} is not known: choose 'text' or 'vision'.")
-    return modality
-
-
 class UMEEncoders(UMEPreTrainedModel):
-    """The two encoders side by side and what each gives; a class that inherits says what is made of it."""
+    """The encoders side by side and what each gives; a class that inherits says what is made of it."""
 
     def __init__(self, config: UMEConfig):
         super().__init__(config)
-        self.text_model = build_encoder(config.text_config, config.text_pooling)
-        self.vision_model = build_encoder(config.vision_config, config.vision_pooling)
-        self._adapters = {
-            "text": EncoderAdapter(self.text_model, "text", config.text_pooling),
-            "vision": EncoderAdapter(self.vision_model, "vision", config.vision_pooling, config.feature_grid),
-        }
+        self._adapters: dict[str, EncoderAdapter] = {}
+        for modality in config.modalities:
+            pooling = getattr(config, MODALITIES[modality].pooling_field)
+            encoder = build_encoder(config.encoder_config(modality), pooling)
+            setattr(self, f"{modality}_model", encoder)
+            grid = config.feature_grid if MODALITIES[modality].has_grid else None
+            self._adapters[modality] = EncoderAdapter(encoder, modality, pooling, grid)
         self._frozen: set[str] = set()
         self._holds_statistics = False
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
+        return self.get_encoder().get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.text_model.set_input_embeddings(value)
+        self.get_encoder().set_input_embeddings(value)
 
     def encoder(self, modality: str) -> PreTrainedModel:
-        """The encoder of `"text"` or `"vision"`."""
+        """The encoder of a modality that the model has."""
         if modality is None:
-            raise ValueError("modality=None is not known: choose 'text' or 'vision'.")
+            raise ValueError(f"modality=None is not known: choose {' or '.join(map(repr, self.config.modalities))}.")
         return self.get_encoder(modality)
 
     def freeze(self, modality: str) -> None:
-        """Takes the encoder of `"text"` or `"vision"` out of training: no gradients, and it stays in eval mode."""
+        """Takes the encoder of a modality out of training: no gradients, and it stays in eval mode."""
         self.encoder(modality).requires_grad_(False).eval()
-        self._frozen.add(modality)
+        self._frozen.add(self._modality(modality))
 
     def hold_statistics(self) -> None:
         """Keeps the running statistics of the encoders' batch norms as they are, also in training."""
@@ -367,29 +375,37 @@ class UMEEncoders(UMEPreTrainedModel):
             # A frozen BatchNorm would otherwise go on moving its statistics, and dropout disturb fixed features.
             self.encoder(modality).eval()
         if self._holds_statistics:
-            for modality in MODALITIES:
+            for modality in self._adapters:
                 for module in self.encoder(modality).modules():
                     if isinstance(module, nn.modules.batchnorm._NormBase):
                         module.eval()
         return self
 
+    def encode(self, modality: str, **inputs: Tensor) -> Stream:
+        """
+        Runs the encoder of one modality.
+
+        Args:
+            modality: its key in `MODALITIES`, or another name that it has.
+            inputs: what `forward` takes of it, such as `pixel_values` [U, 3, H, W].
+
+        Returns:
+            The `Stream` of its rows.
+        """
+        return self._encode(self._modality(modality), inputs)[0]
+
+    def _encode(
+        self, modality: str, inputs: dict, record: dict[str, bool] | None = None
+    ) -> tuple[Stream, ModelOutput]:
+        """As `encode`, and what the encoder returned."""
+        return self._adapters[modality].read(getattr(self, f"{modality}_model"), inputs, record)
+
     def encode_text(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Stream:
         """input_ids [B, L] and masks alike → the questions' `Stream` of B rows."""
-        return self._encode_text(input_ids, attention_mask, token_type_ids)[0]
+        return self.encode("text", input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
 
     def encode_image(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> Stream:
         """pixel_values [U, 3, H, W] and pixel_mask [U, H, W], 0 where padded → the images' `Stream` of U rows."""
-        return self._encode_image(pixel_values, pixel_mask=pixel_mask)[0]
-
-    def _encode_text(self, *inputs: Tensor | None, **kwargs) -> tuple[Stream, ModelOutput]:
-        """As `encode_text`, and what the encoder returned; takes what [`EncoderAdapter.read_text`] takes."""
-        return self._adapters["text"].read_text(self.text_model, *inputs, **kwargs)
-
-    def _encode_image(
-        self, pixel_values: Tensor, record: dict[str, bool] | None = None, pixel_mask: Tensor | None = None
-    ) -> tuple[Stream, ModelOutput]:
-        """As `encode_image`, and what the encoder returned."""
-        pixel_values = pixel_values.to(self.vision_model.dtype)
-        return self._adapters["vision"].read_image(self.vision_model, pixel_values, record, pixel_mask)
+        return self.encode("vision", pixel_values=pixel_values, pixel_mask=pixel_mask)

@@ -1,4 +1,4 @@
-"""What a UME model is made of: two encoder configs, the fusion head between them, and the answers it can give.
+"""What a UME model is made of: the encoders' configs, the fusion head over them, and the answers it can give.
 
 `UMEConfig` travels with every checkpoint, so this file imports nothing but transformers and its siblings.
 """
@@ -8,16 +8,21 @@ import copy
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 from transformers.utils import logging
 
+from .arguments_ume import route_arguments  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, MembersFusion
+from .images_ume import read_image  # noqa: F401
 from .limits_ume import check_encoder_size, check_head_size, check_own_size
+from .modalities_ume import MODALITIES, usual
+from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
 from .outputs_ume import RECORDED
 from .own_heads_ume import FILE, check_known, check_travels, find_head, head_of, known_head, recorded_head, save_head
+from .padding_ume import real_tokens  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
@@ -25,14 +30,22 @@ from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_un
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import PROBLEM_TYPES
 from .travelling_ume import own_name  # noqa: F401
+from .text_ume import Text  # noqa: F401
 from .trust_ume import check_fields
+from .vision_ume import Vision  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
-# What a config of several models calls the one for a modality.
-HALVES = {"text": ("text_config",), "vision": ("vision_config", "image_config")}
 POOLINGS = ("auto", "cls", "mean", "pooler", "last")
 ANSWERS = ("id2label", "label2id", "num_labels")  # three names of one fact
+
+
+class _SubConfigs:
+    """`sub_configs` as transformers reads it, on the class and on a config, from the table of modalities."""
+
+    def __get__(self, config, config_class) -> dict[str, type]:
+        kinds = MODALITIES if config is None else config.modalities
+        return {MODALITIES[name].config_field: AutoConfig for name in kinds}
 
 
 class UMEConfig(PretrainedConfig):
@@ -45,6 +58,9 @@ class UMEConfig(PretrainedConfig):
             `text_config` is taken.
         vision_config (`PretrainedConfig` or `dict`, *optional*, defaults to `ViTConfig()`):
             Config of the image encoder. Of a dual config, its `vision_config` is taken.
+        …_config (`PretrainedConfig` or `dict`, *optional*):
+            Config of the encoder of any other modality of `MODALITIES`, under its name. The model has the modalities
+            whose configs are given, two or more; where no other than text and vision is, it has both of these.
         fusion (`str`, *optional*, defaults to `"ume"`):
             Name of the fusion head, a key of `FUSIONS`, or a file of yours and the class in it,
             `"my_head.py:MyHead"`, which is run.
@@ -67,9 +83,9 @@ class UMEConfig(PretrainedConfig):
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout on the fused vector before the classifier.
         modality_dropout (`float`, *optional*, defaults to 0.0):
-            Probability in training that an example with text and image loses one of them, evenly chosen, so that the
-            model learns to answer without.
-        text_pooling, vision_pooling (`str`, *optional*, defaults to `"auto"`):
+            Probability in training that an example with two modalities or more loses one of them, evenly chosen, so
+            that the model learns to answer without.
+        text_pooling, vision_pooling, …_pooling (`str`, *optional*, defaults to `"auto"`):
             What summarises a modality in one vector: `"cls"` (first token), `"mean"` (over real content tokens),
             `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder
             gives.
@@ -104,20 +120,18 @@ class UMEConfig(PretrainedConfig):
     ```"""
 
     model_type = "ume"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (read by transformers)
+    sub_configs = _SubConfigs()
     # In evaluation the Trainer gathers every output that is not listed here: only the logits are wanted.
     keys_to_ignore_at_inference = [  # noqa: RUF012 (the Trainer adds a list to it)
         "fused",
         "fusion_weights",
         *RECORDED,
-        "text_model_output",
-        "vision_model_output",
+        *(f"{name}_model_output" for name in MODALITIES),
     ]
 
     def __init__(
         self,
-        text_config=None,
-        vision_config=None,
+        *encoder_configs,
         fusion="ume",
         fusion_hidden_size=512,
         fusion_num_heads=None,
@@ -126,17 +140,19 @@ class UMEConfig(PretrainedConfig):
         fusion_dropout=0.1,
         classifier_dropout=0.1,
         modality_dropout=0.0,
-        text_pooling="auto",
-        vision_pooling="auto",
         feature_grid=None,
         problem_type="single_label_classification",
         fusion_num_members=1,
         fusion_file=None,
         **kwargs,
     ):
+        kwargs = {**_by_field(encoder_configs, kwargs), **kwargs}
         refuse_unknown(type(self), kwargs)
-        self.text_config = _encoder_config("text_config", text_config, default="bert")
-        self.vision_config = _encoder_config("vision_config", vision_config, default="vit")
+        for kind in _modalities_of(kwargs):
+            setattr(self, kind.config_field, _encoder_config(kind, kwargs.get(kind.config_field)))
+        for kind in MODALITIES.values():
+            kwargs.pop(kind.config_field, None)
+            setattr(self, kind.pooling_field, kwargs.pop(kind.pooling_field, "auto"))
         self.fusion = known_head(fusion) if fusion_file is None else fusion
         self.fusion_file = fusion_file
         self.fusion_hidden_size = fusion_hidden_size
@@ -147,8 +163,6 @@ class UMEConfig(PretrainedConfig):
         self.fusion_dropout = fusion_dropout
         self.classifier_dropout = classifier_dropout
         self.modality_dropout = modality_dropout
-        self.text_pooling = text_pooling
-        self.vision_pooling = vision_pooling
         self.feature_grid = feature_grid
         super().__init__(problem_type=problem_type, **_settle_answers(kwargs))
         if self.output_attentions and self._attn_implementation is None:
@@ -169,17 +183,35 @@ class UMEConfig(PretrainedConfig):
         self._check()
 
     @classmethod
-    def from_encoder_configs(cls, text_config, vision_config, **kwargs):
+    def own_fields(cls) -> list[str]:
+        """The fields that the table of modalities gives to a config."""
+        return [name for kind in MODALITIES.values() for name in (kind.config_field, kind.pooling_field)]
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that the model has, in the order of `MODALITIES`, which its streams have too."""
+        return [name for name, kind in MODALITIES.items() if vars(self).get(kind.config_field) is not None]
+
+    def encoder_config(self, modality: str) -> PretrainedConfig:
+        """The config of the encoder of a modality that the model has."""
+        return getattr(self, MODALITIES[modality].config_field)
+
+    @classmethod
+    def from_encoder_configs(cls, *encoder_configs, **kwargs):
         r"""
         Args:
-            text_config (`PretrainedConfig`): config of any text `AutoModel`, or of a dual one (its text half).
-            vision_config (`PretrainedConfig`): config of any image `AutoModel`, or of a dual one.
+            encoder_configs (`PretrainedConfig`): of any text `AutoModel` and of any image `AutoModel`, in this order,
+                or of dual ones, whose halves are taken; those of other modalities by name (`…_config`).
             kwargs: every other field of [`UMEConfig`].
 
         Returns:
-            `UMEConfig`, which holds copies of both configs.
+            `UMEConfig`, which holds copies of the configs.
         """
-        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **kwargs)
+        fields = {kind.config_field for kind in MODALITIES.values()}
+        given = _by_field(encoder_configs, kwargs)
+        given |= {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
+        copies = {name: config.to_dict() for name, config in given.items() if config is not None}
+        return cls(**copies, **kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -230,6 +262,9 @@ class UMEConfig(PretrainedConfig):
         fields = {name: value for name, value in super().to_dict().items() if name in known}
         if fields["fusion_file"] is None:
             del fields["fusion_file"]
+        for name, kind in MODALITIES.items():  # what it has no encoder of is not said to be summarised
+            if name not in self.modalities:
+                fields.pop(kind.pooling_field, None)
         return storable({**fields, "label2id": self.label2id})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -287,8 +322,8 @@ class UMEConfig(PretrainedConfig):
             self.fusion_file = recorded_head(self.fusion)
         elif not (isinstance(self.fusion, str) and isinstance(self.fusion_file, str) and self.fusion_file):
             check_known(self.fusion)
-        one_of("text_pooling", POOLINGS)
-        one_of("vision_pooling", POOLINGS)
+        for kind in MODALITIES.values():
+            one_of(kind.pooling_field, POOLINGS)
         one_of("problem_type", PROBLEM_TYPES)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")
@@ -369,23 +404,56 @@ def _whole_number(key):
     return int(key) if isinstance(key, int) or (isinstance(key, str) and key.isdecimal() and len(key) < 20) else -1
 
 
+def _by_field(encoder_configs: tuple, named: dict) -> dict:
+    """The configs that came without names, by their fields; TypeError for too many, or one that has come by name."""
+    fields = [kind.config_field for kind in usual()]
+    if len(encoder_configs) > len(fields):
+        raise TypeError(
+            f"{len(encoder_configs)} configs were given without names: only {' and '.join(fields)} may be; give all "
+            "else by name."
+        )
+    given = dict(zip(fields, encoder_configs, strict=False))
+    twice = [name for name in given if name in named]
+    if twice:
+        raise TypeError(f"{twice[0]} was given twice: give it once.")
+    return given
+
+
+def _modalities_of(fields: dict) -> list[Modality]:
+    """The modalities of a config with these fields: those it gives an encoder of, and without others the usual two."""
+    given = [kind for kind in MODALITIES.values() if fields.get(kind.config_field) is not None]
+    if all(kind in usual() for kind in given):
+        return usual()
+    if len(given) < 2:
+        others = [kind.config_field for kind in MODALITIES.values() if kind not in given]
+        raise ValueError(
+            f"Only {given[0].config_field} is given, and a model joins two modalities or more: give "
+            f"{' or '.join(others)}, too."
+        )
+    return given
+
+
 def half_of(config: PretrainedConfig, modality: str) -> PretrainedConfig:
     """CLIP, SigLIP and their like hold several configs: the one for this modality; any other config itself."""
-    for field in HALVES[modality]:
+    for field in MODALITIES[modality].halves:
         if isinstance(half := getattr(config, field, None), PretrainedConfig):
             return half
     return config
 
 
-def _encoder_config(field, value, default):
+def _encoder_config(kind: Modality, value) -> PretrainedConfig:
     """Returns the encoder's config object for what the user gave: a config, its dict, a dual config, or None."""
+    field = kind.config_field
     if value is None:
-        return AutoConfig.for_model(default)
+        return AutoConfig.for_model(kind.default_config)
     if isinstance(value, dict):
         value = storable(value)
         model_type = value.pop("model_type", None)
         if model_type is None:
-            raise ValueError(f"{field} is a dict without `model_type`: name the kind of encoder, e.g. {default!r}.")
+            raise ValueError(
+                f"{field} is a dict without `model_type`: name the kind of encoder, e.g. "
+                f"{kind.default_config or 'bert'!r}."
+            )
         if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
             raise ValueError(f"{field}: transformers {__version__} has no model_type={model_type!r}: choose another.")
         check_encoder_size(field, value)
@@ -402,13 +470,12 @@ def _encoder_config(field, value, default):
         value = copy.copy(value) if private else value
         for name in private:
             delattr(value, name)
-    value = half_of(value, field.removesuffix("_config"))
-    is_text = hasattr(value, "vocab_size")
-    is_image = any(hasattr(value, name) for name in ("image_size", "num_channels", "patch_size"))
-    if field == "text_config" and is_image and not is_text:
-        raise ValueError(f"text_config is of the image encoder {value.model_type!r}: were the two configs swapped?")
-    if field == "vision_config" and is_text and not is_image:
-        raise ValueError(f"vision_config is of the text encoder {value.model_type!r}: were the two configs swapped?")
+    value = half_of(value, kind.name)
+    shows = [other for other in MODALITIES.values() if any(hasattr(value, mark) for mark in other.marks)]
+    if kind.marks and shows and kind not in shows:
+        raise ValueError(
+            f"{field} is of the {shows[0].called} encoder {value.model_type!r}: were the two configs swapped?"
+        )
     return value
 
 

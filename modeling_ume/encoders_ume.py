@@ -12,22 +12,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
-    MODEL_MAPPING,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING
 from transformers.utils import ModelOutput
 
-from .numerics_ume import cut_off
-from .padding_ume import in_given_order, is_padded, read_each_size, real_tokens
-from .probe_ume import Shape, shape_of
+from .modalities_ume import MODALITIES
+from .probe_ume import shape_of
 from .simple_encoders_ume import SIMPLE_ENCODERS
-from .streams_ume import Stream, masked_mean, real_first, reorder
-from .text_ume import position_limit, text_inputs
-from .vision_ume import average_grid, image_inputs, image_size, image_tokens
+from .streams_ume import Stream, masked_mean
 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -107,12 +98,13 @@ class EncoderAdapter:
     """Turns one encoder's output into a `Stream`.
 
     Args:
-        encoder: the text or image model.
-        modality: `"text"` or `"vision"`.
+        encoder: the model of one modality.
+        modality: its key in `MODALITIES`, such as `"text"`.
         pooling: `"auto"`, `"cls"`, `"mean"`, `"pooler"` or `"last"`.
         feature_grid: side g of the g×g grid over which image tokens are averaged; None leaves them as they are.
 
     Attributes:
+        kind: the entry in `MODALITIES`.
         width, pooled_width: D_m of the tokens and of the summary.
         causal: of a text encoder, that a token reads only what stands before it.
         without_pooler: the pooling that does without the encoder's own.
@@ -124,13 +116,17 @@ class EncoderAdapter:
 
     def __init__(self, encoder: PreTrainedModel, modality: str, pooling: str, feature_grid: int | None = None):
         self.modality = modality
+        self.kind = MODALITIES[modality]
         self.feature_grid = feature_grid
         parameters = inspect.signature(encoder.forward).parameters
         self.arguments = set(parameters)
         self.takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         shape = shape_of(encoder, modality)
         self.width = shape.width
-        self.pooling = self._choose_pooling(encoder, pooling, shape)
+        found = (shape.pooled_width, shape.num_special)
+        own, self.without_pooler, self.causal = self.kind.own_pooling(encoder, *found)
+        self.kind.check_pooling(encoder, pooling, *found)
+        self.pooling = own if pooling == "auto" else pooling
         self.pooled_width = shape.pooled_width if self.pooling == "pooler" else shape.width
         self.unread_by_states = shape.unread
         self.unread = shape.unread & shape.unread_pooled if self.pooling == "pooler" else shape.unread
@@ -159,138 +155,21 @@ class EncoderAdapter:
             and not name.endswith(("inv_freq", "num_batches_tracked"))
         ]
 
-    def _choose_pooling(self, encoder: PreTrainedModel, pooling: str, shape: Shape) -> str:
-        name = f"{self.modality}_pooling"
-        kind = encoder.config.model_type
-        is_text = self.modality == "text"
-        # An encoder whose models predict masked tokens reads both ways and has a summary token in front.
-        masked_lm = type(encoder.config) in MODEL_FOR_MASKED_LM_MAPPING
-        causal = type(encoder.config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked_lm
-        self.causal = causal
-        # SigLIP's text half pools what stands at the last position, be it padding.
-        pools_padding = is_text and hasattr(encoder.config, "projection_size")
-        self.without_pooler = "cls" if (masked_lm if is_text else shape.num_special > 0) else "mean"
-        if pooling == "auto":
-            if (is_text and causal) or pools_padding:
-                return "last"
-            if shape.pooled_width is not None:
-                return "pooler"
-            return self.without_pooler
-        if pooling == "pooler" and pools_padding:
-            raise ValueError(f"{name}='pooler': the encoder {kind!r} pools padding too; use 'auto' or 'last'.")
-        if pooling == "pooler" and shape.pooled_width is None:
-            raise ValueError(f"{name}='pooler': the encoder {kind!r} has no pooled output; use 'auto' or 'mean'.")
-        if pooling == "cls" and not is_text and not shape.num_special:
-            raise ValueError(f"{name}='cls': the encoder {kind!r} has no class token; use 'auto' or 'mean'.")
-        if pooling == "last" and not is_text:
-            raise ValueError(f"{name}='last': image tokens have no last word; use 'auto', 'cls', 'mean' or 'pooler'.")
-        return pooling
+    def read(self, encoder, inputs: dict, record: dict[str, bool] | None = None) -> tuple[Stream, ModelOutput]:
+        """What `forward` takes of this modality → the stream of its rows, and what the encoder returned; see `run`."""
+        return self.kind.read(self, encoder, self.kind.prepare(encoder, inputs), record)
 
     def text(self, encoder, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Stream:
         """input_ids [B, L] (and masks alike) → Stream of B rows; tokens with mask 0 are not real."""
-        return self.read_text(encoder, input_ids, attention_mask, token_type_ids)[0]
-
-    def read_text(
-        self,
-        encoder,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        record: dict[str, bool] | None = None,
-    ) -> tuple[Stream, ModelOutput]:
-        """As `text`, of ids or in their place of embeddings [B, L, E], and what the encoder returned; see `run`."""
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        mask = self.text_mask(encoder, attention_mask, given)
-        order = real_first(mask)
-        front = reorder(mask, order)
-        if token_type_ids is not None:
-            token_type_ids = reorder(token_type_ids, order)
-        if inputs_embeds is not None:
-            inputs_embeds = cut_off(reorder(inputs_embeds, order), front)
-        else:
-            input_ids = reorder(input_ids, order)
-            padding = getattr(encoder.config, "pad_token_id", None)
-            if padding is not None and padding >= 0:
-                # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
-                input_ids = input_ids.masked_fill(~front, padding)
-        # Attention over nothing at all would be NaN, in a question without any token.
-        attended = (front | (torch.arange(front.shape[1], device=front.device) == 0)).long()
-        try:
-            inputs = text_inputs(self.arguments, input_ids, attended, token_type_ids, inputs_embeds)
-            outputs = self.run(encoder, inputs, record)
-        except (RuntimeError, IndexError) as error:
-            limit, length = position_limit(encoder), given.shape[1]
-            if limit is None or length <= limit:
-                raise
-            raise ValueError(
-                f"A question has {length} tokens, but the text encoder {encoder.config.model_type!r} reads {limit}: "
-                f"cut it with the processor's max_length={limit}, or set the tokenizer's model_max_length."
-            ) from error
-        pooled = self._pool(outputs, outputs.last_hidden_state, front, content=front)
-        states = in_given_order(outputs, order)  # [B, L, D]
-        return Stream(states, mask, pooled, mask.any(1)), outputs
-
-    @staticmethod
-    def text_mask(encoder, attention_mask: Tensor | None, given: Tensor) -> Tensor:
-        """[B, L] bool, of ids [B, L] or embeddings [B, L, E]: the mask, or without one all but padding at the ends."""
-        if attention_mask is not None:
-            return attention_mask.bool()
-        if given.ndim == 2:
-            return real_tokens(encoder.config, given)
-        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        return self.read(encoder, inputs)[0]
 
     def vision(self, encoder, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> Stream:
         """pixel_values [U, 3, H, W] → Stream of U rows whose last H·W tokens are the grid, where there is one.
 
         pixel_mask [U, H, W]: 0 where an image was padded to the size of the others; each is read at its own size.
         """
-        return self.read_image(encoder, pixel_values, pixel_mask=pixel_mask)[0]
-
-    def read_image(
-        self,
-        encoder,
-        pixel_values: Tensor,
-        record: dict[str, bool] | None = None,
-        pixel_mask: Tensor | None = None,
-    ) -> tuple[Stream, ModelOutput]:
-        """As `vision`, and what the encoder returned; see `run`; of padded images, their states on one grid."""
-        if is_padded(pixel_values, pixel_mask):
-            if any((record or {}).values()):
-                raise ValueError(
-                    "Inner states of images of different sizes do not fit into one tensor: ask for "
-                    "output_hidden_states and output_attentions with images of one size."
-                )
-            stream = read_each_size(lambda x: self.read_image(encoder, x)[0], pixel_values, pixel_mask)
-            return stream, BaseModelOutput(last_hidden_state=stream.states)
-        outputs = self._look(encoder, pixel_values, record)
-        states, num_special, grid = image_tokens(encoder.config, outputs, pixel_values.shape[-2:])
-        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        content = mask.clone()
-        content[:, :num_special] = False
-        pooled = self._pool(outputs, states, mask, content)
-        if self.feature_grid is not None:
-            states, grid = average_grid(states, grid, self.feature_grid)
-            mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        present = torch.ones(states.shape[0], dtype=torch.bool, device=states.device)
-        return Stream(states, mask, pooled, present, grid), outputs
-
-    def _look(self, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None):
-        """Runs the image encoder; one that cannot take images of this size says so."""
-        inputs = image_inputs(encoder, self.arguments, pixel_values)
-        made_for, size = image_size(encoder.config), tuple(pixel_values.shape[-2:])
-        if made_for in (None, size):
-            return self.run(encoder, inputs, record)
-        try:
-            return self.run(encoder, inputs, record)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-            raise ValueError(
-                f"The image encoder {encoder.config.model_type!r} was made for images of {made_for[0]}×{made_for[1]} "
-                f"pixels and cannot read {size[0]}×{size[1]} ({error}): let the image processor resize and crop to "
-                f"{made_for[0]}×{made_for[1]}."
-            ) from error
+        return self.read(encoder, {"pixel_values": pixel_values, "pixel_mask": pixel_mask})[0]
 
     def run(self, encoder, inputs: dict, record: dict[str, bool] | None = None) -> ModelOutput:
         """Runs the encoder.
@@ -321,7 +200,8 @@ class EncoderAdapter:
             )
         return outputs
 
-    def _pool(self, outputs, states: Tensor, mask: Tensor, content: Tensor) -> Tensor:
+    def pool(self, outputs, states: Tensor, mask: Tensor, content: Tensor) -> Tensor:
+        """The summary of each row, [rows, D_p], of tokens [rows, N, D]: which are real, and which of these count."""
         if self.pooling == "pooler":
             return outputs.pooler_output.flatten(1)  # feature maps pool to [B, C, 1, 1]
         if self.pooling == "cls":

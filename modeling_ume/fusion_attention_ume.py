@@ -324,8 +324,7 @@ class GatedCrossAttentionBlock(FusionModule):
 class GatedCrossAttentionFusion(DividedHead):
     """`gated_cross_attention`: one stream reads the others through gates that start shut, then its mean over tokens.
 
-    The reader is the first stream without a grid: the text, beside an image. Without anything to read it is left as it
-    is.
+    The reader is the text, or without one the first stream. Without anything to read it is left as it is.
     """
 
     source = "Flamingo (Alayrac et al., 2022)"
@@ -341,7 +340,7 @@ class GatedCrossAttentionFusion(DividedHead):
         self.norm = nn.LayerNorm(self.hidden_size)
 
     def forward(self, streams):
-        reader = next((m for m, stream in enumerate(streams) if stream.grid is None), 0)
+        reader = next((m for m, stream in enumerate(streams) if stream.modality == "text"), 0)
         tokens, masks = zip(*self.project.tokens(streams), strict=True)
         context, stand_ins = others(tokens, reader), others(masks, reader)
         present = presence(streams)[..., None].unbind(1)  # [B, 1] each

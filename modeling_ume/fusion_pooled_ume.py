@@ -97,7 +97,7 @@ class SumFusion(FusionHead):
 class ProductFusion(FusionHead):
     """`product`, "deeper LSTM Q + norm I": ⊙_m tanh(W_m p_m), an image's vector ℓ2-normalised first.
 
-    A stream with a grid is an image. Absent modalities leave the product.
+    Absent modalities leave the product.
     """
 
     source = "VQA, deeper LSTM Q + norm I (Antol et al., 2015)"
@@ -113,7 +113,7 @@ class ProductFusion(FusionHead):
         for stream, linear in zip(streams, self.streams, strict=True):
             present = is_present(stream)[:, None]  # [B, 1]
             vector = stream.pooled.masked_fill(~present, 0.0)
-            if stream.grid is not None:
+            if stream.modality == "vision":
                 vector = F.normalize(vector, dim=-1)
             factors.append(torch.where(present, torch.tanh(linear(self.dropout(vector))), 1.0))
         return FusionOutput(torch.stack(factors).prod(0)[:, None])

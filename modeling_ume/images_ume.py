@@ -162,3 +162,33 @@ def with_image_size(image_processor, image_size):
     else:
         settings["size"] = dict.fromkeys(size, image_size)
     return type(image_processor).from_dict(settings)
+
+
+def process_images(image_processor, images: list, **options) -> dict:
+    """
+    What the image processor makes of them. A `pixel_mask` [U, H, W] stays only where it says that images were padded.
+
+    Raises:
+        ValueError: when the images come out with different sizes, or with a mask of another kind, which nobody reads.
+    """
+    name = type(image_processor).__name__
+    try:
+        processed = dict(image_processor(images, **options))
+    except (ValueError, RuntimeError) as error:
+        if len(images) == 1 or ("size" not in str(error) and "tensor" not in str(error) and "shape" not in str(error)):
+            raise
+        raise ValueError(
+            f"{name} could not make one batch of {len(images)} images: {str(error).splitlines()[0]} The encoder needs "
+            "images of one size, or padded ones with a pixel_mask: let the image processor resize or crop to one "
+            "height and width, or give the images one by one."
+        ) from error
+    unread = [key for key in processed if "mask" in key and key != "pixel_mask"]
+    if unread:
+        raise ValueError(
+            f"{name} returns {', '.join(unread)}, which no image encoder of UME reads, so an image's padding would "
+            "change its answers: choose an image processor that gives pixel_values alone, or with pixel_mask."
+        )
+    mask = processed.get("pixel_mask")
+    if mask is not None and all((part != 0).all() for part in mask if hasattr(part, "all")):
+        del processed["pixel_mask"]
+    return processed

@@ -17,12 +17,43 @@ from transformers.utils import logging
 
 from .configuration_ume import UMEConfig, half_of
 from .encoders_ume import EncoderAdapter, as_encoder, encoder_class, pooling_kwargs
+from .modalities_ume import MODALITIES, usual
 from .simple_encoders_ume import CONVOLUTIONS, UMEVGGConfig
 from .stored_ume import LOAD_ARGUMENTS, PLACE_ARGUMENTS, known_fields, nearest, own_fields
 from .trust_ume import check_fields, load_trusted
 
 DEVICE_ARGUMENTS = ("device_map", "max_memory", "offload_buffers", "offload_folder")
 SHOWN_NAMES = 5
+
+
+def named_encoders(names: tuple[str, ...], arguments: dict) -> tuple[dict[str, str], dict]:
+    """
+    Args:
+        names: of encoders without saying of which modality: of the usual ones, in their order.
+        arguments: by name, `text_name` and the like among them.
+
+    Returns:
+        The names of the encoders by modality, in the table's order, and the other arguments.
+
+    Raises:
+        TypeError: for too many names, or none for a modality that is not given a config either.
+    """
+    first = [kind.name for kind in usual()]
+    if len(names) > len(first):
+        raise TypeError(f"{len(names)} names were given: those beyond {' and '.join(first)} have to be given by name.")
+    found = dict(zip(first, names, strict=False))
+    for modality in MODALITIES:
+        name = arguments.get(f"{modality}_name")
+        if name is not None and modality in found:
+            raise TypeError(f"{modality}_name was given twice: give it once.")
+        if name is not None:
+            found[modality] = name
+    rest = {key: value for key, value in arguments.items() if key not in {f"{name}_name" for name in MODALITIES}}
+    there = [name for name in MODALITIES if name in found or rest.get(MODALITIES[name].config_field) is not None]
+    if not found or len(there) < 2:
+        missing = [f"{name}_name" for name in first if name not in found]
+        raise TypeError(f"from_encoders_pretrained() lacks an encoder to join: give {' and '.join(missing)}.")
+    return {name: found[name] for name in MODALITIES if name in found}, rest
 
 
 def split_arguments(arguments: dict) -> tuple[dict[str, dict], dict, str | None, dict]:
@@ -37,8 +68,8 @@ def split_arguments(arguments: dict) -> tuple[dict[str, dict], dict, str | None,
     Raises:
         ValueError: for a name that is none of all these, a type that torch has not, or attention for another part.
     """
-    modalities = [part.removesuffix("_config") for part in UMEConfig.sub_configs]
-    own = {*own_fields(UMEConfig)} - {f"{modality}_config" for modality in modalities}
+    modalities = list(MODALITIES)
+    own = {*own_fields(UMEConfig)} - {kind.config_field for kind in MODALITIES.values()}
     both, fields, loading = {}, {}, {modality: {} for modality in modalities}
     for name, value in arguments.items():
         modality, _, rest = name.partition("_")
@@ -144,7 +175,7 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
     pickles of a model when its safetensors are asked for.
 
     Args:
-        modality: `"text"` or `"vision"`.
+        modality: its key in `MODALITIES`.
         pooling: as in [`EncoderAdapter`].
         kwargs: passed to `from_pretrained` (`revision`, `dtype`, `attn_implementation`, `config`, …); other names are
             fields of the encoder's config, which are set.

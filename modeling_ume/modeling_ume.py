@@ -1,6 +1,6 @@
-"""The models: two encoders with a fusion head over their streams, and with a classifier over answers on top of it.
+"""The models: encoders with a fusion head over their streams, and with a classifier over answers on top of it.
 
-For retrieval the same two encoders stand side by side, each with a projection into one common space.
+For retrieval the same encoders stand side by side, each with a projection into one common space.
 """
 
 import torch
@@ -11,7 +11,7 @@ from .arguments_ume import route_arguments  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
 from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
-from .encoders_ume import EncoderAdapter
+from .encoders_ume import encoder_class  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
@@ -19,10 +19,13 @@ from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion
 from .images_ume import read_image  # noqa: F401
+from .inputs_ume import takes_inputs
 from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
-from .numerics_ume import cut_off, widen
-from .outputs_ume import RECORDED, UMEModelOutput, UMEVQAOutput, records, refuse_unknown
+from .modalities_ume import MODALITIES
+from .modality_base_ume import Modality
+from .numerics_ume import widen
+from .outputs_ume import UMEModelOutput, UMEVQAOutput, add_records, recorded_in, records
 from .own_heads_ume import head_of, register_fusion  # noqa: F401 (users import register_fusion from here, too)
 from .padding_ume import join_streams
 from .pairs_triton_ume import fits_kernels  # noqa: F401
@@ -33,21 +36,21 @@ from .processing_ume import process_images  # noqa: F401
 from .retrieval_ume import UMEForImageTextRetrieval
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
-from .streams_ume import Stream, check_shape, drop_modality, looked_at, masked_mean, real_first, reorder, select_images
+from .streams_ume import Stream, check_shape, drop_modality, looked_at, masked_mean, real_first, reorder, select_rows
 from .tasks_ume import (
     ViewClassifiers,
     answer_loss,
     decode_logits,  # noqa: F401
 )
-from .text_ume import check_embeddings, check_tokens, position_limit
+from .text_ume import position_limit
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
-from .vision_ume import check_pixels
+from .vision_ume import Vision  # noqa: F401
 
 
 class UMEModel(UMEEncoders):
     r"""
-    Two encoders and the fusion head over their streams: text and image in, one fused vector out.
+    Encoders and the fusion head over their streams: text, image and whatever the config has in, one fused vector out.
 
     Args:
         config ([`UMEConfig`]): what to build; the encoders get random weights (`from_pretrained` and
@@ -57,41 +60,35 @@ class UMEModel(UMEEncoders):
     def __init__(self, config: UMEConfig):
         super().__init__(config)
         head, inputs = head_of(config), {}
-        text, vision = self._adapters.values()
-        widths, pooled_widths = [text.width, vision.width], [text.pooled_width, vision.pooled_width]
+        widths = [adapter.width for adapter in self._adapters.values()]
+        pooled_widths = [adapter.pooled_width for adapter in self._adapters.values()]
         if head.reads_in_encoder:
-            if "inputs_embeds" not in text.arguments:
+            reader = self._adapters.get("text")
+            if reader is None or "inputs_embeds" not in reader.arguments:
+                what = "the config has none" if reader is None else (
+                    f"the forward of {config.text_config.model_type!r} takes no inputs_embeds"
+                )  # fmt: skip
                 raise ValueError(
-                    f"fusion={config.fusion!r} lets the text encoder read image tokens, but the forward of "
-                    f"{config.text_config.model_type!r} takes no inputs_embeds: choose another text encoder or head."
+                    f"fusion={config.fusion!r} lets the text encoder read image tokens, but {what}: choose another "
+                    "text encoder or head."
                 )
-            inputs = {"embedding_width": self._embedding_width, "input_widths": [vision.width]}
-            widths[1] = pooled_widths[1] = text.width  # the head is given what the text encoder says of the image
+            others = [adapter.width for adapter in self._adapters.values() if adapter is not reader]
+            inputs = {"embedding_width": self._embedding_width, "input_widths": others}
+            widths = [reader.width] * len(widths)  # the head is given what the text encoder says of all
+            pooled_widths = [
+                adapter.pooled_width if adapter is reader else reader.width for adapter in self._adapters.values()
+            ]
             self._text_positions = position_limit(self.text_model)
         self.fusion = build_fusion(config, widths, pooled_widths, **inputs)
         self.post_init()
 
+    @takes_inputs()
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_index: Tensor | None = None,
-        text_present: Tensor | None = None,
-        image_present: Tensor | None = None,
-        text_states: Tensor | None = None,
-        text_pooled: Tensor | None = None,
-        vision_states: Tensor | None = None,
-        vision_pooled: Tensor | None = None,
-        vision_grid: Tensor | None = None,
+        inputs: dict[str, Tensor],
         return_dict: bool | None = None,
-        inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        pixel_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
-        **unknown,
     ) -> UMEModelOutput | tuple:
         r"""
         Args:
@@ -123,155 +120,167 @@ class UMEModel(UMEEncoders):
                 come alone. Default: no image was padded.
             vision_mask (`torch.Tensor` of shape `(images, tokens)`, *optional*): 1 for those of `vision_states` that
                 the image has. Default: all.
+            text_index and, of every other modality that the config has, its inputs (see `MODALITIES`), `…_index`,
+                `…_present`, `…_states`, `…_pooled` and `…_mask`: by the same rules.
 
         Raises:
-            ValueError: when neither modality is given, one is given twice, or questions and images do not match in
-                number, or one of the tensors has another shape or type than said above.
+            ValueError: when no modality is given, one is given twice or is none of this model's, or their numbers of
+                rows do not match, or one of the tensors has another shape or type than said above.
             TypeError: for an argument that is not above, unless it is None.
         """
-        refuse_unknown(self.forward, unknown)
-        if not torch.compiler.is_compiling():
-            self._check_inputs(input_ids, pixel_values, image_index, inputs_embeds)
-            texts = next((x for x in (input_ids, inputs_embeds, text_states) if x is not None), None)
-            rows = image_index if image_index is not None else vision_states if pixel_values is None else pixel_values
-            rows = texts if texts is not None else rows
-            if rows is not None:
-                check_shape("text_present", text_present, rows.shape[:1], "one truth value an example")
-                check_shape("image_present", image_present, rows.shape[:1], "one truth value an example")
-            if texts is not None:
-                check_shape("attention_mask", attention_mask, texts.shape[:2], "one value a token")
-                check_shape("token_type_ids", token_type_ids, texts.shape[:2], "one value a token")
-            if vision_states is not None:
-                check_shape("vision_mask", vision_mask, vision_states.shape[:2], "one value a token")
-        text = image = None
+        own = self._inputs_of(inputs)
         record, recorded = self._recorded(output_attentions, output_hidden_states), {}
-        questions = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "text_states": text_states}
-        given = [name for name, value in questions.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} were both given: give the questions once.")
-        if text_states is not None:
-            if self.fusion.reads_in_encoder:
-                raise ValueError(
-                    f"fusion={self.config.fusion!r} reads questions and images together, so stored text_states cannot "
-                    "be used: give input_ids."
-                )
-            text = self._stream("text", text_states, text_pooled, attention_mask)
-        elif given and self.fusion.reads_in_encoder:
-            text = self._embed_text(input_ids, attention_mask, inputs_embeds)
-        elif given:
-            text, outputs = self._encode_text(input_ids, attention_mask, token_type_ids, inputs_embeds, record)
-            recorded.update(records("text", outputs))
-        if vision_states is not None:
-            if pixel_values is not None:
-                raise ValueError("pixel_values and vision_states were both given: give the images once.")
-            grid = None if vision_grid is None else tuple(vision_grid.tolist())
-            image = self._stream("vision", vision_states, vision_pooled, vision_mask, grid)
-        elif pixel_values is not None:
-            if image_present is not None:
-                # Their gradients pass through the encoder, where zero times what is no number is no number.
-                pixel_values = cut_off(pixel_values, looked_at(pixel_values, image_index, image_present))
-            image, outputs = self._encode_image(pixel_values, record, pixel_mask)
-            recorded.update(records("vision", outputs))
-        if text is None and image is None:
-            raise ValueError("Neither input_ids nor pixel_values was given: a UME model needs at least one of them.")
-        if image is not None:
-            image = select_images(image, image_index, batch_size=None if text is None else text.states)
-        adapters = self._adapters
-        text = text if text is not None else self._absent(adapters["text"], like=image)
-        image = image if image is not None else self._absent(adapters["vision"], like=text)
-        for stream, present in ((text, text_present), (image, image_present)):
+        streams: dict[str, Stream] = {}
+        for modality, given in own.items():
+            kind = MODALITIES[modality]
+            if kind.states in given:
+                streams[modality] = self._stored_stream(kind, given)
+            elif kind.given(given) and self.fusion.reads_in_encoder and modality == "text":
+                streams[modality] = self._embed_text(given)
+            elif kind.given(given):
+                if kind.present in given:
+                    rows = given[kind.given(given)[0]]
+                    given = kind.without_absent(given, looked_at(rows, given.get(kind.index), given[kind.present]))
+                streams[modality], outputs = self._encode(modality, given, record)
+                recorded.update(records(modality, outputs))
+        if not streams:
+            wanted = [MODALITIES[modality].main_input for modality in own]
+            none = f"Neither {wanted[0]} nor {wanted[1]}" if len(wanted) == 2 else f"None of {', '.join(wanted)}"
+            raise ValueError(f"{none} was given: a UME model needs at least one of them.")
+        streams = self._rows(streams, own)
+        like = next(iter(streams.values()))
+        streams = {m: streams[m] if m in streams else self._absent(m, like) for m in own}
+        for modality, stream in streams.items():
+            present = own[modality].get(MODALITIES[modality].present)
             if present is not None:
                 stream.present = stream.present & present.bool()
         if self.training and self.config.modality_dropout > 0:
-            drop_modality(text, image, self.config.modality_dropout)
+            drop_modality(list(streams.values()), self.config.modality_dropout)
         if self.fusion.reads_in_encoder:
-            text, image, outputs = self._read_together(text, image, token_type_ids, record)
+            streams, outputs = self._read_together(streams, inputs.get("token_type_ids"), record)
             recorded.update(records("text", outputs))
-        output = self.fusion([text, image])
+        output = self.fusion(list(streams.values()))
         output = UMEModelOutput(
             fused=output.fused,
             fusion_weights=output.weights,
             view_present=output.present,
             view_log_shares=output.log_shares,
-            **recorded,
         )
+        output = add_records(output, recorded)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
-    def _check_inputs(
-        self,
-        input_ids: Tensor | None,
-        pixel_values: Tensor | None,
-        image_index: Tensor | None,
-        inputs_embeds: Tensor | None,
-    ) -> None:
-        """Says what would otherwise fail deep inside an encoder, or not at all."""
-        text, vision = self.config.text_config, self.config.vision_config
-        if inputs_embeds is not None:
-            readable = "inputs_embeds" in self._adapters["text"].arguments
-            check_embeddings(inputs_embeds, self._embedding_width if readable else None, text.model_type)
-        if input_ids is not None:
-            known = getattr(self.text_model.get_input_embeddings(), "num_embeddings", None)
-            check_tokens(input_ids, known)
-        if pixel_values is not None:
-            check_pixels(pixel_values, getattr(vision, "num_channels", 3), image_index)
+    def _inputs_of(self, inputs: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What was given of each modality that the model has; says what would otherwise fail deep inside an encoder,
+        or not at all."""
+        own = {
+            modality: {name: inputs[name] for name in MODALITIES[modality].all_inputs if name in inputs}
+            for modality in self.config.modalities
+        }
+        strange = inputs.keys() - {name for given in own.values() for name in given}
+        if strange:
+            raise ValueError(
+                f"{min(strange)} was given, but this model reads {', '.join(own)}: leave it out, or build the model "
+                "with such an encoder."
+            )
+        for modality, given in own.items():
+            kind = MODALITIES[modality]
+            if not torch.compiler.is_compiling():
+                kind.check(self._adapters[modality], getattr(self, f"{modality}_model"), given)
+            twice = kind.given(given)
+            if len(twice) > 1:
+                raise ValueError(f"{' and '.join(twice)} were both given: give the {kind.nouns} once.")
+            if kind.states in given and self.fusion.reads_in_encoder and modality == "text":
+                raise ValueError(
+                    f"fusion={self.config.fusion!r} reads questions and images together, so stored text_states cannot "
+                    "be used: give input_ids."
+                )
+        if not torch.compiler.is_compiling():
+            counts = [
+                given[kind.index if kind.index in given else kind.given(given)[0]].shape[:1]
+                for kind, given in ((MODALITIES[modality], given) for modality, given in own.items())
+                if kind.given(given)
+            ]
+            for modality, given in own.items() if counts else ():
+                present = MODALITIES[modality].present
+                check_shape(present, given.get(present), counts[0], "one truth value an example")
+        return own
 
-    def _stream(
-        self,
-        modality: str,
-        states: Tensor,
-        pooled: Tensor | None,
-        mask: Tensor | None = None,
-        grid: tuple[int, int] | None = None,
-    ) -> Stream:
+    def _rows(self, streams: dict[str, Stream], own: dict[str, dict[str, Tensor]]) -> dict[str, Stream]:
+        """The streams with a row an example, of which `…_index` says which it has.
+
+        Raises:
+            ValueError: when their numbers of rows do not match.
+        """
+        first, rows = None, {}
+        for modality, stream in streams.items():
+            kind = MODALITIES[modality]
+            index = own[modality].get(kind.index)
+            count = stream.states.shape[0] if index is None else index.shape[0]
+            if first is None:
+                first = kind, count
+            elif count != first[1] and index is None:
+                raise ValueError(
+                    f"{first[1]} {first[0].nouns} came with {count} {kind.nouns}: pass {kind.index}, which says for "
+                    f"each {first[0].noun} the row of its {kind.noun} in {kind.main_input}."
+                )
+            elif count != first[1]:
+                raise ValueError(f"{kind.index} has {count} entries for {first[1]} {first[0].nouns}.")
+            rows[modality] = select_rows(stream, index)
+        return rows
+
+    def _stored_stream(self, kind: Modality, given: dict[str, Tensor]) -> Stream:
         """The stream of an encoder's stored output, which may have been kept in a shorter type."""
-        adapter = self._adapters[modality]
+        adapter = self._adapters[kind.name]
+        states, pooled, mask, grid = (given.get(name) for name in (kind.states, kind.pooled, kind.mask, kind.grid))
         width, pooled_width = states.shape[-1], None if pooled is None else pooled.shape[-1]
         if (width, pooled_width) != (adapter.width, adapter.pooled_width):
             raise ValueError(
-                f"{modality}_states and {modality}_pooled are {width} and {pooled_width or 0} wide, but the encoder's "
+                f"{kind.states} and {kind.pooled} are {width} and {pooled_width or 0} wide, but the encoder's "
                 f"are {adapter.width} and {adapter.pooled_width}: give both, as this model's own encoder makes them."
             )
         if mask is None:
             mask = torch.ones(states.shape[:2], device=states.device)
-        mask = mask.bool()
-        return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid)
+        mask, grid = mask.bool(), None if grid is None else tuple(grid.tolist())
+        return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid, modality=kind.name)
 
     @property
     def _embedding_width(self) -> int:
         return self.text_model.get_input_embeddings().weight.shape[-1]
 
-    def _embed_text(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None, embeddings: Tensor | None = None
-    ) -> Stream:
+    def _embed_text(self, given: dict[str, Tensor]) -> Stream:
         """The questions' stream before the text encoder's layers: their tokens' embeddings, no summary yet."""
+        embeddings = given.get("inputs_embeds")
         if embeddings is None:
-            embeddings = self.text_model.get_input_embeddings()(input_ids)  # [B, L, E]
-        given = embeddings if input_ids is None else input_ids
-        mask = self._adapters["text"].text_mask(self.text_model, attention_mask, given)
-        return Stream(embeddings, mask, embeddings[:, 0], mask.any(1))
+            embeddings = self.text_model.get_input_embeddings()(given["input_ids"])  # [B, L, E]
+        mask = MODALITIES["text"].real(self.text_model, given)
+        return Stream(embeddings, mask, embeddings[:, 0], mask.any(1), modality="text")
 
     def _read_together(
-        self, text: Stream, image: Stream, token_type_ids: Tensor | None, record: dict[str, bool] | None = None
-    ) -> tuple[Stream, Stream, ModelOutput]:
-        """The text encoder reads the text's embeddings and the image's tokens as one row; what it says of each.
+        self, streams: dict[str, Stream], token_type_ids: Tensor | None, record: dict[str, bool] | None = None
+    ) -> tuple[dict[str, Stream], ModelOutput]:
+        """The text encoder reads the text's embeddings and the others' tokens as one row; what it says of each.
 
         A row has no gaps: what is not real, or absent, is moved to its end, so that positions are counted over real
         tokens. The text comes first and keeps the positions it was trained at, unless the encoder is causal: then the
-        image comes first, for the text to read it.
+        others come first, for the text to read them.
 
         Raises:
             ValueError: when the encoder has fewer positions than there are tokens.
         """
-        adapter, lengths = self._adapters["text"], [text.states.shape[1], image.states.shape[1]]
+        adapter, text = self._adapters["text"], streams["text"]
+        others = {modality: stream for modality, stream in streams.items() if modality != "text"}
+        in_turn = {"text": text, **others}
+        lengths = [stream.states.shape[1] for stream in in_turn.values()]
         limit = self._text_positions
         if limit is not None and sum(lengths) > limit:
+            counted = (f"{n} {MODALITIES[m].called} tokens" for m, n in zip(in_turn, lengths, strict=True))
             raise ValueError(
-                f"fusion={self.config.fusion!r}: {lengths[0]} text tokens and {lengths[1]} image tokens are more than "
+                f"fusion={self.config.fusion!r}: {' and '.join(counted)} are more than "
                 f"the {limit} positions of the text encoder {self.config.text_config.model_type!r}: shorten the "
                 "questions, set feature_grid to average the image's tokens, or choose another encoder."
             )
-        masks = [stream.mask & stream.present[:, None] for stream in (text, image)]
-        rows = [text.states.masked_fill(~masks[0][..., None], 0.0), *self.fusion.inputs([image])]
+        masks = [stream.mask & stream.present[:, None] for stream in in_turn.values()]
+        rows = [text.states.masked_fill(~masks[0][..., None], 0.0), *self.fusion.inputs(list(others.values()))]
         types = [torch.zeros_like(mask, dtype=torch.long) for mask in masks]
         if token_type_ids is not None:
             types[0] = token_type_ids
@@ -290,35 +299,44 @@ class UMEModel(UMEEncoders):
         states = reorder(outputs.last_hidden_state, order.argsort(dim=1)).split(lengths[::turn], dim=1)[::turn]
         order = real_first(text.mask)  # the first token sums up the text, also where padding stands before it
         mask = reorder(text.mask, order)
-        text_pooled = adapter._pool(outputs, reorder(states[0], order), mask, content=mask)
-        image_pooled = masked_mean(states[1], image.mask)
-        return (
-            Stream(states[0], text.mask, text_pooled, text.present),
-            Stream(states[1], image.mask, image_pooled, image.present, image.grid),
-            outputs,
-        )
+        read = {}
+        for (modality, stream), said in zip(in_turn.items(), states, strict=True):
+            if modality == "text":
+                pooled = adapter.pool(outputs, reorder(said, order), mask, content=mask)
+            else:
+                pooled = masked_mean(said, stream.mask)
+            read[modality] = Stream(said, stream.mask, pooled, stream.present, stream.grid, modality=modality)
+        return {modality: read[modality] for modality in streams}, outputs
 
-    def _absent(self, adapter: EncoderAdapter, like: Stream) -> Stream:
+    def _absent(self, modality: str, like: Stream) -> Stream:
         """The stream of a modality that no example of the batch has."""
-        batch_size = len(like.states)
+        adapter, batch_size = self._adapters[modality], len(like.states)
         absent = like.present.new_zeros(batch_size)
-        grid = (1, 1) if adapter.modality == "vision" else None
         width = adapter.width
-        if self.fusion.reads_in_encoder and adapter.modality == "text":
+        if self.fusion.reads_in_encoder and modality == "text":
             width = self._embedding_width
         return Stream(
             states=like.states.new_zeros(batch_size, 1, width),
             mask=absent[:, None],
             pooled=like.states.new_zeros(batch_size, adapter.pooled_width),
             present=absent,
-            grid=grid,
+            modality=modality,
         )
 
 
-def _as_inputs(image: Stream) -> dict[str, Tensor]:
-    """A stream of images as what `forward` takes."""
-    grid = {} if image.grid is None else {"vision_grid": torch.tensor(image.grid)}
-    return {"vision_states": image.states, "vision_pooled": image.pooled, "vision_mask": image.mask, **grid}
+def _as_inputs(stream: Stream) -> dict[str, Tensor]:
+    """A stream of distinct rows as what `forward` takes."""
+    kind = MODALITIES[stream.modality]
+    grid = {} if stream.grid is None else {kind.grid: torch.tensor(stream.grid)}
+    return {kind.states: stream.states, kind.pooled: stream.pooled, kind.mask: stream.mask, **grid}
+
+
+def _as_stream(kind: Modality, encoded: dict[str, Tensor]) -> Stream:
+    """The reverse of `_as_inputs`."""
+    states, mask, grid = encoded[kind.states], encoded.get(kind.mask), encoded.get(kind.grid)
+    mask = torch.ones(states.shape[:2]) if mask is None else mask
+    mask, grid = mask.to(states.device).bool(), None if grid is None else tuple(grid.tolist())
+    return Stream(states, mask, encoded[kind.pooled], mask.any(1), grid, modality=kind.name)
 
 
 class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
@@ -384,52 +402,45 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             `(images, width)`, where the tokens form a grid, `vision_grid` `(2,)`, which lies on the CPU, and, where
             images were padded, `vision_mask` `(images, tokens)`.
         """
-        encoded = _as_inputs(self.ume.encode_image(pixel_values, pixel_mask))
+        encoded = self.encode("vision", pixel_values=pixel_values, pixel_mask=pixel_mask)
         return encoded if pixel_mask is not None else {k: v for k, v in encoded.items() if k != "vision_mask"}
+
+    def encode(self, modality: str, **inputs: Tensor) -> dict[str, Tensor]:
+        """
+        Runs the encoder of one modality alone, as `encode_images` does that of images.
+
+        Args:
+            modality: its key in `MODALITIES`.
+            inputs: what `forward` takes of it.
+
+        Returns:
+            `dict`: what `forward` takes instead: `…_states`, `…_pooled`, the mask of the states and, where they form
+            one, `…_grid`.
+        """
+        return _as_inputs(self.ume.encode(modality, **inputs))
 
     def join_images(self, encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What `encode_images` said of several images one by one → what it says of all of them together."""
-        streams = []
-        for image in encoded:
-            grid = tuple(image["vision_grid"].tolist()) if "vision_grid" in image else None
-            mask = image.get("vision_mask")
-            mask = torch.ones(image["vision_states"].shape[:2]) if mask is None else mask
-            mask = mask.to(image["vision_states"].device).bool()
-            streams.append(Stream(image["vision_states"], mask, image["vision_pooled"], mask.any(1), grid))
-        return _as_inputs(join_streams(streams))
+        return _as_inputs(join_streams([_as_stream(MODALITIES["vision"], image) for image in encoded]))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by part (`"encoders"`, `"fusion"`, `"classifier"`), e.g. for a learning rate each."""
-        encoders = [*self.ume.text_model.parameters(), *self.ume.vision_model.parameters()]
+        encoders = [parameter for encoder in self._encoders() for parameter in encoder.parameters()]
         return {
             "encoders": encoders,
             "fusion": list(self.ume.fusion.parameters()),
             "classifier": list(self.classifier.parameters()),
         }
 
+    @takes_inputs(labels=("labels",))
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        image_index: Tensor | None = None,
+        inputs: dict[str, Tensor],
         labels: Tensor | None = None,
-        text_present: Tensor | None = None,
-        image_present: Tensor | None = None,
-        text_states: Tensor | None = None,
-        text_pooled: Tensor | None = None,
-        vision_states: Tensor | None = None,
-        vision_pooled: Tensor | None = None,
-        vision_grid: Tensor | None = None,
         return_dict: bool | None = None,
-        inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        pixel_mask: Tensor | None = None,
-        vision_mask: Tensor | None = None,
         loss_weights: Tensor | None = None,
-        **unknown,
     ) -> UMEVQAOutput | tuple:
         r"""
         Args:
@@ -442,26 +453,9 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
 
         The other arguments are those of [`UMEModel.forward`].
         """
-        refuse_unknown(self.forward, unknown)
-        output = self.ume(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            pixel_values=pixel_values,
-            image_index=image_index,
-            text_present=text_present,
-            image_present=image_present,
-            text_states=text_states,
-            text_pooled=text_pooled,
-            vision_states=vision_states,
-            vision_pooled=vision_pooled,
-            vision_grid=vision_grid,
-            return_dict=True,
-            inputs_embeds=inputs_embeds,
-            pixel_mask=pixel_mask,
-            vision_mask=vision_mask,
-            **self._recorded(output_attentions, output_hidden_states),
-        )
+        record = self._recorded(output_attentions, output_hidden_states)
+        output = self.ume(**inputs, return_dict=True, **record)
+        recorded = recorded_in(output)
         head = self.ume.fusion
         views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
         shares = {} if output.view_log_shares is None else {"log_shares": output.view_log_shares}
@@ -480,8 +474,8 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             logits=logits,
             fused=output.fused,
             fusion_weights=output.fusion_weights,
-            **{name: getattr(output, name) for name in RECORDED},
         )
+        output = add_records(output, recorded)
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 

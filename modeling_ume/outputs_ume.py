@@ -1,25 +1,20 @@
-"""What the models return, and what goes along of an encoder's inner states when a caller asks for it.
+"""What the models return, and what goes along of an encoder's inner states when a caller asks for it."""
 
-Also what `forward` makes of arguments that it does not know.
-"""
-
-import inspect
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .stored_ume import nearest
+from .modalities_ume import MODALITIES
 
-MODALITIES = ("text", "vision")
 RECORDS = ("hidden_states", "attentions")
 RECORDED = tuple(f"{modality}_{record}" for record in RECORDS for modality in MODALITIES)
 
 
 class EncoderRecords:
     """
-    The inner states of both encoders in an output of a model.
+    The inner states of the encoders in an output of a model.
 
     Attributes:
         text_hidden_states, vision_hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`): what that
@@ -27,7 +22,9 @@ class EncoderRecords:
             width)`.
         text_attentions, vision_attentions (`tuple[torch.Tensor]`, with `output_attentions=True`): its attention
             weights layer by layer, `(rows, heads, tokens, tokens)`.
-        hidden_states, attentions: those of the text encoder, by the names that transformers' own code looks for.
+        …_hidden_states, …_attentions: those of any other modality that the model has.
+        hidden_states, attentions: those of the text encoder, by the names that transformers' own code looks for; of a
+            model without text None.
 
     Texts have a row an example; images one a distinct image, as in `pixel_values`, whatever `image_index` says. With
     `fusion="early_input"` the text encoder's rows hold the image's tokens too, the real ones in front. A field is None
@@ -37,11 +34,11 @@ class EncoderRecords:
 
     @property
     def hidden_states(self) -> tuple[Tensor, ...] | None:
-        return self.text_hidden_states
+        return getattr(self, "text_hidden_states", None)
 
     @property
     def attentions(self) -> tuple[Tensor, ...] | None:
-        return self.text_attentions
+        return getattr(self, "text_attentions", None)
 
 
 def records(modality: str, outputs: ModelOutput) -> dict[str, tuple[Tensor, ...] | None]:
@@ -49,7 +46,28 @@ def records(modality: str, outputs: ModelOutput) -> dict[str, tuple[Tensor, ...]
     return {f"{modality}_{record}": outputs.get(record) or None for record in RECORDS}
 
 
-@dataclass
+def add_records(output: ModelOutput, recorded: dict[str, tuple[Tensor, ...] | None]) -> ModelOutput:
+    """The output with those inner states that an encoder has kept."""
+    for name, value in recorded.items():
+        if value is not None:
+            output[name] = value
+    return output
+
+
+def recorded_in(output: ModelOutput) -> dict[str, tuple[Tensor, ...]]:
+    """What `add_records` has put into an output."""
+    return {name: value for name, value in output.items() if name.endswith(tuple(f"_{record}" for record in RECORDS))}
+
+
+def _with_records(output_class: type) -> type:
+    """The class as a dataclass that ends with a field for every modality and record."""
+    for name in RECORDED:
+        output_class.__annotations__[name] = "tuple[Tensor, ...] | None"
+        setattr(output_class, name, None)
+    return dataclass(output_class)
+
+
+@_with_records
 class UMEModelOutput(EncoderRecords, ModelOutput):
     """What [`UMEModel`] returns.
 
@@ -60,20 +78,16 @@ class UMEModelOutput(EncoderRecords, ModelOutput):
         view_present (`torch.BoolTensor` of shape `(batch, K)`, of the heads that combine late): which views count.
         view_log_shares (`torch.Tensor` of shape `(batch, K)`, of the heads that average views): ln of how much each
             counts.
-        text_hidden_states, vision_hidden_states, text_attentions, vision_attentions: see [`EncoderRecords`].
+        text_hidden_states, …: see [`EncoderRecords`].
     """
 
     fused: Tensor | None = None
     fusion_weights: dict[str, Tensor] | None = None
     view_present: Tensor | None = None
     view_log_shares: Tensor | None = None
-    text_hidden_states: tuple[Tensor, ...] | None = None
-    vision_hidden_states: tuple[Tensor, ...] | None = None
-    text_attentions: tuple[Tensor, ...] | None = None
-    vision_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@_with_records
 class UMEVQAOutput(EncoderRecords, ModelOutput):
     """What [`UMEForVisualQuestionAnswering`] returns.
 
@@ -81,17 +95,13 @@ class UMEVQAOutput(EncoderRecords, ModelOutput):
         loss (`torch.Tensor` of shape `()`, where `labels` were given): mean over the examples.
         logits (`torch.Tensor` of shape `(batch, num_labels)`): a score for each answer of `config.id2label`.
         fused, fusion_weights: as in [`UMEModelOutput`].
-        text_hidden_states, vision_hidden_states, text_attentions, vision_attentions: see [`EncoderRecords`].
+        text_hidden_states, …: see [`EncoderRecords`].
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     fused: Tensor | None = None
     fusion_weights: dict[str, Tensor] | None = None
-    text_hidden_states: tuple[Tensor, ...] | None = None
-    vision_hidden_states: tuple[Tensor, ...] | None = None
-    text_attentions: tuple[Tensor, ...] | None = None
-    vision_attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -121,7 +131,7 @@ class UMERetrievalOutput(EncoderRecords, ModelOutput):
 
 def _kept_by(modality: str, record: str) -> property:
     def kept(output: UMERetrievalOutput) -> tuple[Tensor, ...] | None:
-        outputs = getattr(output, f"{modality}_model_output")
+        outputs = getattr(output, f"{modality}_model_output", None)
         return None if outputs is None else outputs.get(record) or None
 
     return property(kept)
@@ -181,17 +191,3 @@ def _features_of(value):
     if isinstance(value, dict):
         return {name: _features_of(part) for name, part in value.items()}
     return value
-
-
-def refuse_unknown(forward, unknown: dict) -> None:
-    """
-    Raises TypeError for arguments that `forward` does not have, and names the nearest that it has.
-
-    Those that are None ask for nothing: callers that serve many kinds of models, such as PEFT, pass all they know.
-    """
-    asked = [name for name, value in unknown.items() if value is not None]
-    if asked:
-        parameters = inspect.signature(forward).parameters.values()
-        known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        hint = nearest(asked[0], known) or f" It takes {', '.join(known)}."
-        raise TypeError(f"forward() has no argument {asked[0]!r}.{hint}")

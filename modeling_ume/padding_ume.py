@@ -129,7 +129,7 @@ def read_each_size(read, pixel_values: Tensor, pixel_mask: Tensor) -> Stream:
     stream = join_streams(groups)
     back = torch.tensor(order, device=pixel_values.device).argsort()
     rows = [part.index_select(0, back) for part in (stream.states, stream.mask, stream.pooled, stream.present)]
-    return Stream(*rows, stream.grid)
+    return Stream(*rows, stream.grid, modality=stream.modality)
 
 
 def join_streams(streams: list[Stream]) -> Stream:
@@ -142,7 +142,8 @@ def join_streams(streams: list[Stream]) -> Stream:
     if len({grid is None for grid in grids}) > 1:
         raise ValueError("Some images of a batch form a grid of tokens and others do not: ask about one at a time.")
     joined = [torch.cat(part) for part in zip(*_on_one_grid(streams), strict=True)]
-    return Stream(*joined, None if grids[0] is None else tuple(map(max, zip(*grids, strict=True))))
+    grid = None if grids[0] is None else tuple(map(max, zip(*grids, strict=True)))
+    return Stream(*joined, grid, modality=streams[0].modality)
 
 
 def _on_one_grid(groups: list[Stream]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:

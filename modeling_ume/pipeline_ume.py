@@ -19,13 +19,17 @@ from transformers import Pipeline
 from .arguments_ume import route_arguments  # noqa: F401
 from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
 from .images_ume import is_image, read_image
+from .modalities_ume import modality_named  # noqa: F401
+from .modality_base_ume import Modality  # noqa: F401
 from .numerics_ume import widen  # noqa: F401
+from .padding_ume import real_tokens  # noqa: F401
 from .processing_ume import UMEProcessor
 from .stored_ume import storable  # noqa: F401
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import decode_logits  # noqa: F401
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
+from .vision_ume import Vision  # noqa: F401
 
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32
 # What the image encoder says of one image: token states [N, D], summary [D_p], and the grid of the last H·W tokens.

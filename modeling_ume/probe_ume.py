@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PreTrainedModel
 
-from .text_ume import text_inputs
-from .vision_ume import image_inputs, image_size, image_tokens
+from .modalities_ume import MODALITIES
 
 
 @dataclass
@@ -85,14 +84,13 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     Raises:
         ValueError: when the encoder is of another modality, or does not return tokens.
     """
-    config = copy.deepcopy(encoder.config)
-    kind = f"The {modality} encoder {config.model_type!r}"
-    main_input = "input_ids" if modality == "text" else "pixel_values"
+    config, kind = copy.deepcopy(encoder.config), MODALITIES[modality]
+    called = f"The {kind.name} encoder {config.model_type!r}"
     arguments = set(inspect.signature(encoder.forward).parameters)
-    if main_input not in arguments:
-        raise ValueError(f"{kind} takes no {main_input}: choose {_WANTED[modality]}.")
-    if modality == "text" and "attention_mask" not in arguments:
-        raise ValueError(f"{kind} takes no attention_mask, so padding would change its answers: choose another.")
+    if kind.main_input not in arguments:
+        raise ValueError(f"{called} takes no {kind.main_input}: choose {kind.reads}.")
+    if kind.mask in kind.inputs and kind.mask not in arguments:
+        raise ValueError(f"{called} takes no {kind.mask}, so padding would change its answers: choose another.")
     # The fused attentions may need real memory; what comes out has the same shape.
     config._attn_implementation = "eager"
     config._experts_implementation = "batched_mm"
@@ -102,29 +100,23 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
         twin = type(encoder)._from_config(config, **_constructor_kwargs(encoder)).eval()
     no_mode = torch.inference_mode(False)
     with no_mode, torch.device("cpu"), _WeightsUnknown(), _autocast_unasked(), torch.enable_grad():
-        if modality == "text":
-            tokens = torch.ones(1, 8, dtype=torch.long)
-            inputs = text_inputs(arguments, tokens, torch.ones_like(tokens))
-        else:
-            size = image_size(config) or (224, 224)
-            pixels = torch.empty(1, getattr(config, "num_channels", 3), *size, device="meta")
-            inputs = image_inputs(twin, arguments, pixels)
+        given = kind.example(config)
         try:
-            outputs = twin(**inputs)
+            outputs = twin(**kind.encoder_inputs(twin, arguments, given))
         except Exception as error:  # anything may go wrong in a model that reads something else
-            given = "input_ids and attention_mask" if modality == "text" else f"pixel_values {list(pixels.shape)}"
+            shapes = " and ".join(
+                f"{name} {list(value.shape)}" if value.is_floating_point() else name for name, value in given.items()
+            )
             raise ValueError(
-                f"{kind} does not run on {given} alone ({type(error).__name__}: {error}): choose {_WANTED[modality]}."
+                f"{called} does not run on {shapes} alone ({type(error).__name__}: {error}): choose {kind.reads}."
             ) from error
     states = getattr(outputs, "last_hidden_state", None)
-    if not isinstance(states, Tensor) or states.ndim not in ((3,) if modality == "text" else (3, 4)):
+    if not isinstance(states, Tensor) or states.ndim not in ((3, 4) if kind.has_grid else (3,)):
         found = "none" if states is None else f"one of shape {list(getattr(states, 'shape', []))}"
-        raise ValueError(f"{kind} must return its tokens as last_hidden_state, but there is {found}: choose another.")
-    num_special = 0
-    if modality == "vision":
-        states, num_special, _ = image_tokens(config, outputs, size)
-    elif states.shape[1] != 8:
-        raise ValueError(f"{kind} returns {states.shape[1]} states for 8 tokens: choose one that keeps every token.")
+        raise ValueError(
+            f"{called} must return its tokens as last_hidden_state, but there is {found}: choose another."
+        )
+    states, num_special, _ = kind.tokens(config, outputs, given)
     pooled = outputs.get("pooler_output")
     return Shape(
         width=states.shape[-1],
@@ -147,9 +139,6 @@ def _unread(model: PreTrainedModel, output: Tensor) -> set[str]:
             read.add(id(node.variable))
         nodes += [following for following, _ in node.next_functions]
     return {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in read}
-
-
-_WANTED = {"text": "a model that reads text", "vision": "a model that reads single pictures"}
 
 
 def _constructor_kwargs(encoder: PreTrainedModel) -> dict:

@@ -13,45 +13,19 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging
 
 from .arguments_ume import route_arguments
-from .images_ume import from_array, is_array, is_picture, read_image, with_image_size
+from .images_ume import process_images, with_image_size  # noqa: F401
+from .modalities_ume import MODALITIES
+from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
+from .padding_ume import real_tokens  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import PROBLEM_TYPES, decode_logits
-from .text_ume import UNLIMITED, check_question, tokenize, tokenizer_of
+from .text_ume import tokenizer_of
 from .trust_ume import ForeignCodeError, check_processor_files, load_trusted, read_quietly
+from .vision_ume import Vision  # noqa: F401
 
 logger = logging.get_logger(__name__)
-
-
-def process_images(image_processor, images: list, **options) -> dict:
-    """
-    What the image processor makes of them. A `pixel_mask` [U, H, W] stays only where it says that images were padded.
-
-    Raises:
-        ValueError: when the images come out with different sizes, or with a mask of another kind, which nobody reads.
-    """
-    name = type(image_processor).__name__
-    try:
-        processed = dict(image_processor(images, **options))
-    except (ValueError, RuntimeError) as error:
-        if len(images) == 1 or ("size" not in str(error) and "tensor" not in str(error) and "shape" not in str(error)):
-            raise
-        raise ValueError(
-            f"{name} could not make one batch of {len(images)} images: {str(error).splitlines()[0]} The encoder needs "
-            "images of one size, or padded ones with a pixel_mask: let the image processor resize or crop to one "
-            "height and width, or give the images one by one."
-        ) from error
-    unread = [key for key in processed if "mask" in key and key != "pixel_mask"]
-    if unread:
-        raise ValueError(
-            f"{name} returns {', '.join(unread)}, which no image encoder of UME reads, so an image's padding would "
-            "change its answers: choose an image processor that gives pixel_values alone, or with pixel_mask."
-        )
-    mask = processed.get("pixel_mask")
-    if mask is not None and all((part != 0).all() for part in mask if hasattr(part, "all")):
-        del processed["pixel_mask"]
-    return processed
 
 
 class UMEProcessor(ProcessorMixin):
@@ -176,7 +150,7 @@ class UMEProcessor(ProcessorMixin):
         The processor that fits two pretrained encoders.
 
         Args:
-            text_name (`str`): Hub name or folder with the question encoder's tokenizer.
+            text_name (`str`): Hub name or folder with the text encoder's tokenizer.
             vision_name (`str`): Hub name or folder with the image encoder's image processor.
             id2label, problem_type: as in [`UMEProcessor`].
             image_size (`int`, *optional*):
@@ -188,7 +162,7 @@ class UMEProcessor(ProcessorMixin):
             ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing. Or
                 for an argument that is none of these.
         """
-        places = {"text": {}, "vision": {}}
+        places = {name: {} for name, kind in MODALITIES.items() if kind.part is not None}
         known = [*PLACE_ARGUMENTS, *(f"{modality}_{name}" for modality in places for name in PLACE_ARGUMENTS)]
         for name in kwargs:
             if name not in known:
@@ -243,7 +217,8 @@ class UMEProcessor(ProcessorMixin):
             text_kwargs, images_kwargs (`dict`, *optional*): passed on to the tokenizer and to the image processor;
                 what stands there counts before the defaults above.
             common_kwargs (`dict`, *optional*): passed on to both, as far as they know the names.
-            kwargs: any other argument of the tokenizer (`add_special_tokens`, `return_offsets_mapping`, …) or of the
+            kwargs: what there is of other modalities of `MODALITIES`, under their names; any other argument of the
+                tokenizer (`add_special_tokens`, `return_offsets_mapping`, …) or of the
                 image processor (`do_resize`, `size`, …), which goes to the one that knows it.
 
         Returns:
@@ -252,58 +227,39 @@ class UMEProcessor(ProcessorMixin):
             images to the size of the largest; only those of the modality that was given.
 
         Raises:
-            ValueError: if neither images nor text are given, if they were given in each other's place, if one of them
+            ValueError: if nothing is given, if texts and images were given in each other's place, if one of them
                 cannot be read, or if an argument was given twice.
-            TypeError: for an argument that neither part knows.
+            TypeError: for an argument that no part knows.
         """
-        if images is None and text is None:
-            raise ValueError("There is nothing to process: give images, text or both.")
-        if is_picture(text):
-            raise ValueError("text is a picture: the images come first, or by name, `processor(images=…, text=…)`.")
-        defaults = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": None}
-        given = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        given = {name: value for name, value in given.items() if value is not None}
-        if return_tensors != defaults["return_tensors"]:  # None says lists
-            given["return_tensors"] = return_tensors
-        groups = {"text_kwargs": text_kwargs, "images_kwargs": images_kwargs}
-        text_options, image_options = route_arguments(
-            self.tokenizer, self.image_processor, groups, common_kwargs, {**given, **kwargs}
-        )
+        given = {"images": images, "text": text}
+        given |= {kind.argument: kwargs.pop(kind.argument) for kind in MODALITIES.values() if kind.argument in kwargs}
+        here = {kind.argument: kind for kind in MODALITIES.values() if self.reads(kind)}
+        given = {argument: values for argument, values in given.items() if values is not None}
+        if not given:
+            ways = sorted(here)
+            more = "both" if len(ways) == 2 else "several of them"
+            raise ValueError(f"There is nothing to process: give {', '.join(ways)} or {more}.")
+        options = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        options = {name: value for name, value in options.items() if value is not None}
+        if return_tensors != "pt":  # None says lists
+            options["return_tensors"] = return_tensors
+        own = {"text_kwargs": text_kwargs, "images_kwargs": images_kwargs}
+        own |= {kind.options: kwargs.pop(kind.options) for kind in here.values() if kind.options in kwargs}
+        names = {kind.options: kind.option_names(self.part(kind)) for kind in here.values()}
+        routed = route_arguments(names, own, common_kwargs, {**options, **kwargs}, given)
         batch = {}
-        if text is not None:
-            own = self.tokenizer.init_kwargs
-            if own.get("padding") == "max_length" and "padding" not in text_options:
-                defaults |= {name: own[name] for name in ("padding", "max_length") if name in own}
-            text_options = {**defaults, **text_options}
-            words = text_options.get("is_split_into_words", False)
-            single = isinstance(text, str) or (words and text and isinstance(text[0], str))
-            questions = [text] if single else text
-            if not isinstance(questions, (list, tuple)) or not questions:
-                raise ValueError(f"text must be a question or a list of questions that is not empty, not {text!r}.")
-            for question in questions:
-                for part in question if words else [question]:
-                    check_question(part)
-            if isinstance(text_options.get("text_pair"), str):
-                text_options["text_pair"] = [text_options["text_pair"]]
-            if text_options["truncation"] is True and text_options["max_length"] is None:
-                limit = self.tokenizer.model_max_length
-                # Without a limit there is nothing to cut to, and tokenizers warn when they are asked to.
-                text_options.update({"max_length": limit} if limit < UNLIMITED else {"truncation": False})
-            batch.update(tokenize(self.tokenizer, list(questions), **text_options))
-        if images is not None:
-            images = list(images) if isinstance(images, (list, tuple)) else [images]
-            images = [picture for part in images for picture in (part if isinstance(part, (list, tuple)) else [part])]
-            if not images:
-                raise ValueError("images is an empty list: give at least one image, or None for text alone.")
-            # Who says where the channels are, has arrays as they shall be.
-            pictures_of = (lambda array: [array]) if "input_data_format" in image_options else from_array
-            images = [
-                picture
-                for image in images
-                for picture in (pictures_of(image) if is_array(image) else [read_image(image)])
-            ]
-            batch.update(process_images(self.image_processor, images, **{"return_tensors": "pt", **image_options}))
+        for argument, kind in here.items():
+            if argument in given:
+                batch.update(kind.process(self.part(kind), given[argument], **routed[kind.options]))
         return BatchFeature(batch)
+
+    def part(self, kind: Modality):
+        """The part that prepares a modality; None where it needs none, or there is none here."""
+        return None if kind.part is None else getattr(self, kind.part, None)
+
+    def reads(self, kind: Modality) -> bool:
+        """Whether the processor can prepare a modality."""
+        return kind.part is None or self.part(kind) is not None
 
     def decode_answers(self, logits: torch.Tensor, top_k: int = 1) -> list[list[dict]]:
         r"""

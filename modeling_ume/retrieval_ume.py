@@ -1,5 +1,6 @@
 """Retrieval: the encoders side by side, each with a projection into one space, trained by a contrastive loss."""
 
+import inspect
 import math
 
 import torch
@@ -10,8 +11,9 @@ from transformers.utils import ModelOutput
 
 from .base_ume import UMEEncoders
 from .configuration_ume import UMEConfig
+from .inputs_ume import refuse_unknown
 from .numerics_ume import widen
-from .outputs_ume import MODALITIES, RECORDS, UMEFeaturesOutput, UMERetrievalOutput, refuse_unknown
+from .outputs_ume import RECORDS, UMEFeaturesOutput, UMERetrievalOutput
 
 MAX_LOGIT_SCALE = math.log(100)
 
@@ -40,7 +42,12 @@ class UMEForImageTextRetrieval(UMEEncoders):
 
     def __init__(self, config: UMEConfig):
         super().__init__(config)
-        text, vision = (self._adapters[modality].pooled_width for modality in MODALITIES)
+        if config.modalities != ["text", "vision"]:  # it is about these two by nature
+            raise ValueError(
+                f"{type(self).__name__} compares texts with images, and the config has "
+                f"{', '.join(config.modalities)}: give it text_config and vision_config alone."
+            )
+        text, vision = (self._adapters[modality].pooled_width for modality in ("text", "vision"))
         self.text_projection = nn.Linear(text, config.fusion_hidden_size, bias=False)
         self.vision_projection = nn.Linear(vision, config.fusion_hidden_size, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))  # ln of one over the temperature
@@ -85,13 +92,15 @@ class UMEForImageTextRetrieval(UMEEncoders):
         return self._features_output(*self._image_features(pixel_values, record, pixel_mask), return_dict)
 
     def _text_features(self, *inputs) -> tuple[Tensor, ModelOutput]:
-        text, outputs = self._encode_text(*inputs)
+        *inputs, record = inputs
+        names = ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds")
+        text, outputs = self._encode("text", dict(zip(names, inputs, strict=True)), record)
         return F.normalize(self.text_projection(text.pooled), dim=-1), outputs
 
     def _image_features(
         self, pixel_values: Tensor, record: dict[str, bool], pixel_mask: Tensor | None = None
     ) -> tuple[Tensor, ModelOutput]:
-        image, outputs = self._encode_image(pixel_values, record, pixel_mask)
+        image, outputs = self._encode("vision", {"pixel_values": pixel_values, "pixel_mask": pixel_mask}, record)
         return F.normalize(self.vision_projection(image.pooled), dim=-1), outputs
 
     def _features_output(
@@ -132,7 +141,8 @@ class UMEForImageTextRetrieval(UMEEncoders):
             ValueError: when there are no texts or no images, or the loss cannot tell which image a text belongs to.
             TypeError: for an argument that is not above, unless it is None.
         """
-        refuse_unknown(self.forward, unknown)
+        known = [name for name in inspect.signature(self.forward).parameters if name != "unknown"]
+        refuse_unknown(known, [name for name, value in unknown.items() if value is not None])
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Retrieval compares texts with images: give the texts as input_ids or as inputs_embeds.")
         if pixel_values is None:

@@ -64,18 +64,24 @@ def own_fields(config_class: type[PretrainedConfig]) -> list[str]:
         if "__init__" in vars(above):
             names |= dict.fromkeys(inspect.signature(above.__init__).parameters)
         names |= dict.fromkeys(vars(above).get("__annotations__", {}))
-    return [name for name in names if name not in ("self", "args", "kwargs")]
+        if "own_fields" in vars(above):  # those that a table gives it
+            names = dict.fromkeys([*above.own_fields(), *names])
+    return [name for name in names if name not in ("self", "args", "encoder_configs", "kwargs")]
+
+
+def known_fields(config_class: type[PretrainedConfig]) -> set[str]:
+    """Every field that a config of this class may have, on any release 5.x of transformers."""
+    return {*own_fields(config_class), *_fields_of_every_config()}
 
 
 @functools.cache
-def known_fields(config_class: type[PretrainedConfig]) -> set[str]:
-    """Every field that a config of this class may have, on any release 5.x of transformers."""
-    known = {*own_fields(config_class), *_FIELDS_OF_TRANSFORMERS, *PretrainedConfig().to_dict()}
+def _fields_of_every_config() -> frozenset[str]:
+    known = {*_FIELDS_OF_TRANSFORMERS, *PretrainedConfig().to_dict()}
     if dataclasses.is_dataclass(PretrainedConfig):
         known |= {field.name for field in dataclasses.fields(PretrainedConfig)}
     known |= set(inspect.signature(PretrainedConfig.__init__).parameters)
     # Releases take those of generation out of a config again.
-    return (known | set(GenerationConfig().to_dict())) - {"self", "kwargs"}
+    return frozenset((known | set(GenerationConfig().to_dict())) - {"self", "kwargs"})
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -25,6 +25,8 @@ class Stream:
         distinct: where several examples share one image, the stream of the U distinct ones; `states`, `mask` and
             `pooled` are its rows `index`. What acts on one token can be done on these, once an image.
         index: [B], the row of `distinct` that each example has.
+        modality: the key in `MODALITIES` of what it holds. Of a stream that was made without one, which heads of users
+            and earlier releases do, it is an image's where there is a grid, and a text's otherwise.
     """
 
     states: Tensor
@@ -34,6 +36,11 @@ class Stream:
     grid: tuple[int, int] | None = None
     distinct: "Stream | None" = None
     index: Tensor | None = None
+    modality: str | None = None
+
+    def __post_init__(self):
+        if self.modality is None:
+            self.modality = "text" if self.grid is None else "vision"
 
     def to(self, device, non_blocking: bool = False) -> "Stream":
         """The stream on another device, to which the hooks of a model that is spread over several bring it."""
@@ -116,6 +123,7 @@ def cut_off_masked(stream: Stream) -> Stream:
         stream.grid,
         None if stream.distinct is None else cut_off_masked(stream.distinct),
         stream.index,
+        stream.modality,
     )
 
 
@@ -142,38 +150,33 @@ def check_ids(name: str, ids: Tensor, number: int | None, what: str) -> None:
             )
 
 
-def drop_modality(text: Stream, image: Stream, rate: float) -> None:
-    """Takes text or image, evenly chosen, from each example that has both, with probability `rate`, as if absent."""
-    both = is_present(text) & is_present(image)  # [B]
-    draw = torch.rand(both.shape, device=both.device)
-    # The two ends of [0, 1) never meet, as rate < 1: no example loses both.
-    text.present = text.present & ~(both & (draw < rate / 2))
-    image.present = image.present & ~(both & (draw >= 1 - rate / 2))
+def drop_modality(streams: list[Stream], rate: float) -> None:
+    """Takes one modality, evenly chosen, from each example that has two or more, with probability `rate`, as if
+    absent."""
+    here = presence(streams)  # [B, K]
+    count = here.sum(1)
+    draw = torch.rand(len(count), device=here.device)
+    # Of two, the first goes at the lower end of [0, 1) and the second at the upper, as in earlier releases; the ends
+    # never meet, as rate < 1.
+    shifted = (draw + rate / 2) % 1.0
+    which = count - 1 - (shifted * count / rate).long().clamp(max=count - 1)  # the how-manieth of those it has
+    goes = (count > 1) & (shifted < rate)
+    order = here.long().cumsum(1) - 1  # [B, K]
+    for k, stream in enumerate(streams):
+        stream.present = stream.present & ~(goes & here[:, k] & (order[:, k] == which))
 
 
-def select_images(images: Stream, image_index: Tensor | None, batch_size: Tensor | None = None) -> Stream:
-    """Gives each question its image: a stream of U images and image_index [B] → a stream of B rows.
-
-    Raises:
-        ValueError: when without `image_index` the number of images is not that of the questions (`batch_size` holds
-            the question batch), or `image_index` has another length than it.
-    """
-    if image_index is None:
-        if batch_size is not None and batch_size.shape[0] != images.states.shape[0]:
-            raise ValueError(
-                f"{len(batch_size)} questions came with {len(images.states)} images: pass image_index, which says for "
-                "each question the row of its image in pixel_values."
-            )
-        return images
-    if batch_size is not None and batch_size.shape[0] != image_index.shape[0]:
-        raise ValueError(f"image_index has {len(image_index)} entries for {len(batch_size)} questions.")
-    image_index = image_index.to(images.states.device)  # of a model that is spread over several
-    rows = [take(x, image_index) for x in (images.states, images.mask, images.pooled, images.present)]
-    return Stream(*rows, images.grid, distinct=images, index=image_index)
+def select_rows(rows: Stream, index: Tensor | None) -> Stream:
+    """Gives each example its row: a stream of U distinct ones and index [B] → a stream of B rows; None: it is that."""
+    if index is None:
+        return rows
+    index = index.to(rows.states.device)  # of a model that is spread over several
+    own = [take(x, index) for x in (rows.states, rows.mask, rows.pooled, rows.present)]
+    return Stream(*own, rows.grid, distinct=rows, index=index, modality=rows.modality)
 
 
-def looked_at(images: Tensor, image_index: Tensor | None, image_present: Tensor) -> Tensor:
-    """[U] bool: which of the images any example has. Without `image_index` each example has its own."""
-    if image_index is None:
-        return image_present.bool()
-    return torch.zeros(images.shape[0], device=images.device).index_add(0, image_index, image_present.float()) > 0
+def looked_at(rows: Tensor, index: Tensor | None, present: Tensor) -> Tensor:
+    """[U] bool: which of the rows any example has. Without `index` each example has its own."""
+    if index is None:
+        return present.bool()
+    return torch.zeros(rows.shape[0], device=rows.device).index_add(0, index, present.float()) > 0

@@ -2,12 +2,171 @@
 
 import os
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import is_protobuf_available, is_sentencepiece_available
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils import ModelOutput, is_protobuf_available, is_sentencepiece_available
 
-from .streams_ume import check_ids, described
+from .arguments_ume import tokenizer_names
+from .images_ume import is_picture
+from .modality_base_ume import Modality
+from .numerics_ume import cut_off
+from .padding_ume import in_given_order, real_tokens
+from .streams_ume import Stream, check_ids, check_shape, described, real_first, reorder
 from .trust_ume import ForeignCodeError, load_tokenizer
+
+
+class Text(Modality):
+    """Questions and other texts: any text `AutoModel`, or this project's LSTM."""
+
+    name = "text"
+    noun = "question"
+    called = "text"
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    instead = later_inputs = ("inputs_embeds",)
+    mask = "attention_mask"
+    part = "tokenizer"
+    column = "question"
+    default_config = "bert"
+    marks = ("vocab_size",)
+    ordered = True
+    reads = "a model that reads text"
+
+    def check(self, adapter, encoder, inputs):
+        embeddings, ids = inputs.get("inputs_embeds"), inputs.get(self.main_input)
+        if embeddings is not None:
+            width = encoder.get_input_embeddings().weight.shape[-1] if "inputs_embeds" in adapter.arguments else None
+            check_embeddings(embeddings, width, encoder.config.model_type)
+        if ids is not None:
+            check_tokens(ids, getattr(encoder.get_input_embeddings(), "num_embeddings", None))
+        self.check_index(inputs)
+        given = self.given(inputs)
+        if given:
+            for name in ("attention_mask", "token_type_ids"):
+                check_shape(name, inputs.get(name), inputs[given[0]].shape[:2], "one value a token")
+
+    def example(self, config, rows=1):
+        tokens = torch.ones(rows, 8, dtype=torch.long)
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+    def encoder_inputs(self, encoder, arguments, inputs):
+        own = [inputs.get(name) for name in (*self.inputs, *self.instead)]
+        return text_inputs(arguments, *own)
+
+    def own_pooling(self, encoder, pooled_width, num_special):
+        # An encoder whose models predict masked tokens reads both ways and has a summary token in front.
+        masked_lm = type(encoder.config) in MODEL_FOR_MASKED_LM_MAPPING
+        causal = type(encoder.config) in MODEL_FOR_CAUSAL_LM_MAPPING and not masked_lm
+        without = "cls" if masked_lm else "mean"
+        if causal or pools_padding(encoder):
+            return "last", without, causal
+        return ("pooler" if pooled_width is not None else without), without, causal
+
+    def check_pooling(self, encoder, pooling, pooled_width, num_special):
+        if pooling == "pooler" and pools_padding(encoder):
+            raise ValueError(
+                f"{self.pooling_field}='pooler': the encoder {encoder.config.model_type!r} pools padding too; use "
+                "'auto' or 'last'."
+            )
+        super().check_pooling(encoder, pooling, pooled_width, num_special)
+
+    def read(self, adapter, encoder, inputs, record=None):
+        """Runs the encoder on the real tokens, which stand in front whatever side was padded; see the base class."""
+        embeddings, input_ids, token_type_ids = (
+            inputs.get(name) for name in ("inputs_embeds", "input_ids", "token_type_ids")
+        )
+        given = input_ids if embeddings is None else embeddings
+        mask = self.real(encoder, inputs)
+        order = real_first(mask)
+        front = reorder(mask, order)
+        if token_type_ids is not None:
+            token_type_ids = reorder(token_type_ids, order)
+        if embeddings is not None:
+            embeddings = cut_off(reorder(embeddings, order), front)
+        else:
+            input_ids = reorder(input_ids, order)
+            padding = getattr(encoder.config, "pad_token_id", None)
+            if padding is not None and padding >= 0:
+                # RoBERTa counts positions, and CLIP looks for the end, by the ids themselves.
+                input_ids = input_ids.masked_fill(~front, padding)
+        # Attention over nothing at all would be NaN, in a question without any token.
+        attended = (front | (torch.arange(front.shape[1], device=front.device) == 0)).long()
+        try:
+            outputs = adapter.run(
+                encoder, text_inputs(adapter.arguments, input_ids, attended, token_type_ids, embeddings), record
+            )
+        except (RuntimeError, IndexError) as error:
+            limit, length = position_limit(encoder), given.shape[1]
+            if limit is None or length <= limit:
+                raise
+            raise ValueError(
+                f"A question has {length} tokens, but the text encoder {encoder.config.model_type!r} reads {limit}: "
+                f"cut it with the processor's max_length={limit}, or set the tokenizer's model_max_length."
+            ) from error
+        pooled = adapter.pool(outputs, outputs.last_hidden_state, front, content=front)
+        states = in_given_order(outputs, order)  # [B, L, D]
+        return Stream(states, mask, pooled, mask.any(1), modality=self.name), outputs
+
+    def option_names(self, part):
+        return tokenizer_names(part)
+
+    def process(self, part, values, **options):
+        if is_picture(values):
+            raise ValueError("text is a picture: the images come first, or by name, `processor(images=…, text=…)`.")
+        defaults = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": None}
+        own = part.init_kwargs
+        if own.get("padding") == "max_length" and "padding" not in options:
+            defaults |= {name: own[name] for name in ("padding", "max_length") if name in own}
+        options = {**defaults, **options}
+        words = options.get("is_split_into_words", False)
+        single = isinstance(values, str) or (words and values and isinstance(values[0], str))
+        questions = [values] if single else values
+        if not isinstance(questions, (list, tuple)) or not questions:
+            raise ValueError(f"text must be a question or a list of questions that is not empty, not {values!r}.")
+        for question in questions:
+            for part_of_it in question if words else [question]:
+                check_question(part_of_it)
+        if isinstance(options.get("text_pair"), str):
+            options["text_pair"] = [options["text_pair"]]
+        if options["truncation"] is True and options["max_length"] is None:
+            limit = part.model_max_length
+            # Without a limit there is nothing to cut to, and tokenizers warn when they are asked to.
+            options.update({"max_length": limit} if limit < UNLIMITED else {"truncation": False})
+        return tokenize(part, list(questions), **options)
+
+    def collate(self, part, values, max_length=None):
+        """Questions → ids and masks [B, L], padded to the longest; what is longer than `max_length` is cut."""
+        encoded = tokenize(
+            part, values, padding=True, truncation=max_length is not None, max_length=max_length, return_tensors="pt"
+        )
+        return {name: encoded[name] for name in self.inputs if name in encoded}
+
+    @staticmethod
+    def real(encoder, inputs: dict) -> Tensor:
+        """[B, L] bool, of ids [B, L] or embeddings [B, L, E]: the mask, or without one all but padding at the ends."""
+        mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+        if mask is not None:
+            return mask.bool()
+        if ids is not None:
+            return real_tokens(encoder.config, ids)
+        embeddings = inputs["inputs_embeds"]
+        return torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+
+    def tokens(self, config, outputs: ModelOutput, inputs: dict):
+        states = outputs.last_hidden_state
+        length = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None).shape[1]
+        if states.shape[1] != length:
+            raise ValueError(
+                f"The text encoder {config.model_type!r} returns {states.shape[1]} states for {length} tokens: choose "
+                "one that keeps every token."
+            )
+        return states, 0, None
+
+
+def pools_padding(encoder: PreTrainedModel) -> bool:
+    """SigLIP's text half pools what stands at the last position, be it padding."""
+    return hasattr(encoder.config, "projection_size")
 
 
 def position_limit(encoder: PreTrainedModel) -> int | None:

@@ -6,8 +6,122 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
-from .streams_ume import check_ids, described
+from .arguments_ume import image_names
+from .images_ume import from_array, is_array, process_images, read_image
+from .modality_base_ume import Modality
+from .padding_ume import is_padded, padded, read_each_size, unpadded
+from .streams_ume import Stream, described
+
+
+class Vision(Modality):
+    """Pictures: any image `AutoModel`, or this project's VGG."""
+
+    name = "vision"
+    short = noun = called = "image"
+    aliases = ("image",)
+    inputs = ("pixel_values",)
+    later_inputs = ("pixel_mask",)
+    argument = "images"
+    part = "image_processor"
+    column = "image"
+    default_config = "vit"
+    halves = ("vision_config", "image_config")
+    marks = ("image_size", "num_channels", "patch_size")
+    has_grid = in_files = True
+    reads = "a model that reads single pictures"
+
+    def check(self, adapter, encoder, inputs):
+        if inputs.get(self.main_input) is not None:
+            check_pixels(inputs[self.main_input], getattr(encoder.config, "num_channels", 3))
+        self.check_index(inputs)
+        self.check_mask(inputs)
+
+    def example(self, config, rows=1):
+        size = image_size(config) or (224, 224)
+        return {self.main_input: torch.empty(rows, getattr(config, "num_channels", 3), *size, device="meta")}
+
+    def encoder_inputs(self, encoder, arguments, inputs):
+        return image_inputs(encoder, arguments, inputs[self.main_input])
+
+    def tokens(self, config, outputs: ModelOutput, inputs: dict):
+        return image_tokens(config, outputs, inputs[self.main_input].shape[-2:])
+
+    def read(self, adapter, encoder, inputs, record=None):
+        """As the base class; of padded images each at its own size, and their states on one grid."""
+        pixel_values, pixel_mask = inputs[self.main_input], inputs.get("pixel_mask")
+        if is_padded(pixel_values, pixel_mask):
+            if any((record or {}).values()):
+                raise ValueError(
+                    "Inner states of images of different sizes do not fit into one tensor: ask for "
+                    "output_hidden_states and output_attentions with images of one size."
+                )
+
+            def read(pixels: Tensor) -> Stream:
+                return self.read(adapter, encoder, {self.main_input: pixels})[0]
+
+            stream = read_each_size(read, pixel_values, pixel_mask)
+            return stream, BaseModelOutput(last_hidden_state=stream.states)
+        outputs = self.look(adapter, encoder, pixel_values, record)
+        stream = self.stream(adapter, encoder, outputs, inputs)
+        if adapter.feature_grid is not None:
+            stream.states, stream.grid = average_grid(stream.states, stream.grid, adapter.feature_grid)
+            stream.mask = torch.ones(stream.states.shape[:2], dtype=torch.bool, device=stream.states.device)
+        return stream, outputs
+
+    def option_names(self, part):
+        return image_names(part)
+
+    def process(self, part, values, **options):
+        values = list(values) if isinstance(values, (list, tuple)) else [values]
+        values = [picture for held in values for picture in (held if isinstance(held, (list, tuple)) else [held])]
+        if not values:
+            raise ValueError("images is an empty list: give at least one image, or None for text alone.")
+        # Who says where the channels are, has arrays as they shall be.
+        pictures_of = (lambda array: [array]) if "input_data_format" in options else from_array
+        pictures = [
+            picture for image in values for picture in (pictures_of(image) if is_array(image) else [read_image(image)])
+        ]
+        return process_images(part, pictures, **{"return_tensors": "pt", **options})
+
+    def open(self, cell, content=None):
+        return read_image(cell if content is None else content)
+
+    def collate(self, part, values):
+        processed = process_images(part, values, return_tensors="pt")
+        pixel_values = processed["pixel_values"]
+        if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4:
+            shape = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
+            raise ValueError(
+                f"{type(part).__name__} gives pixel_values of shape {shape}, but the model takes "
+                "[images, 3, height, width]: let the image processor resize or crop to one height and width."
+            )
+        return {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
+
+    def apart(self, batch):
+        return unpadded(batch["pixel_values"], batch.get("pixel_mask"))
+
+    def together(self, rows):
+        return padded(rows)
+
+    def look(self, adapter, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None) -> ModelOutput:
+        """Runs the image encoder; one that cannot take images of this size says so."""
+        inputs = image_inputs(encoder, adapter.arguments, pixel_values)
+        made_for, size = image_size(encoder.config), tuple(pixel_values.shape[-2:])
+        if made_for in (None, size):
+            return adapter.run(encoder, inputs, record)
+        try:
+            return adapter.run(encoder, inputs, record)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"The image encoder {encoder.config.model_type!r} was made for images of {made_for[0]}×{made_for[1]} "
+                f"pixels and cannot read {size[0]}×{size[1]} ({error}): let the image processor resize and crop to "
+                f"{made_for[0]}×{made_for[1]}."
+            ) from error
 
 
 def image_inputs(encoder: PreTrainedModel, arguments: set[str], pixel_values: Tensor) -> dict:
@@ -104,8 +218,8 @@ def _pair(size) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
 
 
-def check_pixels(pixel_values: Tensor, channels: int, image_index: Tensor | None) -> None:
-    """Raises ValueError for what are no images [images, channels, height, width], or no index [batch] into them."""
+def check_pixels(pixel_values: Tensor, channels: int) -> None:
+    """Raises ValueError for what are no images [images, channels, height, width]."""
     if (
         not isinstance(pixel_values, Tensor)
         or not pixel_values.is_floating_point()
@@ -117,7 +231,3 @@ def check_pixels(pixel_values: Tensor, channels: int, image_index: Tensor | None
             f"pixel_values is {described(pixel_values)}: give floating-point numbers [images, {channels}, height, "
             "width] of one image or more, as the image processor makes them."
         )
-    if image_index is not None:
-        if not isinstance(image_index, Tensor) or image_index.ndim != 1:
-            raise ValueError(f"image_index is {described(image_index)}: give [batch], an image a question.")
-        check_ids("image_index", image_index, len(pixel_values), "the images")

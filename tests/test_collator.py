@@ -10,10 +10,10 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessor
 
-import training_ume.data.collator as collator_module
+from modeling_ume.images_ume import read_image
+from modeling_ume.vision_ume import Vision
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.collator import VQACollator
-from training_ume.data.images import open_image
 from training_ume.data.json_entries import VQADataError
 
 WORDS = ["[PAD]", "[UNK]", "what", "colour", "is", "it", "?"]
@@ -51,7 +51,7 @@ def rows(tmp_path):
 
 def test_each_distinct_image_of_a_batch_is_opened_and_processed_once(processor, rows, monkeypatch):
     opened = []
-    monkeypatch.setattr(collator_module, "open_image", lambda path, *args: opened.append(path) or open_image(path))
+    monkeypatch.setattr(Vision, "open", lambda kind, path, *args: opened.append(path) or read_image(path))
     batch = VQACollator(processor)(rows)
     assert opened == [rows[0]["image"], rows[1]["image"], rows[3]["image"]]
     assert batch["pixel_values"].shape == (3, 3, 32, 32)
@@ -63,7 +63,7 @@ def test_every_question_looks_at_the_pixels_of_its_own_image(processor, rows):
     batch = VQACollator(processor)(rows)
     seen = batch["pixel_values"][batch["image_index"]]
     for n, row in enumerate(rows):
-        alone = processor.image_processor(open_image(row["image"]), return_tensors="pt")["pixel_values"][0]
+        alone = processor.image_processor(read_image(row["image"]), return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(seen[n], alone)
 
 
@@ -131,7 +131,7 @@ def test_trainer_takes_the_number_of_questions_for_the_batch_size(inputs, proces
 def test_a_broken_image_is_named_with_its_questions(processor, rows):
     with open(rows[0]["image"], "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n cut off")
-    with pytest.raises(VQADataError, match=r"red\.png cannot be read.*question_id 0, 2\."):
+    with pytest.raises(VQADataError, match=r"red\.png' cannot be read.*question_id 0, 2\."):
         VQACollator(processor)(rows)
 
 
@@ -164,7 +164,7 @@ def test_the_image_cache_changes_no_pixel_and_stays_within_its_size(processor, r
     one_image = 3 * 32 * 32 * 4
     cached = VQACollator(processor, image_cache_bytes=2 * one_image)
     opened = []
-    monkeypatch.setattr(collator_module, "open_image", lambda path, *args: opened.append(path) or open_image(path))
+    monkeypatch.setattr(Vision, "open", lambda kind, path, *args: opened.append(path) or read_image(path))
     for batch_rows in (rows, rows[::-1], rows[1:3]):
         torch.testing.assert_close(cached(batch_rows), plain(batch_rows), rtol=0, atol=0)
     opened.clear()

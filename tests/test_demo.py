@@ -207,7 +207,7 @@ def test_reasons_come_to_each_card_and_lead_to_the_answers_probability(judges, t
     visit = give_reasons(judges, give_reasons(judges, visit))
     for card in visit.cards:
         for answers, why in zip(card.answers, card.reasons, strict=True):
-            assert why.start + why.text + why.image == pytest.approx(answers[0]["score"], abs=1e-4)
+            assert why.start + sum(why.shapley.values()) == pytest.approx(answers[0]["score"], abs=1e-4)
             assert max(why.heat.size) == judges_module.MAP_PIXELS
     assert give_reasons(judges, visit).cards == visit.cards
     assert give_reasons(judges, Visit()).cards == []

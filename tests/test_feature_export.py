@@ -13,9 +13,10 @@ from test_features import Setting, build, contents
 
 import training_ume.features.build as build_module
 import training_ume.features.publish as feature_export
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.build import model
 from training_ume.commands import main
-from training_ume.features.identity import MODALITIES, describe
+from training_ume.features.identity import describe
 from training_ume.features.publish import export_features, fetch_features, push_features
 from training_ume.features.store import FeatureCache, begin, finish, save_shard, shard_index
 from training_ume.records.files import read_json, write_json

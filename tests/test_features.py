@@ -23,6 +23,7 @@ from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
 import training_ume.features.build as build_module
 from configuration_ume.parsing import parse_recipe
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.vision_ume import average_grid
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_collator, build_processor
@@ -32,9 +33,9 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.features import keys
 from training_ume.features.build import build_features
-from training_ume.features.identity import MODALITIES, describe
+from training_ume.features.identity import describe
 from training_ume.features.keys import file_stamps, saved_names
-from training_ume.features.store import COLUMN, FeatureCache, open_features
+from training_ume.features.store import FeatureCache, open_features
 from training_ume.records.files import write_whole
 from training_ume.training.feature_sets import distinct_rows
 from training_ume.training.prepare import load_data
@@ -68,11 +69,12 @@ class Setting:
         tokenizer = words_tokenizer(data.train["question"][:])
         processor = build_processor(recipe.model, tokenizer, data.vocabulary)
         model = build_model(recipe.model, processor)
+        columns = {name: kind.column for name, kind in MODALITIES.items()}
         collators = {
             modality: build_collator(recipe.data, processor, None, recipe.model.problem_type, inputs)
-            for modality, inputs in COLUMN.items()
+            for modality, inputs in columns.items()
         }
-        rows = {modality: distinct_rows(data.parts().values(), column) for modality, column in COLUMN.items()}
+        rows = {modality: distinct_rows(data.parts().values(), column) for modality, column in columns.items()}
         return model, collators, rows, data
 
 
@@ -149,7 +151,7 @@ def test_features_are_bit_for_bit_the_encoders_output_in_float16(setting, tmp_pa
         if modality == "text":  # encoded in the order of their length
             ordered = sorted(ordered, key=lambda row: len(row["question"]))
         stream = live(model, collators[modality], ordered)
-        batch = cache.batch([row[COLUMN[modality]] for row in ordered])
+        batch = cache.batch([row[MODALITIES[modality].column] for row in ordered])
         real = stream.mask[..., None] if modality == "text" else torch.tensor(True)
         assert torch.equal(batch[f"{modality}_states"], torch.where(real, stream.states, 0.0).half())
         assert torch.equal(batch[f"{modality}_pooled"], stream.pooled.half())
@@ -316,7 +318,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupte
             build(tmp_path / "cut", modality, model, collators, rows)
     assert sorted(path.name for path in (tmp_path / "cut").glob("shard-*")) == ["shard-00000.bin", "shard-00000.json"]
     with pytest.raises(ValueError, match=r"lacks \d+ of \d+ .* complete it with `ume cache`"):
-        FeatureCache(tmp_path / "cut").locate([row[COLUMN[modality]] for row in rows[modality]])
+        FeatureCache(tmp_path / "cut").locate([row[MODALITIES[modality].column] for row in rows[modality]])
     # What a kill leaves behind in the middle of writing: a temporary file, features without their index.
     (tmp_path / "cut" / ".shard-00001.bin.abc").write_bytes(b"half")
     (tmp_path / "cut" / "shard-00001.bin").write_bytes(b"whole, but no index yet")

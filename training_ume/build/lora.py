@@ -17,8 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.outputs_ume import MODALITIES
-from modeling_ume.vision_ume import image_size
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.records.files import read_json, write_json
 
 WRAPPED = ("weight", "bias", "in_features", "out_features")  # what PEFT's wrapper shows of the layer in it
@@ -61,14 +60,16 @@ def _usable(model: UMEForVisualQuestionAnswering, modality: str, layers: dict[st
     try:
         encoder.eval()
         with torch.enable_grad():  # without, PyTorch's own Transformer layers take a short cut past their parts
-            if modality == "text":
-                model.ume.encode_text(torch.ones(1, 8, dtype=torch.long, device=encoder.device))
-            else:
-                config = encoder.config
-                size = image_size(config) or (224, 224)
-                model.ume.encode_image(
-                    torch.zeros(1, getattr(config, "num_channels", 3), *size, device=encoder.device)
-                )
+            example = MODALITIES[modality].example(encoder.config)
+            model.ume.encode(
+                modality,
+                **{
+                    name: torch.zeros(value.shape, device=encoder.device)
+                    if value.is_meta
+                    else value.to(encoder.device)
+                    for name, value in example.items()
+                },
+            )
     finally:
         for name, (parent, last) in places.items():
             setattr(parent, last, layers[name])
@@ -116,7 +117,7 @@ def lora_facts(model: UMEForVisualQuestionAnswering, args: ModelArguments) -> di
         as they are, by type).
     """
     facts = {}
-    for modality in MODALITIES:
+    for modality in model.config.modalities:
         if getattr(args, f"freeze_{modality}"):
             continue
         encoder = model.ume.encoder(modality)
@@ -165,7 +166,7 @@ def with_lora(
     # Without `ume.`, PEFT finds them in UMEModel (AutoModel) as well as in UMEForVisualQuestionAnswering.
     targets = [
         f"{modality}_model.{name}"
-        for modality in MODALITIES
+        for modality in model.config.modalities
         if not getattr(args, f"freeze_{modality}")
         for name in lora_layers(model, modality)[0]
     ]
@@ -177,7 +178,7 @@ def with_lora(
             "without LoRA."
         )
     # PEFT goes by the end of a name; the whole of it where an encoder has a module called so.
-    inside = [name for modality in MODALITIES for name, _ in model.ume.encoder(modality).named_modules()]
+    inside = [name for modality in model.config.modalities for name, _ in model.ume.encoder(modality).named_modules()]
     whole = ["ume.fusion" if any(name.endswith("fusion") for name in inside) else "fusion", "classifier"]
     config = LoraConfig(
         r=args.lora_r,
@@ -189,7 +190,7 @@ def with_lora(
     model.name_or_path = str(base)  # what PEFT writes into adapter_config.json
     model.ume.hold_statistics()
     adapted = get_peft_model(model, config)
-    for modality in MODALITIES:
+    for modality in model.config.modalities:
         encoder = model.ume.encoder(modality)
         for name, module in list(encoder.named_modules()):
             if isinstance(module, ModulesToSaveWrapper):  # a `classifier`, which has no longer name

@@ -13,8 +13,8 @@ import argparse
 import sys
 
 from configuration_ume.parsing import parse_recipe
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.commands import command_parser
-from training_ume.features.identity import MODALITIES
 from training_ume.records.files import WriteError
 from training_ume.training.feature_sets import cache_recipe
 

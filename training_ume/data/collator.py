@@ -11,20 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_ume.padding_ume import padded, unpadded
-from modeling_ume.processing_ume import process_images
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modality_base_ume import Modality
 from modeling_ume.tasks_ume import PROBLEM_TYPES
-from modeling_ume.text_ume import tokenize
+from modeling_ume.text_ume import UNLIMITED
 from training_ume.data.answers import ANSWER_SCORES
 from training_ume.data.images import open_image
 from training_ume.data.json_entries import VQADataError
 
-__all__ = ["INPUTS", "PROBLEM_TYPES", "VQACollator", "VQADataError", "open_image"]
-INPUTS = ("both", "question", "image")
+__all__ = ["ALL", "PROBLEM_TYPES", "VQACollator", "VQADataError", "inputs_known", "open_image", "seen_by"]
+ALL = "both"  # the name is from a time of two
 
-TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids")
-# A tokenizer without a limit of its own says 1e30.
-NO_LENGTH_LIMIT = 10**20
+
+def inputs_known() -> tuple[str, ...]:
+    """What a model may be given: everything, or the column of one modality alone."""
+    return (ALL, *(kind.column for kind in MODALITIES.values()))
+
+
+def seen_by(inputs: str) -> list[str]:
+    """The modalities that a model is given; see `inputs_known`."""
+    return [name for name, kind in MODALITIES.items() if inputs in (ALL, kind.column)]
 
 
 class VQACollator:
@@ -48,15 +54,20 @@ class VQACollator:
         answer_scores (`str`, *optional*, defaults to `"thirds"`): which soft scores, see
             `AnswerVocabulary.soft_targets`.
         inputs (`str`, *optional*, defaults to `"both"`):
-            `"question"` leaves the images out (and never opens one), `"image"` the questions.
+            What of the rows is taken: with `"both"` all that the processor and the rows have; with the column of one
+            modality that alone: `"question"` leaves the images out (and never opens one), `"image"` the questions.
         max_question_length (`int`, *optional*): in tokens; defaults to the tokenizer's own limit.
         image_cache_bytes (`int`, *optional*, defaults to 0):
             Processed images are kept in memory up to this size, the first ones that come; worth it where all fit
             (easy-VQA at 64×64: 200 MB). Every data loader worker has a cache of its own.
         features (`dict[str, FeatureCache]`, *optional*):
-            Features by modality (`"text"`, `"vision"`), read in place of tokens or pixels; of `"text"` the batch then
-            holds `text_states`, `attention_mask`, `text_pooled`, of `"vision"` `vision_states`, `vision_pooled`,
+            Features by modality (`"text"`, `"vision"`, …), read in place of tokens or pixels; of `"text"` the batch
+            then holds `text_states`, `attention_mask`, `text_pooled`, of `"vision"` `vision_states`, `vision_pooled`,
             `vision_grid` (see `FeatureCache.batch`).
+        may_lack (`Sequence[str]`, *optional*):
+            Modalities that no row of a batch needs to have. Where some rows of a batch lack one, the batch says by
+            `text_present`, `image_present` … which have it; where all do, it is taken for data that was loaded
+            without it, unless it stands here.
 
     Raises:
         ValueError: for an unknown option, a tokenizer without a padding token, or images that come out of the image
@@ -75,9 +86,10 @@ class VQACollator:
         features: dict[str, Any] | None = None,
         soft_targets: bool = False,
         answer_scores: str = "thirds",
+        may_lack: Sequence[str] = (),
     ):
-        if inputs not in INPUTS:
-            raise ValueError(f"inputs={inputs!r} must be one of {', '.join(INPUTS)}.")
+        if inputs not in inputs_known():
+            raise ValueError(f"inputs={inputs!r} must be one of {', '.join(inputs_known())}.")
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(f"problem_type={problem_type!r} must be one of {', '.join(PROBLEM_TYPES)}.")
         if answer_scores not in ANSWER_SCORES:
@@ -86,7 +98,7 @@ class VQACollator:
             raise ValueError(f"max_question_length={max_question_length} must be at least 1 token.")
         if image_cache_bytes < 0:
             raise ValueError(f"image_cache_bytes={image_cache_bytes} must not be negative (0 keeps nothing).")
-        if inputs != "image" and processor.tokenizer.pad_token is None:
+        if "text" in seen_by(inputs) and (getattr(processor, "tokenizer", None) and not processor.tokenizer.pad_token):
             raise ValueError(
                 f"{type(processor.tokenizer).__name__} has no padding token, so questions of different lengths cannot "
                 "share a batch. Set tokenizer.pad_token, for a decoder usually to tokenizer.eos_token."
@@ -99,40 +111,83 @@ class VQACollator:
         self.max_question_length = max_question_length
         self.image_cache_bytes = image_cache_bytes
         self.features = features or {}
-        self._cache: dict[str, Tensor] = {}
+        self.may_lack = tuple(may_lack)
+        self._cache: dict[tuple[str, Any], Tensor] = {}
         self._cached_bytes = 0
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        kinds = [kind for kind in map(MODALITIES.get, seen_by(self.inputs)) if self._reads(kind, rows[0])]
         batch: dict[str, Tensor] = {}
-        if self.inputs != "image":
-            batch.update(self._encode_questions([row["question"] for row in rows]))
+        for kind in kinds:
+            if not kind.in_files:
+                batch.update(self._a_row_each(kind, rows))
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
-        if self.inputs != "question":
-            position = {path: u for u, path in enumerate(dict.fromkeys(row["image"] for row in rows))}
-            batch["image_index"] = torch.tensor([position[row["image"]] for row in rows])
-            if "vision" in self.features:
-                batch.update(self.features["vision"].batch(list(position)))
-            else:
-                batch.update(padded(self._encode_images(list(position), rows)))
+        for kind in kinds:
+            if kind.in_files:
+                batch.update(self._shared(kind, rows))
         return batch
+
+    def _reads(self, kind: Modality, row: dict[str, Any]) -> bool:
+        there = kind.part is None or getattr(self.processor, kind.part, None) is not None
+        return there and kind.column in row
+
+    def _here(self, kind: Modality, rows: Sequence[dict[str, Any]]) -> list[bool]:
+        """Which rows have the modality; VQADataError where none has and that is not known to be meant."""
+        here = [not kind.lacks(row[kind.column]) for row in rows]
+        if not any(here) and kind.name not in self.may_lack:
+            ids = [row["question_id"] for row in rows]
+            others = " or ".join(repr(k.column) for k in MODALITIES.values() if k is not kind and k.column in rows[0])
+            raise VQADataError(
+                f"question_id {_listed(ids)}: the data was loaded without {kind.nouns}. Load it with them, or give "
+                f"the collator inputs={others}; if rows are meant to lack them, may_lack=[{kind.name!r}]."
+            )
+        return here
+
+    def _a_row_each(self, kind: Modality, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What the model reads of a modality of which every row has its own; zeros stand for what a row lacks."""
+        here = self._here(kind, rows)
+        if not any(here):
+            return {}
+        cells = [row[kind.column] for row, is_here in zip(rows, here, strict=True) if is_here]
+        part = None if kind.part is None else getattr(self.processor, kind.part)
+        if kind.name in self.features:
+            side = [part.padding_side] if hasattr(part, "padding_side") else []
+            batch = self.features[kind.name].batch(cells, *side)
+        else:
+            limit = {"max_length": self.question_limit} if kind.name == "text" else {}
+            batch = kind.collate(part, [kind.open(cell) for cell in cells], **limit)
+        if all(here):
+            return batch
+        present = torch.tensor(here)
+        spread = {name: value.new_zeros(len(rows), *value.shape[1:]) for name, value in batch.items()}
+        for name, value in batch.items():
+            spread[name][present] = value
+        return {**spread, kind.present: present}
+
+    def _shared(self, kind: Modality, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """What the model reads of a modality that stands in files, each distinct one once, and whose it is."""
+        here = self._here(kind, rows)
+        if not any(here):
+            return {}
+        cells = [row[kind.column] for row in rows]
+        distinct = dict.fromkeys(cell for cell, is_here in zip(cells, here, strict=True) if is_here)
+        position = {cell: u for u, cell in enumerate(distinct)}
+        # A row that has none is given the first, which the model is told to pass over.
+        batch = {kind.index: torch.tensor([position.get(cell, 0) for cell in cells])}
+        if not all(here):
+            batch[kind.present] = torch.tensor(here)
+        if kind.name in self.features:
+            return batch | self.features[kind.name].batch(list(position))
+        return batch | kind.together(self._read(kind, list(position), rows))
 
     @property
     def question_limit(self) -> int | None:
         """The longest question in tokens; None: any length."""
-        if self.max_question_length is None and self.processor.tokenizer.model_max_length < NO_LENGTH_LIMIT:
+        if self.max_question_length is None and self.processor.tokenizer.model_max_length < UNLIMITED:
             return self.processor.tokenizer.model_max_length
         return self.max_question_length
-
-    def _encode_questions(self, questions: list[str]) -> dict[str, Tensor]:
-        tokenizer, limit = self.processor.tokenizer, self.question_limit
-        if "text" in self.features:
-            return self.features["text"].batch(questions, tokenizer.padding_side)
-        encoded = tokenize(
-            tokenizer, questions, padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
-        )
-        return {key: encoded[key] for key in TEXT_KEYS if key in encoded}
 
     def _labels(self, rows: Sequence[dict[str, Any]]) -> Tensor | None:
         if self.vocabulary is None:
@@ -150,49 +205,35 @@ class VQACollator:
             return self.vocabulary.hard_targets(answers)
         return self.vocabulary.soft_targets(answers, self.answer_scores)
 
-    def _encode_images(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
-        """The processed images [3, H, W] of U distinct paths, without the padding that made them one batch."""
-        new = [path for path in paths if path not in self._cache]
-        processed = dict(zip(new, self._process(new, rows), strict=True)) if new else {}
-        images = [processed[path] if path in processed else self._cache[path] for path in paths]
-        for path, image in processed.items():
-            if self._cached_bytes + image.nbytes <= self.image_cache_bytes:
+    def _read(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
+        """What the model reads of U distinct files, each without the padding that made them one batch."""
+        new = [cell for cell in cells if (kind.name, cell) not in self._cache]
+        processed = dict(zip(new, self._process(kind, new, rows), strict=True)) if new else {}
+        found = [processed[cell] if cell in processed else self._cache[kind.name, cell] for cell in cells]
+        for cell, value in processed.items():
+            if self._cached_bytes + value.nbytes <= self.image_cache_bytes:
                 # A copy of its own: a view would keep the whole batch alive.
-                self._cache[path] = image.clone()
-                self._cached_bytes += image.nbytes
-        return images
+                self._cache[kind.name, cell] = value.clone()
+                self._cached_bytes += value.nbytes
+        return found
 
-    def _process(self, paths: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
-        images = []
-        contents = {row["image"]: row["image_bytes"] for row in rows if "image_bytes" in row}  # a stream's rows
-        for path in paths:
-            questions = [row["question_id"] for row in rows if row["image"] == path]
-            if not path:
-                raise VQADataError(
-                    f"question_id {_listed(questions)}: the data was loaded without images. Give load_vqa the image "
-                    "folder, or the collator inputs='question'."
-                )
+    def _process(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
+        opened, held = [], f"{kind.column}_bytes"
+        contents = {row[kind.column]: row[held] for row in rows if held in row}  # a stream's rows
+        for cell in cells:
             try:
-                images.append(open_image(path, contents.get(path)))
-            except VQADataError as error:
-                raise VQADataError(f"{error} Its questions here: question_id {_listed(questions)}.") from error
-        image_processor = self.processor.image_processor
+                opened.append(kind.open(cell, contents.get(cell)))
+            except ValueError as error:
+                ids = [row["question_id"] for row in rows if row[kind.column] == cell]
+                raise VQADataError(f"{error} Its questions here: question_id {_listed(ids)}.") from error
+        part = None if kind.part is None else getattr(self.processor, kind.part)
         try:
-            processed = process_images(image_processor, images, return_tensors="pt")
+            return kind.apart(kind.collate(part, opened))
         except (ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"{type(image_processor).__name__} could not make one batch of the images {_listed(paths)}: {reason} "
-                "The encoder needs images of one size: let the image processor resize or crop to one height and width."
+                f"{type(part).__name__} could not make one batch of {_listed(cells)}: {reason}"
             ) from error
-        pixel_values = processed["pixel_values"]
-        if not isinstance(pixel_values, Tensor) or pixel_values.ndim != 4:
-            shape = tuple(pixel_values.shape) if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
-            raise ValueError(
-                f"{type(image_processor).__name__} gives pixel_values of shape {shape}, but the model takes "
-                "[images, 3, height, width]: let the image processor resize or crop to one height and width."
-            )
-        return unpadded(pixel_values, processed.get("pixel_mask"))
 
 
 def _listed(values: Sequence) -> str:

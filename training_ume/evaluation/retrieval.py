@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
 from modeling_ume import UMEForImageTextRetrieval, UMEProcessor
-from training_ume.data.collator import TEXT_KEYS, VQACollator
+from modeling_ume.modalities_ume import MODALITIES
+from training_ume.data.collator import VQACollator
 
 
 class PairCollator:
@@ -122,7 +123,7 @@ def evaluate_retrieval(
 
     was_training = model.training
     model.eval()
-    text = features(texts, "question", model.get_text_features, TEXT_KEYS)  # [T, D]
+    text = features(texts, "question", model.get_text_features, MODALITIES["text"].inputs)  # [T, D]
     image = features(images, "image", model.get_image_features, ("pixel_values", "pixel_mask"))  # [U, D]
     model.train(was_training)
     image_index = torch.tensor([position[pair["image"]] for pair in pairs])

@@ -15,7 +15,7 @@ from PIL import Image
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.padding_ume import unpadded
 from training_ume.explain.attribution import grad_cam, integrated_map, token_scores
-from training_ume.explain.shapley import SUBSETS, named_weights, shapley_values, subset_probabilities
+from training_ume.explain.shapley import named_weights, names_of, shapley_values, subset_probabilities, subsets_of
 from training_ume.explain.words import merge_words, pair_maps, token_texts
 from training_ume.records.explanation import Explanation
 
@@ -82,6 +82,7 @@ def explain(
     integrated, integrated_error = integrated_map(model, inputs, target)
     words = merge_words(question, offsets, special.tolist(), scores.tolist())
     logit = output.logits[0, target].item()
+    names = names_of(model)
     values = subset_probabilities(model, {**text, **encoded}, torch.tensor([target]))[0]
     shapley = shapley_values(values)
     return Explanation(
@@ -101,9 +102,9 @@ def explain(
         words=words,
         baseline_logit=baseline_logit,
         completeness_error=abs(sum(word["score"] for word in words) - (logit - baseline_logit)),
-        modality_weights=named_weights(output.fusion_weights),
-        values={"+".join(subset): value for subset, value in zip(SUBSETS, values.tolist(), strict=True)},
-        shapley=dict(zip(("text", "image"), shapley.tolist(), strict=True)),
+        modality_weights=named_weights(names, output.fusion_weights),
+        values={"+".join(subset): value for subset, value in zip(subsets_of(names), values.tolist(), strict=True)},
+        shapley=dict(zip(names, shapley.tolist(), strict=True)),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -11,21 +14,29 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.modalities_ume import MODALITIES, usual
 from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
-from training_ume.records.explanation import VIEWS
-
-SUBSETS = ((), ("text",), ("image",), ("text", "image"))  # what the Shapley values are made of
-
+from training_ume.records.explanation import PAIRS
 
 # ---------------------------------------------------------------------------------------------------- which modality
 
 
-def named_weights(weights: dict[str, Tensor]) -> dict[str, float] | None:
+def names_of(model: UMEForVisualQuestionAnswering) -> list[str]:
+    """What each of the model's modalities is called in an explanation, in the order of its streams."""
+    return [MODALITIES[modality].short for modality in model.config.modalities]
+
+
+def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """All subsets of the modalities, the smaller first, what the Shapley values are made of."""
+    return [subset for size in range(len(names) + 1) for subset in combinations(names, size)]
+
+
+def named_weights(names: Sequence[str], weights: dict[str, Tensor]) -> dict[str, float] | None:
     """The first example's "modality_weights" by the name of the view; None where the head has none."""
     if "modality_weights" not in weights:
         return None
-    return dict(zip(VIEWS, weights["modality_weights"][0].tolist(), strict=False))
+    return dict(zip((*names, PAIRS), weights["modality_weights"][0].tolist(), strict=False))
 
 
 @torch.no_grad()
@@ -33,21 +44,32 @@ def subset_probabilities(
     model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor], targets: Tensor | None = None
 ) -> Tensor:
     """
-    The probability of an answer with nothing, the text, the image, and both given, [B, 4] in the order of `SUBSETS`.
+    The probability of an answer by what the model is given, [B, 2^K] in the order of `subsets_of`.
 
     Args:
-        inputs: B questions and the states of their images, as `encode_images` gives them.
-        targets: [B], ids of the answers; default: those that the model gives with both.
+        inputs: of B examples; of what several share, the states, as `encode` gives them.
+        targets: [B], ids of the answers; default: those that the model gives with all modalities.
     """
-    size, subsets = len(inputs["input_ids"]), len(SUBSETS)
-    rows = {k: v.repeat_interleave(subsets, 0) for k, v in inputs.items() if not k.startswith("vision_")}
-    rows |= {name: value for name, value in inputs.items() if name.startswith("vision_")}
-    device = rows["input_ids"].device
-    rows.setdefault("image_index", torch.arange(size, device=device).repeat_interleave(subsets))
-    for modality in ("text", "image"):
-        given = torch.tensor([modality in subset for subset in SUBSETS], device=device)
-        rows[f"{modality}_present"] = given.repeat(size)
-    logits = model(**rows).logits.float().unflatten(0, (size, subsets)).cpu()  # [B, 4, C]
+    kinds = [MODALITIES[modality] for modality in model.config.modalities]
+    subsets = subsets_of(names_of(model))
+    device = model.device
+    counts = [len(inputs[kind.index if kind.index in inputs else kind.given(inputs)[0]]) for kind in kinds
+              if kind.given(inputs)]  # fmt: skip
+    size = max(counts)
+    rows = {}
+    for kind in kinds:
+        given = {name: inputs[name] for name in kind.all_inputs if name in inputs}
+        if kind.states in given or kind.index in given:  # the distinct ones stay once
+            index = given.pop(kind.index, torch.arange(size, device=device))
+            rows |= {name: value for name, value in given.items() if name != kind.present}
+            rows[kind.index] = index.repeat_interleave(len(subsets), 0)
+        else:
+            rows |= {name: value.repeat_interleave(len(subsets), 0) for name, value in given.items()}
+        chosen = torch.tensor([kind.short in subset for subset in subsets], device=device).repeat(size)
+        if kind.present in given:
+            chosen = chosen & given[kind.present].bool().repeat_interleave(len(subsets), 0)
+        rows[kind.present] = chosen
+    logits = model(**rows).logits.float().unflatten(0, (size, len(subsets))).cpu()  # [B, 2^K, C]
     single = model.config.problem_type == "single_label_classification"
     probabilities = logits.softmax(-1) if single else logits.sigmoid()
     if targets is None:
@@ -57,13 +79,24 @@ def subset_probabilities(
 
 def shapley_values(values: Tensor) -> Tensor:
     """
-    Values of the `SUBSETS` [..., 4] → Shapley values of text and image [..., 2].
+    Values of all subsets of K modalities [..., 2^K], in the order of `subsets_of` → Shapley values [..., K].
 
-    With two players each is the mean of what it adds to nothing and of what it adds to the other; their sum is the
-    value of both minus that of neither.
+    Each is the mean, over the orders in which modalities may come, of what this one adds to those before it (Shapley
+    1953); their sum is the value of all minus that of none.
     """
-    nothing, text, image, both = values.unbind(-1)
-    return torch.stack([(text - nothing + both - image) / 2, (image - nothing + both - text) / 2], dim=-1)
+    players = values.shape[-1].bit_length() - 1
+    subsets = subsets_of(range(players))
+    place = {subset: number for number, subset in enumerate(subsets)}
+    shapley = []
+    for player in range(players):
+        added = 0.0
+        for subset in subsets:
+            if player not in subset:
+                orders = math.factorial(len(subset)) * math.factorial(players - len(subset) - 1)
+                more = place[tuple(sorted((*subset, player)))]
+                added = added + orders / math.factorial(players) * (values[..., more] - values[..., place[subset]])
+        shapley.append(added)
+    return torch.stack(shapley, dim=-1)
 
 
 @torch.no_grad()
@@ -78,7 +111,8 @@ def explain_dataset(
         batch_size (`int`): questions a batch.
 
     Returns:
-        `dict`: `questions`, `images`, and `kinds`: for `all` questions and for each type of answer `modality_means`.
+        `dict`: `questions`, `images` (how many different ones, as of all that stands in files), and `kinds`: for
+        `all` questions and for each type of answer `modality_means`.
 
     Raises:
         ValueError: when there is no question.
@@ -91,7 +125,7 @@ def explain_dataset(
         DataLoader(ordered, batch_size, collate_fn=VQACollator(processor)), desc="explaining", leave=False
     ):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
-        inputs |= model.encode_images(inputs.pop("pixel_values"), inputs.pop("pixel_mask", None))
+        inputs = encoded_once(model, inputs)
         values.append(subset_probabilities(model, inputs))
         given = model(**inputs).fusion_weights
         if "modality_weights" in given:
@@ -104,35 +138,53 @@ def explain_dataset(
         kinds[kind] = torch.tensor([given == kind for given in types])
     return {
         "questions": len(dataset),
-        "images": len(set(dataset["image"][:])),
+        **{
+            kind.nouns: len(set(dataset[kind.column][:]))
+            for kind in map(MODALITIES.get, model.config.modalities)
+            if kind.in_files and kind.column in dataset.column_names
+        },
         "kinds": {
-            kind: modality_means(values[rows], None if weights is None else weights[rows])
+            kind: modality_means(values[rows], None if weights is None else weights[rows], names_of(model))
             for kind, rows in kinds.items()
         },
     }
 
 
-def modality_means(values: Tensor, weights: Tensor | None) -> dict[str, Any]:
+def encoded_once(model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with what its encoder says in the place of everything that examples may share, such as images."""
+    inputs = dict(inputs)
+    for modality in model.config.modalities:
+        kind = MODALITIES[modality]
+        if kind.in_files and kind.main_input in inputs:
+            given = {name: inputs.pop(name) for name in (*kind.inputs, *kind.later_inputs) if name in inputs}
+            inputs |= model.encode(modality, **given)
+    return inputs
+
+
+def modality_means(
+    values: Tensor, weights: Tensor | None, names: Sequence[str] = tuple(kind.short for kind in usual())
+) -> dict[str, Any]:
     """
     Means over questions.
 
     Args:
-        values: [Q, 4], see `subset_probabilities`.
+        values: [Q, 2^K], see `subset_probabilities`.
         weights: the head's own modality weights [Q, views], if it has some.
+        names: what the modalities are called.
 
     Returns:
         `dict`: `questions`; `values`, the mean probability by what the model is given; `shapley`, the mean Shapley
         values; `share`, what part each modality has in the sum of their magnitudes over all questions, which is 1 for
-        both together (None where nothing moves any answer); `modality_weights`, by view, or None.
+        all together (None where nothing moves any answer); `modality_weights`, by view, or None.
     """
     shapley = shapley_values(values)
-    moved = shapley.abs().sum(0)  # [2]
-    names = ("text", "image")
+    moved = shapley.abs().sum(0)  # [K]
     share = dict(zip(names, (moved / moved.sum()).tolist(), strict=True)) if moved.sum() > 0 else None
+    own = None if weights is None else dict(zip((*names, PAIRS), weights.mean(0).tolist(), strict=False))
     return {
         "questions": len(values),
-        "values": {"+".join(s): value for s, value in zip(SUBSETS, values.mean(0).tolist(), strict=True)},
+        "values": {"+".join(s): value for s, value in zip(subsets_of(names), values.mean(0).tolist(), strict=True)},
         "shapley": dict(zip(names, shapley.mean(0).tolist(), strict=True)),
         "share": share,
-        "modality_weights": None if weights is None else dict(zip(VIEWS, weights.mean(0).tolist(), strict=False)),
+        "modality_weights": own,
     }

@@ -19,16 +19,18 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.collator import VQACollator
-from training_ume.features.identity import describe, question_key
+from training_ume.features.identity import content_key, describe, hashable
 from training_ume.features.keys import file_stamps
-from training_ume.features.store import COLUMN, begin, finish, save_shard, shard_index, whole_shards
+from training_ume.features.store import begin, finish, save_shard, shard_index, whole_shards
 from training_ume.records.files import read_json
 
-# A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base.
-ROWS_PER_SHARD = {"text": 4096, "vision": 256}
+# A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base. Files, which have many
+# tokens, go by fewer than rows that stand in the table.
+ROWS_PER_SHARD = {False: 4096, True: 256}
 # Rows encoded together. Fixed, so that the same data give the same bits whoever builds them, in whatever pieces.
-BATCH_ROWS = {"text": 128, "vision": 32}
+BATCH_ROWS = {False: 128, True: 32}
 
 
 # ---------------------------------------------------------------------------------------------------------- building
@@ -54,8 +56,8 @@ def build_features(
     Args:
         folder: the folder of this modality.
         model: its encoder is run on the model's device, in eval mode.
-        collator: of the same modality (`inputs="image"` or `"question"`), as for training.
-        rows: `{"question_id", "question", "image"}`; equal ones are encoded once.
+        collator: of the same modality (`inputs` is its column), as for training.
+        rows: with `question_id` and the column of the modality; equal cells are encoded once, empty ones not at all.
         origin: `name` and `revision` of the encoder, for the record.
 
     Returns:
@@ -71,28 +73,32 @@ def build_features(
     key = describe(modality, model, collator)
     manifest = _begin(folder, key, origin, model)
     stamps: dict[str, list] = {}
-    items = dict.fromkeys(row[COLUMN[modality]] for row in rows)
-    if modality == "vision":
+    kind = MODALITIES[modality]
+    rows = [row for row in rows if not kind.lacks(row[kind.column])]
+    items = {hashable(row[kind.column]): row[kind.column] for row in rows}
+    if kind.in_files:
         stamps = file_stamps(items, (read_json(folder / "files.json") or {}))
         keys = {path: stamp[-1] for path, stamp in stamps.items()}
     else:
-        keys = {question: question_key(question) for question in items}
+        keys = {item: content_key(cell) for item, cell in items.items()}
     row_of_key: dict[str, dict] = {}
     for row in rows:
-        row_of_key.setdefault(keys[row[COLUMN[modality]]], row)
+        row_of_key.setdefault(keys[hashable(row[kind.column])], row)
 
     shards = whole_shards(folder)
     held = {key for index in shards.values() for key in index["keys"]}
     todo = [key for key in row_of_key if key not in held]
     free = (number for number in range(len(shards) + len(todo)) if number not in shards)
-    plan = [(next(free), part) for part in _pieces(todo, ROWS_PER_SHARD[modality])]
+    plan = [(next(free), part) for part in _pieces(todo, ROWS_PER_SHARD[kind.in_files])]
     # By number, not by position: a process that starts late and sees fewer open shards still agrees on whose they are.
     mine = {number: part for number, part in plan if number % processes == process}
-    if modality == "text":  # little padding in a batch
-        mine = {n: sorted(part, key=lambda key: len(row_of_key[key]["question"])) for n, part in mine.items()}
+    if not kind.in_files:  # little padding in a batch
+        mine = {n: sorted(part, key=lambda key: len(row_of_key[key][kind.column])) for n, part in mine.items()}
     encoded = sum(map(len, mine.values()))
     batches = [
-        [row_of_key[key] for key in keys] for part in mine.values() for keys in _pieces(part, BATCH_ROWS[modality])
+        [row_of_key[key] for key in keys]
+        for part in mine.values()
+        for keys in _pieces(part, BATCH_ROWS[kind.in_files])
     ]
     with (
         tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress,
@@ -101,8 +107,8 @@ def build_features(
     ):
         saved: Future | None = None
         for number, part in mine.items():
-            items = [row_of_key[key][COLUMN[modality]] for key in part]
-            count = len(_pieces(part, BATCH_ROWS[modality]))
+            items = [row_of_key[key][kind.column] for key in part]
+            count = len(_pieces(part, BATCH_ROWS[kind.in_files]))
             shard = _join(items, islice(results, count), progress.update)
             if saved is not None:
                 saved.result()
@@ -139,12 +145,13 @@ def _encode(
     threads at one batch do, above all while images are decoded.
     """
     model.eval()
+    kind = MODALITIES[modality]
     cores = os.cpu_count() or 1
     on_cpu = model.device.type == "cpu"
     all_threads = torch.get_num_threads()
     workers = min(8, all_threads if on_cpu else cores)
     # A tokenizer may only be used by one thread at a time; a GPU has no room for many batches, nor a use for them.
-    prepared_alone = Lock() if modality == "text" else nullcontext()
+    prepared_alone = nullcontext() if kind.in_files else Lock()
     encoded_alone = nullcontext() if on_cpu else Lock()
 
     @torch.inference_mode()
@@ -153,20 +160,15 @@ def _encode(
             batch = collator(rows)
         with encoded_alone:
             batch = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
-            if modality == "text":
-                stream = model.ume.encode_text(**batch)
-            else:
-                stream = model.ume.encode_image(batch["pixel_values"], batch.get("pixel_mask"))
-                if not stream.mask.all():
-                    raise ValueError(
-                        "The image processor leaves images their own sizes, which give different numbers of tokens: "
-                        "let it resize or crop to one height and width to store features."
-                    )
+            batch.pop(kind.index, None)  # what is encoded are the distinct ones
+            stream = model.ume.encode(modality, **batch)
+            if kind.has_grid and not stream.mask.all():
+                raise ValueError(
+                    "The image processor leaves images their own sizes, which give different numbers of tokens: "
+                    "let it resize or crop to one height and width to store features."
+                )
             states, pooled, mask = (t.cpu() for t in (stream.states.half(), stream.pooled.half(), stream.mask))
-        if modality == "text":
-            states = [tokens[real].numpy() for tokens, real in zip(states, mask, strict=True)]
-        else:
-            states = list(states.numpy())
+        states = [tokens[real].numpy() for tokens, real in zip(states, mask, strict=True)]
         return states, pooled.numpy(), stream.grid
 
     # As many as divide by the workers; at the few others, all threads work together.

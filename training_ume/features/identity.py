@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.collator import VQACollator
 from training_ume.features.keys import tokenizer_digest, weights_digest
 
 # Of the files and of the key. 1: the key did not say to which layer weights belong.
 FORMAT = 2
-MODALITIES = ("text", "vision")
 
 # Of an encoder's config: where it came from and what stands behind it, which features do not depend on.
 NOT_FEATURES = {
@@ -35,8 +38,8 @@ def describe(modality: str, model: UMEForVisualQuestionAnswering, collator: VQAC
 
     Returns:
         `dict`: `format` (of the files), `modality`, `encoder` (its config), `weights` (SHA-256, see
-        `weights_digest`), `pooling`; for vision `feature_grid` and the `processor`'s settings, for text the
-        `tokenizer` (SHA-256) and `max_question_length`.
+        `weights_digest`), `pooling`; where its tokens may form a grid `feature_grid`; and what prepares it: of a
+        tokenizer its SHA-256 and `max_question_length`, of any other `processor` its settings.
     """
     encoder, adapter = model.ume.encoder(modality), model.ume._adapters[modality]
     config = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in NOT_FEATURES}
@@ -47,15 +50,17 @@ def describe(modality: str, model: UMEForVisualQuestionAnswering, collator: VQAC
         "weights": weights_digest(encoder),
         "pooling": adapter.pooling,
     }
-    if modality == "vision":
-        image_processor = collator.processor.image_processor
-        settings = {name: value for name, value in image_processor.to_dict().items() if "processor_class" not in name}
-        # The class itself: with and without torchvision one name stands for two, whose resizing differs a little.
-        key["processor"] = {**settings, "image_processor_type": type(image_processor).__name__}
-        key["feature_grid"] = adapter.feature_grid
-    else:
-        key["tokenizer"] = tokenizer_digest(collator.processor.tokenizer)
+    kind = MODALITIES[modality]
+    part = None if kind.part is None else getattr(collator.processor, kind.part)
+    if isinstance(part, PreTrainedTokenizerBase):
+        key["tokenizer"] = tokenizer_digest(part)
         key["max_question_length"] = collator.question_limit
+    elif part is not None:
+        settings = {name: value for name, value in part.to_dict().items() if "processor_class" not in name}
+        # The class itself: with and without torchvision one name stands for two, whose resizing differs a little.
+        key["processor"] = {**settings, f"{kind.part}_type": type(part).__name__}
+    if kind.has_grid:
+        key["feature_grid"] = adapter.feature_grid
     return json.loads(json.dumps(key, default=str))  # as it reads back from the manifest
 
 
@@ -76,8 +81,17 @@ def _short(value) -> str:
     return text if len(text) <= 60 else f"{text[:12]}…{text[-1]}"
 
 
-def question_key(question: str) -> str:
-    return hashlib.sha256(question.encode()).hexdigest()
+def content_key(cell) -> str:
+    """What a cell that is no file is known by: SHA-256 of a text, or of numbers and their shape."""
+    if isinstance(cell, str):
+        return hashlib.sha256(cell.encode()).hexdigest()
+    numbers = np.ascontiguousarray(cell, np.float32)
+    return hashlib.sha256(f"{numbers.shape}\n".encode() + numbers.tobytes()).hexdigest()
+
+
+def hashable(cell):
+    """A cell as a key of a dict; what stands in a file, or is a text, is one."""
+    return cell if isinstance(cell, str) else content_key(cell)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading

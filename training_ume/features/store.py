@@ -19,14 +19,13 @@ from datasets import Dataset
 from torch import Tensor
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from training_ume.data.collator import VQACollator
-from training_ume.features.identity import MODALITIES, check_manifest, describe, question_key
+from modeling_ume.modalities_ume import MODALITIES
+from training_ume.data.collator import VQACollator, seen_by
+from training_ume.features.identity import check_manifest, content_key, describe, hashable
 from training_ume.features.keys import file_stamps
 from training_ume.records.files import WriteError, read_json, write_json, write_whole
 
 SHARD_NAME = re.compile(r"shard-\d{5,}\.bin")
-# The column of `load_vqa` that a modality encodes, and what the collator and the recipes call it.
-COLUMN = {"text": "question", "vision": "image"}
 REPAIR = "Delete that file and build the cache again: only this shard is computed anew."
 
 
@@ -69,6 +68,7 @@ class FeatureCache:
         self.modality = manifest["key"]["modality"]
         if self.modality not in MODALITIES:
             raise self._damaged(f"the modality {self.modality!r} is none of {' and '.join(MODALITIES)}")
+        self.kind = MODALITIES[self.modality]
         self.width, self.pooled_width = manifest["width"], manifest["pooled_width"]
         self._row_of_key: dict[str, int] = {}
         self._row_of_item: dict[str, int] = {}
@@ -87,7 +87,7 @@ class FeatureCache:
         self._maps: dict[int, np.ndarray] = {}
         grid, tokens = manifest["grid"], set(self.lengths.tolist())
         if grid is not None and (
-            self.modality != "vision" or len(grid) != 2 or any(grid[0] * grid[1] > n for n in tokens)
+            not self.kind.has_grid or len(grid) != 2 or any(grid[0] * grid[1] > n for n in tokens)
         ):
             raise self._damaged(f"the grid {grid} is not that of its rows")
         self._stamps = read_json(self.folder / "files.json") or {}
@@ -135,30 +135,31 @@ class FeatureCache:
 
     def locate(self, items: Sequence[str]) -> list[int]:
         """
-        The rows of images (paths of files) or questions (texts).
+        The rows of cells: paths of files, texts or numbers.
 
         Raises:
             ValueError: naming the first of those that the cache lacks.
             VQADataError: for an image file that cannot be read.
         """
-        new = [item for item in dict.fromkeys(items) if item not in self._row_of_item]
+        asked = [hashable(item) for item in items]
+        new = {key: item for key, item in zip(asked, items, strict=True) if key not in self._row_of_item}
         if new:
-            if self.modality == "vision":
+            if self.kind.in_files:
                 stamps = file_stamps(new, self._stamps)
                 keys = [stamp[-1] for stamp in stamps.values()]
                 self._read_anew |= {path: stamp for path, stamp in stamps.items() if stamp != self._stamps.get(path)}
             else:
-                keys = [question_key(question) for question in new]
+                keys = [content_key(item) for item in new.values()]
             rows = [self._row_of_key.get(key) for key in keys]
-            missing = [item for item, row in zip(new, rows, strict=True) if row is None]
+            missing = [item for item, row in zip(new.values(), rows, strict=True) if row is None]
             if missing:
                 raise ValueError(
-                    f"The feature cache {self.folder} lacks {len(missing)} of {len(new)} {COLUMN[self.modality]}s, "
+                    f"The feature cache {self.folder} lacks {len(missing)} of {len(new)} {self.kind.nouns}, "
                     f"the first is {missing[0]!r}: complete it with `ume cache`, given the same recipe "
                     "and --feature_cache; what it holds is kept."
                 )
             self._row_of_item.update(zip(new, rows, strict=True))
-        return [self._row_of_item[item] for item in items]
+        return [self._row_of_item[key] for key in asked]
 
     def remember_files(self) -> None:
         """Keeps the stamps of files that `locate` had to read, so that the next run need not; where it may write."""
@@ -174,7 +175,8 @@ class FeatureCache:
 
         Returns:
             For text `text_states` [B, L, D], `attention_mask` [B, L] and `text_pooled` [B, D_p]; for vision
-            `vision_states` [U, N, D], `vision_pooled` [U, D_p] and, where the image has one, `vision_grid` [2].
+            `vision_states` [U, N, D], `vision_pooled` [U, D_p] and, where the image has one, `vision_grid` [2]; of any
+            other modality likewise, with the mask of its states where their numbers differ.
         """
         rows = [self[row] for row in self.locate(items)]
         longest = max(1, *(len(states) for states, _ in rows))  # 1: questions without any token
@@ -183,12 +185,12 @@ class FeatureCache:
         for i, (tokens, _) in enumerate(rows):
             real = slice(longest - len(tokens), None) if padding_side == "left" else slice(0, len(tokens))
             states[i, real], mask[i, real] = tokens, 1
-        batch = {f"{self.modality}_states": torch.from_numpy(states)}
-        if self.modality == "text":
-            batch["attention_mask"] = torch.from_numpy(mask)
-        batch[f"{self.modality}_pooled"] = torch.from_numpy(np.stack([pooled for _, pooled in rows]))
+        batch = {self.kind.states: torch.from_numpy(states)}
+        if self.kind.mask in self.kind.inputs or not mask.all():
+            batch[self.kind.mask] = torch.from_numpy(mask)
+        batch[self.kind.pooled] = torch.from_numpy(np.stack([pooled for _, pooled in rows]))
         if self.manifest["grid"] is not None:
-            batch["vision_grid"] = torch.tensor(self.manifest["grid"])
+            batch[self.kind.grid] = torch.tensor(self.manifest["grid"])
         return batch
 
     def verify(self) -> None:
@@ -240,13 +242,15 @@ def open_features(
             "features replace frozen encoders only. Make them with `ume cache`, or set freeze_text or "
             "freeze_vision."
         )
-    seen = {"both": MODALITIES, "question": ("text",), "image": ("vision",)}[collator.inputs]
+    seen = seen_by(collator.inputs)
     caches = {}
     for modality in used:
         if modality in seen:
             caches[modality] = FeatureCache(Path(folder) / modality)
             caches[modality].check(describe(modality, model, collator))
-            caches[modality].locate([item for dataset in datasets for item in dataset[COLUMN[modality]][:]])
+            kind = MODALITIES[modality]
+            cells = [cell for dataset in datasets for cell in dataset[kind.column][:]]
+            caches[modality].locate([cell for cell in cells if not kind.lacks(cell)])
             caches[modality].remember_files()
     return caches
 
@@ -298,10 +302,11 @@ def finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str
         return False
     grids = {tuple(index["grid"]) for index in shards.values() if index["grid"]}
     tokens = {length for index in shards.values() for length in index["lengths"]}
-    if manifest["key"]["modality"] == "vision" and (len(grids) > 1 or len(tokens) > 1):
+    kind = MODALITIES[manifest["key"]["modality"]]
+    if kind.has_grid and (len(grids) > 1 or len(tokens) > 1):
         raise ValueError(
-            f"The images give different numbers of tokens ({', '.join(map(str, sorted(tokens)))}): let the image "
-            "processor resize or crop to one height and width."
+            f"The {kind.nouns} give different numbers of tokens ({', '.join(map(str, sorted(tokens)))}): let the "
+            "image processor resize or crop to one height and width."
         )
     entries = [
         {
@@ -318,7 +323,7 @@ def finish(folder: Path, manifest: dict, wanted: Iterable[str], stamps: dict[str
     manifest = {
         **manifest,
         "grid": list(grids.pop()) if grids else None,
-        "tokens": tokens.pop() if manifest["key"]["modality"] == "vision" and tokens else None,
+        "tokens": tokens.pop() if kind.has_grid and tokens else None,
         "rows": sum(entry["rows"] for entry in entries),
         "shards": entries,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-VIEWS = ("text", "image", "pairs")  # what the modality weights of a head are of, in this order
+PAIRS = "pairs"  # what a head's modality weights call the view of pairs, beside one a modality
 
 
 @dataclass
@@ -42,8 +42,9 @@ class Explanation:
         baseline_logit: the logit with every word replaced by padding. What the scores sum to is `logit` minus this.
         completeness_error: by how much the words' scores fail to: the error of the numerical integral.
         modality_weights: the head's own, by view, where it has some; they sum to 1.
-        values: the answer's probability by what the model is given: `""`, `"text"`, `"image"`, `"text+image"`.
-        shapley: `text` and `image`; they sum to `values["text+image"] - values[""]`.
+        values: the answer's probability by what the model is given, every subset of its modalities: `""`, `"text"`,
+            `"image"`, `"text+image"`.
+        shapley: of each modality by its name; they sum to the value of all minus `values[""]`.
     """
 
     question: str

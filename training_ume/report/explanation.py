@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from training_ume.records.explanation import VIEWS, Explanation
+from training_ume.records.explanation import Explanation
 from training_ume.records.packages import need_matplotlib
 
 
 def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
     """`kinds` of `explain_dataset` as lines of cells, the first being the header; shares in percent."""
     views = list(kinds["all"]["modality_weights"] or {})
-    header = ("", "questions", "share text", "share image", "P neither", "P text", "P image", "P both")
+    names, subsets = list(kinds["all"]["shapley"]), list(kinds["all"]["values"])
+    ends = ("neither", "both") if len(names) == 2 else ("none", "all")
+    given = [ends[0], *subsets[1:-1], ends[1]]
+    header = ("", "questions", *(f"share {name}" for name in names), *(f"P {subset}" for subset in given))
     lines = [(*header, *(f"weight {view}" for view in views))]
     for kind, means in kinds.items():
-        shares = ("–", "–") if means["share"] is None else (f"{100 * s:.1f} %" for s in means["share"].values())
+        shares = (
+            ("–",) * len(names) if means["share"] is None else (f"{100 * s:.1f} %" for s in means["share"].values())
+        )
         lines.append(
             (
                 kind,
@@ -30,7 +35,9 @@ def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
     return lines
 
 
-FOR, AGAINST, COLOURS = "#2a7a4b", "#b5473c", {"text": "#5b8dbd", "image": "#d1903d", "pairs": "#8a6fae"}
+FOR, AGAINST = "#2a7a4b", "#b5473c"
+# Of the modalities in their order; the pairs have one of their own.
+COLOURS, PAIRS_COLOUR = ("#5b8dbd", "#d1903d", "#3f9c86", "#c0669a", "#8c8c3a", "#7d6b5d"), "#8a6fae"
 WIDTH, DPI = 6.4, 150  # inches; 960 pixels
 TOKENS_A_ROW = 4
 
@@ -122,16 +129,23 @@ def _modalities(part, explanation: Explanation) -> None:
     columns = part.subplots(1, 1 if weights is None else 2, squeeze=False)[0]
     shapley = explanation.shapley
     values = explanation.values
-    columns[0].barh(list(shapley), list(shapley.values()), color=[COLOURS[name] for name in shapley])
+    columns[0].barh(list(shapley), list(shapley.values()), color=[_colour(name, list(shapley)) for name in shapley])
     columns[0].axvline(0, color="black", linewidth=0.8)
     columns[0].set_title(
-        f"which modality: Shapley values\nprobability {values['']:.2f} → {values['text+image']:.2f}", fontsize=10
+        f"which modality: Shapley values\nprobability {values['']:.2f} → {list(values.values())[-1]:.2f}", fontsize=10
     )
     _label(columns[0], shapley, "{:+.2f}")
     if weights is not None:
-        columns[1].barh(list(weights), list(weights.values()), color=[COLOURS[name] for name in weights])
+        columns[1].barh(
+            list(weights), list(weights.values()), color=[_colour(name, list(shapley)) for name in weights]
+        )
         columns[1].set_title("the head's own weights\n(they sum to 1)", fontsize=10)
         _label(columns[1], weights, "{:.2f}")
+
+
+def _colour(name: str, names: list[str]) -> str:
+    """The colour of a view among the modalities of a model."""
+    return COLOURS[names.index(name) % len(COLOURS)] if name in names else PAIRS_COLOUR
 
 
 def _label(axes, values: dict[str, float], form: str) -> None:
@@ -180,11 +194,12 @@ def plot_modalities(kinds: dict[str, dict], path: str | Path) -> None:
         shown = {kind: means[field] for kind, means in kinds.items() if means[field] is not None}
         labels = [f"{kind}\n{kinds[kind]['questions']:,} questions" for kind in shown]
         left = np.zeros(len(shown))
-        for view in VIEWS:
+        names = list(kinds["all"]["shapley"])
+        for view in list(next(iter(shown.values()), {})):
             parts = np.array([100 * values[view] for values in shown.values() if view in values])
             if not len(parts):
                 continue
-            axes.barh(labels, parts, left=left, color=COLOURS[view], label=view)
+            axes.barh(labels, parts, left=left, color=_colour(view, names), label=view)
             for place, (start, size) in enumerate(zip(left, parts, strict=True)):
                 if size >= 6:
                     axes.text(start + size / 2, place, f"{size:.0f} %", ha="center", va="center", color="white")

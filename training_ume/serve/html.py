@@ -6,6 +6,7 @@ import base64
 import io
 from html import escape
 
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.serve.judges import Card, Judge, Reasons, Visit
 
 # ------------------------------------------------------------------------------------------------------------- as HTML
@@ -70,14 +71,19 @@ def render_card(judges: list[Judge], card: Card) -> str:
 
 
 def render_reasons(best: dict, why: Reasons) -> str:
-    """The heat map, and bars that lead from the probability without text and image to the one with both."""
+    """The heat map, and bars that lead from the probability without anything to the one with all."""
     said = escape(best["answer"])
     file = io.BytesIO()
     why.heat.save(file, "JPEG", quality=85)
     source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
     where = f"What in the image speaks for “{said}”" if why.speaks_for else f"Nothing in the image speaks for “{said}”"
-    rows = [("neither", "start", 0.0, why.start), ("question", "text", why.start, why.text)]
-    rows.append(("image", "image", why.start + why.text, why.image))
+    nouns = {kind.short: kind.noun for kind in MODALITIES.values()}
+    rows, so_far = [("neither" if len(why.shapley) == 2 else "none", "start", 0.0, why.start)], why.start
+    for name, by in why.shapley.items():
+        rows.append((nouns[name], name, so_far, by))
+        so_far += by
+    added = " and ".join(nouns[name] for name in why.shapley)
+    missing = "either" if len(why.shapley) == 2 else "any"
     bars = "".join(
         f"<dt>{name}</dt><dd>{bar(begin, by, kind)}</dd>"
         f"<dd>{f'{by:.1%}' if kind == 'start' else f'{100 * by:+.1f}'}</dd>"
@@ -85,7 +91,7 @@ def render_reasons(best: dict, why: Reasons) -> str:
     )
     return (
         f'<figure><img src="{source}" alt="Heat map: {where.lower()}."><figcaption>{where}.</figcaption></figure>'
-        f'<p class="ume-note">Probability of “{said}” without either, and what question and image add</p>'
+        f'<p class="ume-note">Probability of “{said}” without {missing}, and what {added} add</p>'
         f'<dl class="ume-rows ume-modalities">{bars}</dl>'
     )
 

@@ -18,7 +18,7 @@ from modeling_ume.pipeline_ume import UMEVQAPipeline
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.explain.attribution import integrated_map
 from training_ume.explain.explanation import answer_id
-from training_ume.explain.shapley import SUBSETS, shapley_values, subset_probabilities
+from training_ume.explain.shapley import names_of, shapley_values, subset_probabilities
 
 MAX_UPLOAD = 10 * 2**20  # bytes
 MAX_PIXELS = (
@@ -56,15 +56,14 @@ class Reasons:
     Attributes:
         heat: the image in grey with what speaks for the answer in colour.
         speaks_for: whether any part of the image does.
-        start: the answer's probability without question and image; with both it is `start + text + image`.
-        text, image: Shapley values, what each adds to the probability.
+        start: the answer's probability without anything; with all it is that and the sum of `shapley`.
+        shapley: what each modality adds to the probability, by its name.
     """
 
     heat: Image.Image
     speaks_for: bool
     start: float
-    text: float
-    image: float
+    shapley: dict[str, float]
 
 
 @dataclass
@@ -197,10 +196,10 @@ def reasons_for(judge: Judge, image: Image.Image, question: str, said: str) -> R
     with torch.no_grad():
         encoded = model.encode_images(inputs.pop("pixel_values"))
     values = subset_probabilities(model, {**inputs, **encoded}, torch.tensor([target]))[0]
-    shapley = dict(zip(("text", "image"), shapley_values(values).tolist(), strict=True))
+    shapley = dict(zip(names_of(model), shapley_values(values).tolist(), strict=True))
     cells = cells.clamp(min=0).cpu().numpy()
     heat = heat_map(seen.clamp(0, 1).permute(1, 2, 0).cpu().numpy(), cells)
-    return Reasons(heat, bool(cells.any()), values[SUBSETS.index(())].item(), **shapley)
+    return Reasons(heat, bool(cells.any()), values[0].item(), shapley)
 
 
 def heat_map(seen: np.ndarray, cells: np.ndarray) -> Image.Image:

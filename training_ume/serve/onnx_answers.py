@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from modeling_ume import UMEProcessor
 from modeling_ume.images_ume import read_image
 from modeling_ume.tasks_ume import decode_logits
-from training_ume.data.collator import TEXT_KEYS, VQACollator
+from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
 from training_ume.records.files import read_json
 from training_ume.serve.onnx_graphs import ABOUT, GRAPHS, IMAGE_ENCODER, PRECISIONS, QUESTION_FUSION, question_inputs
@@ -65,7 +65,7 @@ class OnnxVQA:
             graph: onnxruntime.InferenceSession(str(path), providers=providers) for graph, path in files.items()
         }
         self._id2label = dict(enumerate(self.about["answers"]))
-        self._token_types = TEXT_KEYS[2] in self.about[QUESTION_FUSION]["inputs"]
+        self._token_types = "token_type_ids" in self.about[QUESTION_FUSION]["inputs"]
 
     def encode(self, images) -> dict[str, np.ndarray]:
         """

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.text_ume import position_limit
-from training_ume.data.collator import NO_LENGTH_LIMIT, TEXT_KEYS
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.text_ume import UNLIMITED, position_limit
 from training_ume.records.files import first_line
 
 IMAGE_ENCODER, QUESTION_FUSION = "image_encoder", "question_fusion"
@@ -191,7 +191,7 @@ def made_up_images(number: int) -> list[Image.Image]:
 def question_limit(model: UMEForVisualQuestionAnswering, processor: UMEProcessor, image_tokens: int) -> int:
     """The longest question, in tokens, that tokenizer and text encoder can take; 512 where neither has a limit."""
     limits = []
-    if processor.tokenizer.model_max_length < NO_LENGTH_LIMIT:
+    if processor.tokenizer.model_max_length < UNLIMITED:
         limits.append(processor.tokenizer.model_max_length)
     positions = position_limit(model.ume.text_model)
     if positions is not None:
@@ -231,7 +231,7 @@ def trace(model: UMEForVisualQuestionAnswering, processor: UMEProcessor) -> tupl
     inputs |= {**encoded, "image_index": torch.tensor([0, 1, 0])}
     questions, images = torch.export.Dim("questions"), torch.export.Dim("images")
     length = torch.export.Dim("length", min=2, max=limit)
-    dynamic = {name: {0: questions, 1: length} for name in TEXT_KEYS}
+    dynamic = {name: {0: questions, 1: length} for name in MODALITIES["text"].inputs}
     dynamic |= {"vision_states": {0: images}, "vision_pooled": {0: images}, "image_index": {0: questions}}
     encoder = Traced(ImageEncoder(model), {"pixel_values": pixel_values}, list(encoded), {"pixel_values": {0: images}})
     return encoder, Traced(QuestionFusion(model, grid, list(inputs)), inputs, ["logits"], dynamic), limit
@@ -240,7 +240,8 @@ def trace(model: UMEForVisualQuestionAnswering, processor: UMEProcessor) -> tupl
 def question_inputs(processor: UMEProcessor, questions, limit: int, token_types: bool) -> dict[str, Tensor]:
     """Questions as the graph reads them: input_ids and attention_mask [B, L], token_type_ids where `token_types`."""
     tokens = processor(text=list(questions), max_length=limit)
-    return {name: tokens[name] for name in TEXT_KEYS if name in tokens and (name != TEXT_KEYS[2] or token_types)}
+    names = MODALITIES["text"].inputs
+    return {name: tokens[name] for name in names if name in tokens and (token_types or name != "token_type_ids")}
 
 
 def _reads_token_types(model: UMEForVisualQuestionAnswering) -> bool:

@@ -10,13 +10,14 @@ from transformers import set_seed
 
 from configuration_ume.arguments import Recipe
 from modeling_ume.loading_ume import load_config
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.build.model import build_model, cached_commit
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.features.build import build_features
-from training_ume.features.identity import describe
+from training_ume.features.identity import describe, hashable
 from training_ume.features.publish import export_features, fetch_features, push_features
-from training_ume.features.store import COLUMN, FeatureCache
+from training_ume.features.store import FeatureCache
 from training_ume.training.prepare import load_data
 
 
@@ -35,7 +36,7 @@ def cache_recipe(
 
     Args:
         recipe: with `feature_cache`, the folder to write to.
-        modalities: `"text"`, `"vision"`; defaults to those that the recipe freezes.
+        modalities: keys of `MODALITIES`; defaults to those that the recipe freezes.
         verify: compare every byte with its checksum.
         export: folder to write as a data set (see `export_features`).
         push: Hub repository that the data set is uploaded to (see `push_features`).
@@ -65,8 +66,9 @@ def cache_recipe(
     model = build_model(args, processor).to(training.device)
     caches = {}
     for modality in modalities or args.frozen:
-        rows = distinct_rows(data.parts().values(), COLUMN[modality])
-        collator = build_collator(recipe.data, processor, None, args.problem_type, COLUMN[modality])
+        column = MODALITIES[modality].column
+        rows = distinct_rows(data.parts().values(), column)
+        collator = build_collator(recipe.data, processor, None, args.problem_type, column)
         if published is not None:
             key = describe(modality, model, collator)
             fetched = fetch_features(published, modality, folder / modality, key=key)
@@ -93,13 +95,13 @@ def cache_recipe(
 
 
 def distinct_rows(datasets: Iterable[Dataset], column: str) -> list[dict]:
-    """The first row of each distinct value of `column`, in order: `question_id`, `question` and `image`."""
+    """The first row of each distinct value of `column`, in order: `question_id` and what there is of each modality."""
     found: dict[str, dict] = {}
-    names = ("question_id", "question", "image")
     for dataset in datasets:
+        names = ["question_id", *(kind.column for kind in MODALITIES.values() if kind.column in dataset.column_names)]
         for values in zip(*(dataset[name][:] for name in names), strict=True):
             row = dict(zip(names, values, strict=True))
-            found.setdefault(row[column], row)
+            found.setdefault(hashable(row[column]), row)
     return list(found.values())
 
 

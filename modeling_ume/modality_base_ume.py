@@ -1,0 +1,307 @@
+"""What the rest of the code knows of a modality: its fields, its model inputs, how an encoder reads it, a data cell.
+
+`Modality` is what a modality inherits; `MODALITIES` in modalities_ume.py is the table of them.
+"""
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .numerics_ume import cut_off
+from .streams_ume import Stream, check_ids, check_shape, described
+
+
+class Modality:
+    """
+    One kind of input. A class that inherits says what its encoders are given, and where they need more than a call,
+    how they are read; by itself this one fits an encoder that takes one tensor of numbers [rows, …] and returns
+    `last_hidden_state` [rows, tokens, width].
+
+    Attributes:
+        name: the key in `MODALITIES`, and the start of its fields, weights and stored states.
+        short: what the inputs that say who has it, and which, begin with.
+        noun, nouns: what one and several of it are called in a sentence.
+        called: how the encoder is called in a sentence: "the image encoder".
+        aliases: other names that callers have for it.
+        inputs: what `forward` takes of it, the encoder's main input first.
+        instead: those that stand in the place of the main input.
+        later_inputs: more of these, which releases after the first have added.
+        argument: what a processor's call names it.
+        part: the attribute of the processor that prepares it; None: numbers are taken as they are.
+        column: the column of a table of rows that holds it.
+        default_config: `model_type` of the encoder where a config names none; None: it has to be given.
+        halves: what a config of several models calls that of this modality.
+        marks: fields by which a config shows that it is of such an encoder.
+        mask: the input that says which of the stored states are real.
+        has_grid: whether its tokens may form a grid, as the places of an image do.
+        in_files: whether a cell is the path of a file, whose content counts, not its name.
+        ordered: whether its tokens have a last one that has seen all others, as words have.
+        reads: what encoders of it read, for a sentence that tells to choose one.
+    """
+
+    name = ""
+    short = noun = nouns = called = ""
+    aliases: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    later_inputs: tuple[str, ...] = ()
+    argument = ""
+    part: str | None = None
+    column = ""
+    default_config: str | None = None
+    halves: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    mask = ""
+    has_grid = in_files = ordered = False
+    reads = ""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        # What most are called, from the one thing that has to be said.
+        cls.short = cls.short or cls.name
+        cls.noun = cls.noun or cls.name
+        cls.mask = cls.mask or f"{cls.name}_mask"
+        cls.nouns = cls.nouns or f"{cls.noun}s"
+        cls.called = cls.called or cls.noun
+        cls.inputs = cls.inputs or (cls.name,)
+        cls.argument = cls.argument or cls.name
+        cls.column = cls.column or cls.name
+        cls.halves = cls.halves or (f"{cls.name}_config",)
+        cls.reads = cls.reads or f"a model that reads {cls.nouns}"
+
+    # ------------------------------------------------------------------------------------------------------ names
+
+    @property
+    def config_field(self) -> str:
+        return f"{self.name}_config"
+
+    @property
+    def pooling_field(self) -> str:
+        return f"{self.name}_pooling"
+
+    @property
+    def main_input(self) -> str:
+        return self.inputs[0]
+
+    @property
+    def present(self) -> str:
+        """The input that says which examples have it."""
+        return f"{self.short}_present"
+
+    @property
+    def index(self) -> str:
+        """The input that says which of the rows each example has."""
+        return f"{self.short}_index"
+
+    @property
+    def states(self) -> str:
+        """The input that holds the tokens which its encoder once made, [rows, N, width]."""
+        return f"{self.name}_states"
+
+    @property
+    def pooled(self) -> str:
+        """The input that holds the summaries which its encoder once made, [rows, width]."""
+        return f"{self.name}_pooled"
+
+    @property
+    def grid(self) -> str:
+        """The input that says which grid the last of the stored tokens form, [2]."""
+        return f"{self.name}_grid"
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The inputs that stand for what the encoder would say."""
+        return (self.states, self.pooled, *([self.grid] if self.has_grid else []))
+
+    @property
+    def all_inputs(self) -> tuple[str, ...]:
+        """Everything that `forward` takes of it."""
+        return tuple(
+            dict.fromkeys((*self.inputs, self.index, self.present, *self.stored, *self.later_inputs, self.mask))
+        )
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def given(self, inputs: dict) -> list[str]:
+        """Which of the inputs that stand for all rows were given: the encoder's, or the states that are stored."""
+        return [name for name in (self.main_input, *self.instead, self.states) if inputs.get(name) is not None]
+
+    def check(self, adapter, encoder, inputs: dict) -> None:
+        """Raises ValueError for inputs of another shape or type than the encoder reads; nothing is computed yet."""
+        values = inputs.get(self.main_input)
+        if values is not None and (not isinstance(values, Tensor) or values.ndim < 2 or not len(values)):
+            raise ValueError(
+                f"{self.main_input} is {described(values)}: give numbers [{self.nouns}, …] of one or more."
+            )
+        self.check_index(inputs)
+        self.check_mask(inputs)
+
+    def check_mask(self, inputs: dict) -> None:
+        """Raises ValueError for a mask of stored states that has another shape than they."""
+        if inputs.get(self.states) is not None:
+            check_shape(self.mask, inputs.get(self.mask), inputs[self.states].shape[:2], "one value a token")
+
+    def check_index(self, inputs: dict) -> None:
+        """Raises ValueError for what is no index [batch] into the rows."""
+        index = inputs.get(self.index)
+        if index is None:
+            return
+        if not isinstance(index, Tensor) or index.ndim != 1:
+            raise ValueError(f"{self.index} is {described(index)}: give [batch], which {self.noun} each example has.")
+        given = self.given(inputs)
+        if given and isinstance(inputs[given[0]], Tensor):
+            check_ids(self.index, index, len(inputs[given[0]]), f"the {self.nouns}")
+
+    def without_absent(self, inputs: dict, used: Tensor) -> dict:
+        """The inputs with zeros where no example has the row, by used [rows]: its gradients pass through the encoder,
+        where zero times what is no number is no number."""
+        return {
+            name: cut_off(value, used)
+            if isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(used)
+            else value
+            for name, value in inputs.items()
+        }
+
+    def prepare(self, encoder, inputs: dict) -> dict:
+        """The inputs in the type and place that the encoder wants them in."""
+        name = self.main_input
+        value = inputs.get(name)
+        if value is None or not value.is_floating_point():
+            return inputs
+        return {**inputs, name: value.to(encoder.dtype)}
+
+    def example(self, config, rows: int = 1) -> dict[str, Tensor]:
+        """
+        Inputs that an encoder with this config can read, on the meta device where their values do not matter.
+
+        Raises:
+            ValueError: where the config does not say their size (`input_shape`, the shape of one row).
+        """
+        shape = getattr(config, "input_shape", None)
+        if shape is None:
+            raise ValueError(
+                f"{self.config_field} of {config.model_type!r} does not say the shape of one {self.noun}: give it the "
+                "field input_shape."
+            )
+        return {self.main_input: torch.empty(rows, *shape, device="meta")}
+
+    def encoder_inputs(self, encoder, arguments: set[str], inputs: dict) -> dict:
+        """Of `forward`'s inputs those of the encoder's own forward."""
+        return {name: value for name, value in inputs.items() if name in arguments and value is not None}
+
+    def tokens(self, config, outputs: ModelOutput, inputs: dict) -> tuple[Tensor, int, tuple[int, int] | None]:
+        """What an encoder returned → tokens [rows, N, D] with those that are no content first, their number, and the
+        grid (H, W) that the others form, if they do."""
+        return outputs.last_hidden_state, 0, None
+
+    def token_mask(self, states: Tensor, inputs: dict) -> Tensor:
+        """[rows, N] bool: which tokens are real."""
+        mask = inputs.get(self.mask)
+        if mask is not None and mask.shape == states.shape[:2]:
+            return mask.bool()
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+
+    def own_pooling(self, encoder, pooled_width: int | None, num_special: int) -> tuple[str, str, bool]:
+        """How an encoder's summary is taken where nobody says: with all that it has, without its pooler, and whether
+        a token reads only what stands before it."""
+        without = "cls" if num_special > 0 else "mean"
+        return ("pooler" if pooled_width is not None else without), without, False
+
+    def check_pooling(self, encoder, pooling: str, pooled_width: int | None, num_special: int) -> None:
+        """Raises ValueError for a pooling that the encoder cannot give."""
+        kind = encoder.config.model_type
+        if pooling == "pooler" and pooled_width is None:
+            raise ValueError(
+                f"{self.pooling_field}='pooler': the encoder {kind!r} has no pooled output; use 'auto' or 'mean'."
+            )
+        if pooling == "cls" and not self.ordered and not num_special:
+            raise ValueError(
+                f"{self.pooling_field}='cls': the encoder {kind!r} has no class token; use 'auto' or 'mean'."
+            )
+        if pooling == "last" and not self.ordered:
+            raise ValueError(
+                f"{self.pooling_field}='last': {self.called} tokens have no last word; use 'auto', 'cls', 'mean' or "
+                "'pooler'."
+            )
+
+    def read(
+        self, adapter, encoder, inputs: dict, record: dict[str, bool] | None = None
+    ) -> tuple[Stream, ModelOutput]:
+        """
+        Runs the encoder.
+
+        Args:
+            adapter: its [`EncoderAdapter`].
+            inputs: those of `all_inputs` that were given.
+            record: see [`EncoderAdapter.run`].
+
+        Returns:
+            The stream of the rows, and what the encoder returned.
+        """
+        outputs = adapter.run(encoder, self.encoder_inputs(encoder, adapter.arguments, inputs), record)
+        return self.stream(adapter, encoder, outputs, inputs), outputs
+
+    def stream(self, adapter, encoder, outputs: ModelOutput, inputs: dict) -> Stream:
+        """The stream of what the encoder returned of these inputs."""
+        states, num_special, grid = self.tokens(encoder.config, outputs, inputs)
+        mask = self.token_mask(states, inputs)
+        content = mask.clone()
+        content[:, :num_special] = False
+        pooled = adapter.pool(outputs, states, mask, content)
+        return Stream(states, mask, pooled, mask.any(1), grid, modality=self.name)
+
+    # -------------------------------------------------------------------------------------------------- processing
+
+    @property
+    def options(self) -> str:
+        """What a processor's call names the arguments that are for this part alone."""
+        return f"{self.argument}_kwargs"
+
+    def option_names(self, part) -> set[str]:
+        """The arguments that the processor's part takes besides what is to be processed."""
+        return set()
+
+    def process(self, part, values, **options) -> dict:
+        """
+        What a caller of the processor gave → model inputs, a row each.
+
+        Args:
+            part: the processor's part of that name; None where there is none.
+            values: one or several.
+
+        Raises:
+            ValueError: for what is none of it.
+        """
+        values = values if isinstance(values, (list, tuple)) else [values]
+        return self.collate(part, list(values))
+
+    def open(self, cell, content: bytes | None = None):
+        """What a cell of a table of rows holds or, of a file, stands for; ValueError where it cannot be read."""
+        return cell
+
+    def collate(self, part, values: list, **options) -> dict[str, Tensor]:
+        """
+        What `open` gave of each row → model inputs, a row each.
+
+        Raises:
+            ValueError: for numbers of different shapes, or what is no number.
+        """
+        try:
+            rows = [torch.as_tensor(value, dtype=torch.float32) for value in values]
+            return {self.main_input: torch.stack(rows)}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.argument} cannot be brought into one tensor ({error}): give numbers of one shape a row."
+            ) from error
+
+    def apart(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Model inputs of several rows → what is kept of each, without what made them one batch."""
+        return list(batch[self.main_input])
+
+    def together(self, rows: list[Tensor]) -> dict[str, Tensor]:
+        """The reverse of `apart`."""
+        return {self.main_input: torch.stack(rows)}
+
+    def lacks(self, cell) -> bool:
+        """Whether a row's cell says that the row has none."""
+        return cell is None or (isinstance(cell, (str, bytes, list, tuple)) and len(cell) == 0)
