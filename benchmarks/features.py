@@ -36,7 +36,7 @@ from training_ume.data.answers import AnswerVocabulary  # noqa: E402
 from training_ume.data.collator import VQACollator  # noqa: E402
 from training_ume.data.rows import FEATURES  # noqa: E402
 from training_ume.data.sampler import GroupedByImageSampler  # noqa: E402
-from training_ume.features.build import BATCH_ROWS, build_features  # noqa: E402
+from training_ume.features.build import build_features  # noqa: E402
 from training_ume.features.store import FeatureCache, open_features  # noqa: E402
 from training_ume.records.files import write_json  # noqa: E402
 from training_ume.records.machine import (  # noqa: E402
@@ -202,7 +202,7 @@ def measure_build(shape: dict, data: Dataset, folder: Path, rounds: int) -> dict
     model, collator = prepare(shape, data, "ume")
     results = {}
     for modality in MODALITIES:
-        size = BATCH_ROWS[modality]
+        size = MODALITIES[modality].batch_rows
         rows = sorted(distinct_rows([data], MODALITIES[modality].column), key=lambda row: len(row["question"]))
         own = VQACollator(collator.processor, inputs=MODALITIES[modality].column, max_question_length=32)
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -230,11 +230,11 @@ def measure_build(shape: dict, data: Dataset, folder: Path, rounds: int) -> dict
 def compare_bits(model, collator: VQACollator, data: Dataset, folder: Path) -> dict:
     """What is read back against the live encoder: in the batches of the build, and in others."""
     cache = FeatureCache(folder)
-    paths = list(dict.fromkeys(data["image"][:]))[: 2 * BATCH_ROWS["vision"]]
+    paths = list(dict.fromkeys(data["image"][:]))[: 2 * MODALITIES["vision"].batch_rows]
     own = VQACollator(collator.processor, inputs="image")
     stored = cache.batch(paths)["vision_states"]
     found = {}
-    for name, size in (("batches_of_the_build", BATCH_ROWS["vision"]), ("batches_of_five", 5)):
+    for name, size in (("batches_of_the_build", MODALITIES["vision"].batch_rows), ("batches_of_five", 5)):
         parts = [paths[i : i + size] for i in range(0, len(paths), size)]
         with torch.inference_mode():
             live = [

@@ -35,6 +35,10 @@ class Modality:
         mask: the input that says which of the stored states are real.
         has_grid: whether its tokens may form a grid, as the places of an image do.
         in_files: whether a cell is the path of a file, whose content counts, not its name.
+        shard_rows: rows in a shard of stored states, which is what a kill can cost: some 80 MB of images at
+            ViT-B/16-224, 60 MB of questions at BERT-base.
+        batch_rows: rows that are encoded together to be stored. Fixed, so that the same data give the same bits
+            whoever builds them, in whatever pieces.
         ordered: whether its tokens have a last one that has seen all others, as words have.
         reads: what encoders of it read, for a sentence that tells to choose one.
     """
@@ -53,6 +57,7 @@ class Modality:
     marks: tuple[str, ...] = ()
     mask = ""
     has_grid = in_files = ordered = False
+    shard_rows, batch_rows = 4096, 128
     reads = ""
 
     def __init_subclass__(cls, **kwargs):

@@ -31,6 +31,7 @@ class Vision(Modality):
     halves = ("vision_config", "image_config")
     marks = ("image_size", "num_channels", "patch_size")
     has_grid = in_files = True
+    shard_rows, batch_rows = 256, 32
     reads = "a model that reads single pictures"
 
     def check(self, adapter, encoder, inputs):

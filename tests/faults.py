@@ -24,6 +24,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.records.checkpoints import last_whole_checkpoint
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS
@@ -33,7 +34,6 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["training_ume.commands.train", "training_ume.commands.cache_features"])
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-MODALITIES = ("text", "vision")
 WITHIN = 120  # seconds, in which what has to end ends
 
 
@@ -45,10 +45,8 @@ def call(module: str, argv: list[str], log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if module == "cache_features":  # so small that a tiny data set has many shards
-        from training_ume.features import build as features
-
-        features.ROWS_PER_SHARD = {"text": 2, "vision": 3}
-        features.BATCH_ROWS = {"text": 1, "vision": 1}
+        for kind, rows in zip(MODALITIES.values(), (2, 3), strict=False):
+            kind.shard_rows, kind.batch_rows = rows, 1
     sys.exit(importlib.import_module(f"training_ume.commands.{module}").main(argv))
 
 

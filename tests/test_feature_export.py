@@ -11,7 +11,6 @@ import yaml
 from datasets import load_dataset
 from test_features import Setting, build, contents
 
-import training_ume.features.build as build_module
 import training_ume.features.publish as feature_export
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.build import model
@@ -24,14 +23,15 @@ from training_ume.report.heads_and_encoders import feature_bytes, vqa_v2_feature
 from training_ume.training import feature_sets
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"ROWS_PER_SHARD": {"text": 3, "vision": 3}, "BATCH_ROWS": {"text": 1, "vision": 1}}
+SMALL = {"shard_rows": 3, "batch_rows": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
-            patch.setattr(build_module, name, value)
+        for kind in MODALITIES.values():
+            for name, value in SMALL.items():
+                patch.setattr(kind, name, value)
         yield
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 from transformers import BertConfig, BertModel, CTRLTokenizer, set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
-import training_ume.features.build as build_module
 from configuration_ume.parsing import parse_recipe
 from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.vision_ume import average_grid
@@ -113,8 +112,9 @@ def own_cache(cache, tmp_path):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(build_module, "ROWS_PER_SHARD", {"text": 3, "vision": 3})
-    monkeypatch.setattr(build_module, "BATCH_ROWS", {"text": 1, "vision": 1})
+    for kind in MODALITIES.values():
+        monkeypatch.setattr(kind, "shard_rows", 3)
+        monkeypatch.setattr(kind, "batch_rows", 1)
 
 
 @torch.no_grad()
@@ -689,5 +689,5 @@ def test_kill_9_and_the_same_command_again_give_the_files_of_an_uninterrupted_bu
     assert not (tmp_path / "cut" / "vision" / "shard-00005.json").exists()
     done = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
     encoded = int(done.stdout.split("vision: ")[1].split(" rows")[0].replace(",", ""))
-    assert 0 < encoded <= 1500 - 2 * build_module.ROWS_PER_SHARD["vision"]
+    assert 0 < encoded <= 1500 - 2 * MODALITIES["vision"].shard_rows
     assert contents(tmp_path / "cut" / "vision") == contents(tmp_path / "whole" / "vision")

@@ -8,7 +8,7 @@ from modeling_ume import FUSIONS, UMEForImageTextRetrieval
 from modeling_ume.fusion_late_ume import LateFusion
 from modeling_ume.pairs_ume import pair_mean, weighted_pair_sum
 from modeling_ume.retrieval_ume import contrastive_loss
-from modeling_ume.streams_ume import Stream, masked_softmax, select_images
+from modeling_ume.streams_ume import Stream, masked_softmax, select_rows
 
 GARBAGE = (float("nan"), float("inf"), -float("inf"), 1e30)
 WIDTHS = (6, 5, 4, 3)
@@ -82,7 +82,7 @@ def test_nothing_behind_a_mask_of_shared_images_reaches_what_a_head_says(name):
         states[1, 0] = fill
         states[2] = fill  # nobody looks at it
         shared = Stream(states, mask, image.pooled.detach()[[0, 2, 3]], torch.ones(3, dtype=torch.bool), (1, 2))
-        return head([text, select_images(shared, index)])
+        return head([text, select_rows(shared, index)])
 
     expected = outputs(0.0)
     for fill in GARBAGE:

@@ -36,7 +36,7 @@ def streams(batch_size, text_present=True, image_present=True):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.99])
 def test_text_and_image_are_lost_evenly_at_the_rate_and_never_both(rate):
     text, image = streams(40_000)
-    drop_modality(text, image, rate)
+    drop_modality([text, image], rate)
     assert (text.present | image.present).all()
     for stream in (text, image):
         assert (~stream.present).float().mean().item() == pytest.approx(rate / 2, abs=0.01)
@@ -45,13 +45,13 @@ def test_text_and_image_are_lost_evenly_at_the_rate_and_never_both(rate):
 def test_an_example_with_one_modality_keeps_it():
     has_text = torch.arange(1000) % 2 == 0
     text, image = streams(1000, has_text, ~has_text)
-    drop_modality(text, image, 0.99)
+    drop_modality([text, image], 0.99)
     assert torch.equal(text.present, has_text)
     assert torch.equal(image.present, ~has_text)
     # Present by its flag, yet without one real token: as good as absent, so the text must stay.
     text, image = streams(1000)
     image.mask[:] = False
-    drop_modality(text, image, 0.99)
+    drop_modality([text, image], 0.99)
     assert text.present.all()
 
 
@@ -130,7 +130,7 @@ def test_dropping_a_modality_has_no_data_dependent_control_flow():
     def fused(present, states):
         text, image = streams(4)
         text.present, image.present = present, present.clone()
-        drop_modality(text, image, 0.5)
+        drop_modality([text, image], 0.5)
         return states * text.present[:, None] + image.present[:, None]
 
     compiled = torch.compile(fused, backend="eager", fullgraph=True)

@@ -138,7 +138,7 @@ def cam_layer(model: UMEForVisualQuestionAnswering, pixel_values: Tensor) -> tup
         hooks.append(module.register_forward_hook(lambda m, args, output, name=name: left.append((name, m, output))))
     try:
         with torch.no_grad():
-            adapter._look(encoder, pixel_values)
+            adapter.kind.look(adapter, encoder, pixel_values)
     finally:
         for hook in hooks:
             hook.remove()

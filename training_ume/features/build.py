@@ -26,13 +26,6 @@ from training_ume.features.keys import file_stamps
 from training_ume.features.store import begin, finish, save_shard, shard_index, whole_shards
 from training_ume.records.files import read_json
 
-# A shard is what a kill can cost: some 80 MB at ViT-B/16-224, 60 MB of questions at BERT-base. Files, which have many
-# tokens, go by fewer than rows that stand in the table.
-ROWS_PER_SHARD = {False: 4096, True: 256}
-# Rows encoded together. Fixed, so that the same data give the same bits whoever builds them, in whatever pieces.
-BATCH_ROWS = {False: 128, True: 32}
-
-
 # ---------------------------------------------------------------------------------------------------------- building
 
 
@@ -89,17 +82,13 @@ def build_features(
     held = {key for index in shards.values() for key in index["keys"]}
     todo = [key for key in row_of_key if key not in held]
     free = (number for number in range(len(shards) + len(todo)) if number not in shards)
-    plan = [(next(free), part) for part in _pieces(todo, ROWS_PER_SHARD[kind.in_files])]
+    plan = [(next(free), part) for part in _pieces(todo, kind.shard_rows)]
     # By number, not by position: a process that starts late and sees fewer open shards still agrees on whose they are.
     mine = {number: part for number, part in plan if number % processes == process}
     if not kind.in_files:  # little padding in a batch
         mine = {n: sorted(part, key=lambda key: len(row_of_key[key][kind.column])) for n, part in mine.items()}
     encoded = sum(map(len, mine.values()))
-    batches = [
-        [row_of_key[key] for key in keys]
-        for part in mine.values()
-        for keys in _pieces(part, BATCH_ROWS[kind.in_files])
-    ]
+    batches = [[row_of_key[key] for key in keys] for part in mine.values() for keys in _pieces(part, kind.batch_rows)]
     with (
         tqdm(total=encoded, desc=f"{modality} features", unit="row", disable=process > 0 or None) as progress,
         closing(_encode(modality, model, collator, batches)) as results,
@@ -108,7 +97,7 @@ def build_features(
         saved: Future | None = None
         for number, part in mine.items():
             items = [row_of_key[key][kind.column] for key in part]
-            count = len(_pieces(part, BATCH_ROWS[kind.in_files]))
+            count = len(_pieces(part, kind.batch_rows))
             shard = _join(items, islice(results, count), progress.update)
             if saved is not None:
                 saved.result()
