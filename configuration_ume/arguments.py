@@ -12,35 +12,22 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from configuration_ume.data_arguments import DataArguments
+from configuration_ume.encoder_arguments import (
+    EncoderArguments,
+    check_encoders,
+    frozen_modalities,
+    given_modalities,
+)
 from configuration_ume.training_arguments import UMETrainingArguments
-from configuration_ume.values import parse_json, typed_config
 from modeling_ume.own_heads_ume import known_head
 
 
 @dataclass
-class ModelArguments:
-    """The two encoders and what joins them. Each encoder is either pretrained (a name) or new (a config)."""
+class ModelArguments(EncoderArguments):
+    """The encoders and what joins them. Each encoder is either pretrained (a name) or new (a config)."""
 
     _argument_group_name = "model"
 
-    text_model: str | None = field(
-        default=None, metadata={"help": "Pretrained question encoder: a Hub name or a folder."}
-    )
-    text_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the text model."})
-    text_config: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "New question encoder instead: its config as JSON with `model_type`; `vocab_size` follows "
-            "the tokenizer."
-        },
-    )
-    vision_model: str | None = field(
-        default=None, metadata={"help": "Pretrained image encoder: a Hub name or a folder."}
-    )
-    vision_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the vision model."})
-    vision_config: dict | str | None = field(
-        default=None, metadata={"help": "New image encoder instead: its config as JSON with `model_type`."}
-    )
     tokenizer: str | None = field(
         default=None,
         metadata={
@@ -84,12 +71,6 @@ class ModelArguments:
     modality_dropout: float = field(
         default=0.0, metadata={"help": "How often an example loses its question or its image in training, in [0, 1)."}
     )
-    text_pooling: str = field(
-        default="auto", metadata={"help": "What summarises a question: auto, cls, mean, pooler or last."}
-    )
-    vision_pooling: str = field(
-        default="auto", metadata={"help": "What summarises an image: auto, cls, mean, pooler or last."}
-    )
     feature_grid: int | None = field(
         default=None,
         metadata={"help": "Average the image's tokens over a grid of G×G (left out: the encoder's own grid)."},
@@ -129,8 +110,6 @@ class ModelArguments:
             "answers, for example at another image_size."
         },
     )
-    freeze_text: bool = field(default=False, metadata={"help": "Keep the question encoder as it is."})
-    freeze_vision: bool = field(default=False, metadata={"help": "Keep the image encoder as it is."})
     lora_r: int = field(
         default=0, metadata={"help": "Rank of LoRA on the encoders' linear layers; 0 trains without LoRA."}
     )
@@ -139,30 +118,12 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "Attention of both encoders: eager, sdpa, flash_attention_2 … (left out: each encoder's own)."
+            "help": "Attention of the encoders: eager, sdpa, flash_attention_2 … (left out: each encoder's own)."
         },
     )
 
     def __post_init__(self) -> None:
-        for part in ("text", "vision"):
-            name, config = f"{part}_model", f"{part}_config"
-            if isinstance(getattr(self, config), str):
-                setattr(self, config, parse_json(config, getattr(self, config), '\'{"model_type": "bert", …}\''))
-            if getattr(self, name) is not None and getattr(self, config) is not None:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} and {config} are both given: an encoder is either pretrained or "
-                    f"new. Empty one of them (`--{name} null` or `--{config} null`)."
-                )
-            if getattr(self, name) is None and getattr(self, config) is None:
-                raise ValueError(
-                    f"Neither {name} nor {config} is given: name a pretrained encoder, or configure a new one."
-                )
-            if getattr(self, config) is not None and "model_type" not in getattr(self, config):
-                raise ValueError(f"{config} has no `model_type`: add the kind of encoder, for example bert or resnet.")
-            if getattr(self, config) is not None:
-                setattr(self, config, typed_config(config, getattr(self, config)))
-            if getattr(self, f"{part}_revision") is not None and getattr(self, name) is None:
-                raise ValueError(f"{part}_revision is given without {name}: a new encoder has no revision.")
+        check_encoders(self)
         if self.text_config is not None and self.tokenizer is None:
             raise ValueError(
                 "text_config needs a tokenizer: give `words` (made from the training questions), a Hub name or a "
@@ -199,12 +160,14 @@ class ModelArguments:
             )
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
-        if self.lora_r and self.freeze_text and self.freeze_vision:
-            raise ValueError("lora_r is given while both encoders are frozen: LoRA would have nothing to adapt.")
-        if self.feature_cache is not None and not (self.freeze_text or self.freeze_vision):
+        if self.lora_r and self.frozen == self.modalities:
+            every = "both" if len(self.frozen) == 2 else "all"
+            raise ValueError(f"lora_r is given while {every} encoders are frozen: LoRA would have nothing to adapt.")
+        if self.feature_cache is not None and not self.frozen:
+            ways = " or ".join(f"freeze_{name}" for name in self.modalities)
             raise ValueError(
                 f"feature_cache={self.feature_cache!r} is given, but no encoder is frozen: features replace frozen "
-                "encoders only. Set freeze_text, freeze_vision or both, or leave feature_cache out."
+                f"encoders only. Set {ways}, or leave feature_cache out."
             )
         if not self.lora_r and (self.lora_alpha is not None or self.lora_dropout):
             raise ValueError("lora_alpha and lora_dropout need lora_r: give the rank, or leave them out.")
@@ -212,7 +175,12 @@ class ModelArguments:
     @property
     def frozen(self) -> list[str]:
         """The modalities whose encoders stay as they are."""
-        return [modality for modality in ("text", "vision") if getattr(self, f"freeze_{modality}")]
+        return frozen_modalities(self)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that are given an encoder."""
+        return given_modalities(self)
 
 
 class _Parts(NamedTuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configuration_ume.values import pairs
+from modeling_ume.modalities_ume import ALL, inputs_known
 from modeling_ume.stored_ume import nearest
 
 # Fields that are a mapping: `--columns image=img_name answer=label`.
@@ -133,8 +134,8 @@ class DataArguments:
     min_answer_count: int | None = field(
         default=None, metadata={"help": "… or those given to this many questions or more; neither: all."}
     )
-    inputs: Literal["both", "question", "image"] = field(
-        default="both", metadata={"help": "What the model gets to see."}
+    inputs: Literal[inputs_known()] = field(
+        default=ALL, metadata={"help": "What the model gets to see: all there is, or one column."}
     )
     max_question_length: int | None = field(
         default=None, metadata={"help": "Longest question in tokens; the rest is cut off."}

@@ -29,8 +29,8 @@ from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it mak
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import PROBLEM_TYPES
-from .travelling_ume import own_name  # noqa: F401
 from .text_ume import Text  # noqa: F401
+from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields
 from .vision_ume import Vision  # noqa: F401
 

@@ -31,6 +31,31 @@ def modality_named(name: str | None, among=None) -> str:
     raise ValueError(f"modality={name!r} is not known: choose {', '.join(known[:-1])} or {known[-1]}.")
 
 
+ALL = "both"  # the name is from a time of two
+
+
+def inputs_known() -> tuple[str, ...]:
+    """What of a table of rows a model may be given: everything, or the column of one modality alone."""
+    return (ALL, *(kind.column for kind in MODALITIES.values()))
+
+
+def seen_by(inputs: str) -> list[str]:
+    """
+    The modalities that a model is given.
+
+    Args:
+        inputs: one of `inputs_known`, or several columns with a + between them.
+
+    Raises:
+        ValueError: for a column of no modality.
+    """
+    known = inputs_known()
+    columns = str(inputs).split("+")
+    if any(column not in known for column in columns) or (ALL in columns and len(columns) > 1):
+        raise ValueError(f"inputs={inputs!r} must be one of {', '.join(known)}.")
+    return [name for name, kind in MODALITIES.items() if inputs == ALL or kind.column in columns]
+
+
 def usual() -> list[Modality]:
     """The modalities of a config that names none."""
     return [kind for kind in MODALITIES.values() if kind.default_config is not None]

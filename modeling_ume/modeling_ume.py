@@ -176,10 +176,10 @@ class UMEModel(UMEEncoders):
             modality: {name: inputs[name] for name in MODALITIES[modality].all_inputs if name in inputs}
             for modality in self.config.modalities
         }
-        strange = inputs.keys() - {name for given in own.values() for name in given}
+        strange = [name for name in inputs if not any(name in given for given in own.values())]
         if strange:
             raise ValueError(
-                f"{min(strange)} was given, but this model reads {', '.join(own)}: leave it out, or build the model "
+                f"{strange[0]} was given, but this model reads {', '.join(own)}: leave it out, or build the model "
                 "with such an encoder."
             )
         for modality, given in own.items():

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line
 
@@ -24,46 +25,44 @@ def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQu
             name: getattr(args, name)
             for name in (
                 "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_members", "fusion_num_layers",
-                "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "text_pooling",
-                "vision_pooling", "feature_grid", "problem_type",
+                "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "feature_grid",
+                "problem_type",
             )
         },
     }  # fmt: skip
-    pretrained = {}
-    for modality in ("text", "vision"):
-        name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
+    pretrained, configs = {}, {}
+    for modality in args.modalities:
+        kind, name = MODALITIES[modality], getattr(args, f"{modality}_model")
+        revision, settings = getattr(args, f"{modality}_revision"), getattr(args, f"{modality}_config")
+        head[kind.pooling_field] = getattr(args, kind.pooling_field)
         if name is not None:
-            pooling = f"{modality}_pooling"
-            pretrained[modality], head[pooling] = load_encoder(
-                name, modality, head[pooling], revision=revision or "main", dtype=torch.float32
+            pretrained[modality], head[kind.pooling_field] = load_encoder(
+                name, modality, head[kind.pooling_field], revision=revision or "main", dtype=torch.float32
             )
-    configs = {
-        "text": encoder_config(args.text_config, args.text_model, args.text_revision),
-        "vision": encoder_config(args.vision_config, args.vision_model, args.vision_revision),
-    }
-    if args.text_config is not None:
-        configs["text"].vocab_size = len(processor.tokenizer)
-        configs["text"].pad_token_id = processor.tokenizer.pad_token_id
-    if args.vision_config is not None and "image_size" in configs["vision"].to_dict():
-        configs["vision"].image_size = args.image_size
-    config = UMEConfig.from_encoder_configs(configs["text"], configs["vision"], **head)
+        configs[kind.config_field] = own = encoder_config(settings, name, revision)
+        if settings is not None and kind.part == "tokenizer":
+            own.vocab_size = len(processor.tokenizer)
+            own.pad_token_id = processor.tokenizer.pad_token_id
+        if settings is not None and kind.part == "image_processor" and "image_size" in own.to_dict():
+            own.image_size = args.image_size
+    config = UMEConfig.from_encoder_configs(**configs, **head)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
     try:
         model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError) as error:
-        if len(pretrained) == 2:
+        new = [f"{modality}_config" for modality in args.modalities if modality not in pretrained]
+        if not new:
             raise
         raise ValueError(
-            f"No encoder can be made of text_config or vision_config ({type(error).__name__}: {first_line(error)}): "
+            f"No encoder can be made of {' or '.join(new)} ({type(error).__name__}: {first_line(error)}): "
             "give values that the encoder can have."
         ) from error
     for modality, encoder in pretrained.items():
         model.ume.encoder(modality).load_state_dict(encoder.state_dict())
     if args.init_from is not None:
         start_from(model, args.init_from)
-    for modality, frozen in (("text", args.freeze_text), ("vision", args.freeze_vision)):
-        if frozen:
-            model.freeze(modality)
+    for modality in args.frozen:
+        model.freeze(modality)
     return model
 
 
@@ -120,7 +119,7 @@ def encoder_sources(args: ModelArguments) -> dict[str, dict]:
         its safetensors files instead.
     """
     sources = {}
-    for modality in ("text", "vision"):
+    for modality in args.modalities:
         name, revision = getattr(args, f"{modality}_model"), getattr(args, f"{modality}_revision")
         if name is not None and Path(name).is_dir():
             digest = hashlib.sha256()

@@ -11,26 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import ALL, MODALITIES, seen_by
 from modeling_ume.modality_base_ume import Modality
 from modeling_ume.tasks_ume import PROBLEM_TYPES
 from modeling_ume.text_ume import UNLIMITED
 from training_ume.data.answers import ANSWER_SCORES
-from training_ume.data.images import open_image
 from training_ume.data.json_entries import VQADataError
-
-__all__ = ["ALL", "PROBLEM_TYPES", "VQACollator", "VQADataError", "inputs_known", "open_image", "seen_by"]
-ALL = "both"  # the name is from a time of two
-
-
-def inputs_known() -> tuple[str, ...]:
-    """What a model may be given: everything, or the column of one modality alone."""
-    return (ALL, *(kind.column for kind in MODALITIES.values()))
-
-
-def seen_by(inputs: str) -> list[str]:
-    """The modalities that a model is given; see `inputs_known`."""
-    return [name for name, kind in MODALITIES.items() if inputs in (ALL, kind.column)]
 
 
 class VQACollator:
@@ -80,7 +66,7 @@ class VQACollator:
         processor: Any,
         vocabulary: Any | None = None,
         problem_type: str = "single_label_classification",
-        inputs: str = "both",
+        inputs: str = ALL,
         max_question_length: int | None = None,
         image_cache_bytes: int = 0,
         features: dict[str, Any] | None = None,
@@ -88,8 +74,7 @@ class VQACollator:
         answer_scores: str = "thirds",
         may_lack: Sequence[str] = (),
     ):
-        if inputs not in inputs_known():
-            raise ValueError(f"inputs={inputs!r} must be one of {', '.join(inputs_known())}.")
+        seen = seen_by(inputs)
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(f"problem_type={problem_type!r} must be one of {', '.join(PROBLEM_TYPES)}.")
         if answer_scores not in ANSWER_SCORES:
@@ -98,7 +83,7 @@ class VQACollator:
             raise ValueError(f"max_question_length={max_question_length} must be at least 1 token.")
         if image_cache_bytes < 0:
             raise ValueError(f"image_cache_bytes={image_cache_bytes} must not be negative (0 keeps nothing).")
-        if "text" in seen_by(inputs) and (getattr(processor, "tokenizer", None) and not processor.tokenizer.pad_token):
+        if "text" in seen and (getattr(processor, "tokenizer", None) and not processor.tokenizer.pad_token):
             raise ValueError(
                 f"{type(processor.tokenizer).__name__} has no padding token, so questions of different lengths cannot "
                 "share a batch. Set tokenizer.pad_token, for a decoder usually to tokenizer.eos_token."

@@ -10,6 +10,7 @@ import pandas as pd
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
+from modeling_ume.modalities_ume import ALL, seen_by, usual
 from training_ume.data.streaming import BatchStream, StreamedQuestions
 
 # What may be missing, and what stands in its place.
@@ -65,18 +66,18 @@ def as_rows(rows: Any) -> Dataset | StreamedQuestions:
     return rows
 
 
-def check_rows(rows: Dataset | StreamedQuestions, inputs: str = "both") -> None:
+def check_rows(rows: Dataset | StreamedQuestions, inputs: str = ALL) -> None:
     """
     Raises ValueError for rows that cannot be evaluated.
 
     Args:
-        inputs (`str`): what the model sees: `"both"`, `"question"` or `"image"`.
+        inputs (`str`): what the model sees, see `inputs_known`.
     """
     if len(rows) == 0:
         raise ValueError("There are no rows to evaluate: the data set that was given is empty.")
     if isinstance(rows, StreamedQuestions):
         return
-    needed = [name for name in ("question", "image") if inputs in ("both", name)]
+    needed = [kind.column for kind in usual() if kind.name in seen_by(inputs)]
     missing = [name for name in needed if name not in rows.column_names]
     if missing:
         raise ValueError(

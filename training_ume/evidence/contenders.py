@@ -11,6 +11,7 @@ import torch
 from modeling_ume import FUSIONS, UMEConfig
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
 from modeling_ume.fusion_ume import build_fusion
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.inputs import BLIND
 
 WIDTH_STEP = 8  # what the usual eight attention heads divide
@@ -36,10 +37,9 @@ def stream_widths(config: UMEConfig) -> list[list[int]]:
     """Widths of the tokens and of the summaries that the encoders of a config give."""
     with torch.device("meta"):
         adapters = [
-            EncoderAdapter(build_encoder(settings, pooling), modality, pooling)
-            for modality, settings, pooling in (
-                ("text", config.text_config, config.text_pooling),
-                ("vision", config.vision_config, config.vision_pooling),
+            EncoderAdapter(build_encoder(config.encoder_config(modality), pooling), modality, pooling)
+            for modality, pooling in (
+                (modality, getattr(config, MODALITIES[modality].pooling_field)) for modality in config.modalities
             )
         ]
     return [[adapter.width for adapter in adapters], [adapter.pooled_width for adapter in adapters]]

@@ -97,7 +97,7 @@ class Job:
 
     @property
     def stand_in(self) -> bool:
-        return any(self.is_stand_in(modality) for modality in ("text", "vision"))
+        return any(self.is_stand_in(modality) for modality in self.shipped.model.modalities)
 
     def is_stand_in(self, modality: str) -> bool:
         name = f"{modality}_model"
@@ -321,7 +321,7 @@ def result_row(job: Job, results: dict) -> dict:
         from the recipe; `scored_on`, `scores` in percent, `baselines`, `data`, seconds, `parameters`, `environment`.
     """
     encoders = {}
-    for modality in ("text", "vision"):
+    for modality in job.shipped.model.modalities:
         name, wanted = (getattr(recipe.model, f"{modality}_model") for recipe in (job.recipe, job.shipped))
         if name is None:
             facts = {"config": getattr(job.recipe.model, f"{modality}_config")}

@@ -19,8 +19,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.modalities_ume import MODALITIES
-from training_ume.data.collator import VQACollator, seen_by
+from modeling_ume.modalities_ume import MODALITIES, seen_by
+from training_ume.data.collator import VQACollator
 from training_ume.features.identity import check_manifest, content_key, describe, hashable
 from training_ume.features.keys import file_stamps
 from training_ume.records.files import WriteError, read_json, write_json, write_whole

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from configuration_ume.scores import NAMES, in_order, measured_by
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions
 
@@ -142,8 +143,8 @@ def _comparison(folder: Path, results: dict) -> list[dict]:
 def _base_models(run: Run, about: About) -> dict[str, str | None]:
     """Hub names of the pretrained encoders by modality; None where only a folder is known."""
     names = {}
-    for modality in ("text", "vision"):
-        name = run.results["arguments"]["model"][f"{modality}_model"]
+    for modality in MODALITIES:
+        name = run.results["arguments"]["model"].get(f"{modality}_model")
         source = run.results.get("encoders", {}).get(modality, {})
         if name is not None:
             is_hub = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and "sha256" not in source and not Path(name).is_dir()

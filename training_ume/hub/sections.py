@@ -14,6 +14,7 @@ import yaml
 from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.scores import NAMES
 from metrics.vqa_accuracy.vqa_accuracy import answer_form
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.images import open_image
 from training_ume.data.inputs import BLIND
 from training_ume.hub.data_sets import DataSet
@@ -77,7 +78,9 @@ def _architecture(run: Run, adapter: bool) -> str:
 def _encoders(run: Run, about: About) -> str:
     model, bases = run.results["arguments"]["model"], _base_models(run, about)
     lines = []
-    for modality, label in (("text", "question"), ("vision", "picture")):
+    for modality, kind in MODALITIES.items():
+        if modality not in bases and model.get(f"{modality}_config") is None:
+            continue
         source = run.results.get("encoders", {}).get(modality, {})
         if modality in bases:
             name = bases[modality]
@@ -89,7 +92,7 @@ def _encoders(run: Run, about: About) -> str:
         trained = (
             "frozen" if model[f"freeze_{modality}"] else f"LoRA, rank {model['lora_r']}" if model["lora_r"] else "yes"
         )
-        lines.append((label, what, revision.replace("`not recorded`", "not recorded"), trained))
+        lines.append((kind.noun, what, revision.replace("`not recorded`", "not recorded"), trained))
     return _table(("", "encoder", "revision", "trained"), lines)
 
 

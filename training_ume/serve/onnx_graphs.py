@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _plain_attention(model: UMEForVisualQuestionAnswering) -> Iterator[None]:
     """The encoders with attention written out: of the fused one, torch's exporter breaks some (Swin's, T5's)."""
-    encoders = [model.ume.text_model, model.ume.vision_model]
+    encoders = model._encoders()
     fused = [(encoder, encoder.config._attn_implementation) for encoder in encoders]
     fused = [(encoder, kind) for encoder, kind in fused if kind != "eager"]
     try:
