@@ -20,6 +20,7 @@ from configuration_ume.encoder_arguments import (
 )
 from configuration_ume.training_arguments import UMETrainingArguments
 from modeling_ume.own_heads_ume import known_head
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 
 
 @dataclass
@@ -82,8 +83,8 @@ class ModelArguments(EncoderArguments):
             "read from there and the encoders never run."
         },
     )
-    problem_type: Literal["single_label_classification", "multi_label_classification"] = field(
-        default="single_label_classification",
+    problem_type: Literal[tuple(PROBLEM_TYPES)] = field(
+        default=DEFAULT_PROBLEM,
         metadata={
             "help": "single_label_classification: cross-entropy on the most common answer. "
             "multi_label_classification: binary cross-entropy on the soft scores of all ten."
@@ -153,7 +154,7 @@ class ModelArguments(EncoderArguments):
             ):
                 more = "" if least is None else " above 0"
                 raise ValueError(f"{name}={values} is impossible: give three numbers{more}, one a colour.")
-        if self.soft_targets and self.problem_type == "multi_label_classification":
+        if self.soft_targets and not PROBLEM_TYPES[self.problem_type].exclusive:
             raise ValueError(
                 "soft_targets is for a softmax, and problem_type=multi_label_classification has soft scores anyway: "
                 "leave one of them out."
@@ -215,12 +216,12 @@ def check_together(recipe: Recipe) -> None:
             "feature_cache contradicts source=stream: a cache stands beside image files. Empty one of them "
             "(`--feature_cache null`, or another --source)."
         )
-    if recipe.training.label_smoothing_factor and recipe.model.problem_type == "multi_label_classification":
+    if recipe.training.label_smoothing_factor and not PROBLEM_TYPES[recipe.model.problem_type].exclusive:
         raise ValueError(
             "label_smoothing_factor is for a softmax: leave it out (`--label_smoothing_factor 0`), or train with "
             "problem_type=single_label_classification."
         )
-    if recipe.training.class_weights and recipe.model.problem_type == "multi_label_classification":
+    if recipe.training.class_weights and not PROBLEM_TYPES[recipe.model.problem_type].exclusive:
         raise ValueError(
             "class_weights weighs questions by their one right answer, and with problem_type="
             "multi_label_classification each answer is right or wrong by itself: leave it out "

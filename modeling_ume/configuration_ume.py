@@ -28,7 +28,7 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import Stream  # noqa: F401
-from .tasks_ume import PROBLEM_TYPES
+from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 from .text_ume import Text  # noqa: F401
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields
@@ -141,7 +141,7 @@ class UMEConfig(PretrainedConfig):
         classifier_dropout=0.1,
         modality_dropout=0.0,
         feature_grid=None,
-        problem_type="single_label_classification",
+        problem_type=DEFAULT_PROBLEM,
         fusion_num_members=1,
         fusion_file=None,
         **kwargs,

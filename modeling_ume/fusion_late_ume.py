@@ -8,6 +8,7 @@ from transformers import initialization as init
 from .fusion_base_ume import FusionHead, Projections
 from .numerics_ume import accumulate_in, widen
 from .streams_ume import FusionOutput, presence
+from .tasks_ume import PROBLEM_TYPES
 
 
 class LateFusion(FusionHead):
@@ -37,7 +38,7 @@ class LateFusion(FusionHead):
     def log_mean(self, logits: Tensor, log_shares: Tensor, problem_type: str) -> tuple[Tensor, Tensor | None]:
         """logits [B, K, C] → ln Σ_m w_m p_m and, for a sigmoid, ln Σ_m w_m (1 − p_m), each [B, C]."""
         log_shares = log_shares[..., None]  # [B, K, 1]
-        if problem_type == "single_label_classification":
+        if PROBLEM_TYPES[problem_type].exclusive:
             return (logits.log_softmax(-1) + log_shares).logsumexp(1), None
         yes, no = ((F.logsigmoid(sign * logits) + log_shares).logsumexp(1) for sign in (1, -1))
         return yes, no
@@ -86,7 +87,7 @@ class LateMaxFusion(LateFusion):
 
     def combine(self, logits, present, problem_type):
         logits = widen(logits)
-        if problem_type == "single_label_classification":
+        if PROBLEM_TYPES[problem_type].exclusive:
             logits = logits.log_softmax(-1)
         return logits.masked_fill(~present[..., None], -torch.inf).amax(1)  # the sigmoid keeps the order
 
@@ -98,7 +99,7 @@ class LateProductFusion(LateFusion):
 
     def combine(self, logits, present, problem_type):
         logits = widen(logits)
-        if problem_type == "single_label_classification":
+        if PROBLEM_TYPES[problem_type].exclusive:
             logits = logits.log_softmax(-1)
         # For a sigmoid log Π p − log Π (1 − p) is the sum of the logits.
         return torch.where(present[..., None], logits, 0.0).sum(1)

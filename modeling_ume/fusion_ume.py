@@ -43,6 +43,7 @@ from .fusion_pooled_ume import (
 )
 from .numerics_ume import widen
 from .streams_ume import FusionOutput, Stream, presence  # noqa: F401 (heads of users import Stream from here)
+from .tasks_ume import PROBLEM_TYPES
 
 
 class MembersFusion(FusionHead):
@@ -80,7 +81,7 @@ class MembersFusion(FusionHead):
     def combine(self, logits, present, problem_type):
         """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'."""
         logits = widen(logits)
-        if problem_type == "single_label_classification":
+        if PROBLEM_TYPES[problem_type].exclusive:
             return logits.log_softmax(-1).logsumexp(1) - math.log(self.num_views)
         return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)
 

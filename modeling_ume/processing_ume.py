@@ -20,7 +20,7 @@ from .numerics_ume import accumulate_in  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
-from .tasks_ume import PROBLEM_TYPES, decode_logits
+from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, decode_logits
 from .text_ume import tokenizer_of
 from .trust_ume import ForeignCodeError, check_processor_files, load_trusted, read_quietly
 from .vision_ume import Vision  # noqa: F401
@@ -65,7 +65,7 @@ class UMEProcessor(ProcessorMixin):
     ):
         super().__init__(image_processor, tokenizer, **kwargs)
         if problem_type is None:
-            problem_type = PROBLEM_TYPES[0]
+            problem_type = DEFAULT_PROBLEM
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(f"problem_type={problem_type!r} is not known: choose one of {', '.join(PROBLEM_TYPES)}.")
         if id2label is not None:

@@ -1,5 +1,7 @@
 """The tasks: what labels are, what the loss is, how logits become an answer."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +9,41 @@ from torch.nn import functional as F
 from .numerics_ume import widen
 from .streams_ume import check_ids
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
+
+@dataclass(frozen=True)
+class ProblemType:
+    """
+    What answers are to each other, and so what a logit says.
+
+    Attributes:
+        name: the key in `PROBLEM_TYPES`, transformers' own name.
+        exclusive: one answer of all is right, so that their probabilities sum to 1; otherwise each is for itself.
+    """
+
+    name: str
+    exclusive: bool
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """logits [..., C] → each answer's probability, at least in float32."""
+        logits = widen(logits)
+        return logits.softmax(-1) if self.exclusive else logits.sigmoid()
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Which examples have a loss, [B] bool, by their ids [B] or scores [B, C]."""
+        if not self.exclusive:
+            return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        return labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
+
+
+# The first is the default everywhere.
+PROBLEM_TYPES = {
+    problem.name: problem
+    for problem in (
+        ProblemType("single_label_classification", exclusive=True),
+        ProblemType("multi_label_classification", exclusive=False),
+    )
+}
+DEFAULT_PROBLEM = next(iter(PROBLEM_TYPES))
 
 
 class ViewClassifiers(nn.Module):
@@ -51,9 +87,10 @@ def answer_loss(
             f"loss_weights have shape {tuple(loss_weights.shape)} for {len(losses)} examples: give one weight an "
             "example, [batch]."
         )
-    if problem_type == "single_label_classification":
+    problem = PROBLEM_TYPES[problem_type]
+    if problem.exclusive:
         # Not the built-in mean: it is NaN for a batch in which no answer is known.
-        known = labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
+        known = problem.known(labels)
         if loss_weights is None:
             return losses.sum() / known.sum().clamp(min=1)
         loss_weights = loss_weights.to(losses.dtype) * known
@@ -64,7 +101,7 @@ def answer_loss(
 
 def _losses(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
     """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
-    softmax = problem_type == "single_label_classification"
+    softmax = PROBLEM_TYPES[problem_type].exclusive
     if softmax and labels.ndim == 1 and len(labels) == len(logits):
         if not torch.compiler.is_compiling():
             check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
@@ -110,8 +147,7 @@ def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: 
         raise ValueError(
             f"top_k={top_k!r} is impossible: choose a whole number from 1 to {len(id2label)}, the number of answers."
         )
-    logits = widen(logits.detach())
-    scores = logits.softmax(-1) if problem_type == "single_label_classification" else logits.sigmoid()  # [B, C]
+    scores = PROBLEM_TYPES[problem_type].probabilities(logits.detach())  # [B, C]
     scores, ids = scores.topk(top_k, dim=-1)  # [B, top_k] each
     return [
         [{"answer": id2label[i], "score": score} for i, score in zip(row_ids, row_scores, strict=True)]

@@ -22,7 +22,7 @@ from training_ume.report.explanation import modality_table
 from training_ume.report.faithfulness import explanations_table
 from training_ume.report.glance import claim, glance_table
 from training_ume.report.heads_and_encoders import encoders_table, features_table, heads_table
-from training_ume.report.markdown import markdown
+from training_ume.report.markdown import markdown, measured_on
 from training_ume.report.reliability import reliability_sections
 from training_ume.report.sources import sources_table
 from training_ume.report.thesis import proof_tables, references_table, rows_table
@@ -70,9 +70,7 @@ def table(path: Path) -> str:
         )
     else:
         scored = f"Scored on the {data['validation_questions']:,} validation questions, which also chose the epoch."
-    hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
-    measured = f"{hardware['cpu']}, {hardware['cores']} cores, torch {versions['torch']}"
-    return "\n".join([*lines, "", f"{scored} Measured on {measured}, transformers {versions['transformers']}."])
+    return "\n".join([*lines, "", f"{scored} {measured_on([results['environment']], 'torch', 'transformers')}"])
 
 
 def mean(score: dict) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modeling_ume.modalities_ume import ALL, MODALITIES, seen_by
 from modeling_ume.modality_base_ume import Modality
-from modeling_ume.tasks_ume import PROBLEM_TYPES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 from modeling_ume.text_ume import UNLIMITED
 from training_ume.data.answers import ANSWER_SCORES
 from training_ume.data.json_entries import VQADataError
@@ -65,7 +65,7 @@ class VQACollator:
         self,
         processor: Any,
         vocabulary: Any | None = None,
-        problem_type: str = "single_label_classification",
+        problem_type: str = DEFAULT_PROBLEM,
         inputs: str = ALL,
         max_question_length: int | None = None,
         image_cache_bytes: int = 0,
@@ -90,7 +90,7 @@ class VQACollator:
             )
         self.processor = processor
         self.vocabulary = vocabulary
-        self.hard_targets = problem_type == "single_label_classification" and not soft_targets
+        self.hard_targets = PROBLEM_TYPES[problem_type].exclusive and not soft_targets
         self.answer_scores = answer_scores
         self.inputs = inputs
         self.max_question_length = max_question_length

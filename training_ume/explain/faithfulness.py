@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 
 PATCHES = 8  # a side: the patches that are masked
 STEPS = 16  # from the whole image to none of it
@@ -103,7 +104,7 @@ def masking_curves(
         images = torch.cat([torch.where(mask, first, second) for mask in masked])
         rows = {k: v.expand(len(images), -1) for k, v in inputs.items() if k != "pixel_values"}
         logits = model(**rows, pixel_values=images).logits.float()
-        single = model.config.problem_type == "single_label_classification"
-        curve = (logits.softmax(-1) if single else logits.sigmoid())[:, target].view(len(orders), STEPS + 1)
+        probabilities = PROBLEM_TYPES[model.config.problem_type].probabilities(logits)
+        curve = probabilities[:, target].view(len(orders), STEPS + 1)
         areas.append(torch.trapezoid(curve, dx=1 / STEPS).cpu())
     return areas[0], areas[1]

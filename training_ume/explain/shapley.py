@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import MODALITIES, usual
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
 from training_ume.records.explanation import PAIRS
@@ -70,8 +71,7 @@ def subset_probabilities(
             chosen = chosen & given[kind.present].bool().repeat_interleave(len(subsets), 0)
         rows[kind.present] = chosen
     logits = model(**rows).logits.float().unflatten(0, (size, len(subsets))).cpu()  # [B, 2^K, C]
-    single = model.config.problem_type == "single_label_classification"
-    probabilities = logits.softmax(-1) if single else logits.sigmoid()
+    probabilities = PROBLEM_TYPES[model.config.problem_type].probabilities(logits)
     if targets is None:
         targets = logits[:, -1].argmax(-1)
     return probabilities[torch.arange(size), :, targets]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from configuration_ume.scores import NAMES, measured_by
 from training_ume.records.packages import need_matplotlib
-from training_ume.report.markdown import markdown
+from training_ume.report.markdown import markdown, measured_on
 
 BLIND_COLOUR, HEAD_COLOUR, REFERENCE_COLOUR = "#b0b0b0", "#5b8dbd", "#d1603d"
 
@@ -85,7 +85,7 @@ def arena_overview(summaries: dict[str, dict]) -> str:
 
 
 def arena_caption(summary: dict) -> str:
-    data, machine = summary["data"], summary["environment"]["hardware"]
+    data = summary["data"]
     baselines = data["baselines"]["question_lookup"][summary["metric"]]
     rates = ", ".join(f"{rate:g}" for rate in summary["learning_rates"])
     return (
@@ -93,7 +93,7 @@ def arena_caption(summary: dict) -> str:
         f"selection; {data['train_questions']:,} training questions, {data['answers']:,} answers; looking the "
         f"question up scores {baselines:.2f}. {len(summary['seeds'])} seeds, {summary['epochs']:g} epochs; learning "
         f"rate of {rates} chosen on {data['selection_questions']:,} questions about other images; about "
-        f"{summary['budget']:,} trained parameters each. Measured on {machine['cpu']}, {machine['cores']} cores."
+        f"{summary['budget']:,} trained parameters each. {measured_on([summary['environment']])}"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training_ume.records.files import read_json
-from training_ume.report.markdown import markdown
+from training_ume.report.markdown import markdown, measured_on
 
 
 @dataclass(frozen=True)
@@ -148,20 +148,19 @@ BENCHMARKS: dict[str, Callable[[dict], Iterator[Figure]]] = {
 
 def benchmarks_table(folder: Path) -> str:
     """All figures as one Markdown table, and the machine they were measured on."""
-    rows, machines = [], set()
+    rows, machines = [], []
     for name, figures in BENCHMARKS.items():
         results = read_json(folder / f"{name}.json")
         if results is None:
             rows.append([f"`{name}`", "", "not measured yet", ""])
             continue
-        hardware, versions = results["environment"]["hardware"], results["environment"]["versions"]
-        machines.add(f"{hardware['cpu']}, {hardware['cores']} cores, torch {versions['torch']}")
+        machines.append(results["environment"])
         for figure in figures(results):
             verdict = {None: "", True: "reached", False: f"not reached: {figure.why_not}"}[figure.reached]
             rows.append([figure.what, figure.to_reach, figure.measured, verdict.removesuffix(": ")])
     table = markdown(["", "to reach", "measured", ""], rows, right=(1, 2))
     missing = "" if (folder / "pair_fusion_cuda.json").exists() else " Not measured on a GPU: none was at hand."
-    return f"{table}\n\nMeasured on {'; '.join(sorted(machines)) or 'no machine yet'}.{missing}"
+    return f"{table}\n\n{measured_on(machines, 'torch')}{missing}"
 
 
 def demo_table(results: dict) -> str:
@@ -172,10 +171,9 @@ def demo_table(results: dict) -> str:
     ]
     table = markdown(["seconds until there is the", "times", "p50", "p95", "longest"], rows, right=(1, 2, 3, 4))
     models = " and ".join(f"`{name}`" for name in results["models"])
-    machine = results["environment"]["hardware"]
     return (
         f"{table}\n\n{results['people']} people at once, {results['questions_each']} questions each, of {models}; "
-        f"{len(results['errors']) or 'no'} errors. Measured on {machine['cpu']}, {machine['cores']} cores."
+        f"{len(results['errors']) or 'no'} errors. {measured_on([results['environment']])}"
     )
 
 
@@ -190,14 +188,12 @@ def long_run_table(results: dict) -> str:
         last_third = [sample[name] for sample in results["course"][-(len(results["course"]) // 3) :]]
         rows.append([what, *levels, f"{change} ({low} … {high})", f"{last_third[-1] - last_third[0]:+.1f}"])
     header = ["", "after the first tenth", "at the end", "at most", "change an hour (95 %)", "in the last third"]
-    machine, versions = results["environment"]["hardware"], results["environment"]["versions"]
     # The command had another name once: what it was measured on stands behind it.
     what = f"`ume train` {results['what'].replace('`', '').split(' ', 1)[1].removeprefix('train ')}"
     return (
         f"{markdown(header, rows, right=(1, 2, 3, 4, 5))}\n\n{what}: {results['hours']:.1f} hours, "
-        f"{results['steps']:,} steps, {results['epochs']:,} evaluations and checkpoints. Measured on "
-        f"{machine['cpu']}, {machine['cores']} cores, torch {versions['torch']}, transformers "
-        f"{versions['transformers']}."
+        f"{results['steps']:,} steps, {results['epochs']:,} evaluations and checkpoints. "
+        f"{measured_on([results['environment']], 'torch', 'transformers')}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training_ume.report.markdown import markdown
+from training_ume.report.markdown import markdown, measured_on
 
 
 def explanations_table(report: dict) -> str:
@@ -54,10 +54,9 @@ def explanations_table(report: dict) -> str:
         f"{model['trained']['mass_in_box']['grad_cam']['without_mass']} maps without positive mass"
         for name, model in models.items()
     )
-    machine = report["environment"]["hardware"]
     tables.append(
         f"{report['data']}: {report['images']} images, {report['masked_images']} of them masked, "
         f"{report['control_images']} shown to an untrained model; ± is the standard error over images. {described}. "
-        f"Measured on {machine['cpu']}, {machine['cores']} cores."
+        f"{measured_on([report['environment']])}"
     )
     return "\n\n".join(tables)

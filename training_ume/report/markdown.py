@@ -31,3 +31,16 @@ def align(lines: list[tuple[str, ...]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def machine_of(environment: dict, *versions: str) -> str:
+    """The machine that something was measured on, and of which release each of these packages was."""
+    hardware = environment["hardware"]
+    parts = [", ".join(hardware.get("gpus") or []) or hardware["cpu"], f"{hardware['cores']} cores"]
+    return ", ".join([*parts, *(f"{name} {environment['versions'][name]}" for name in versions)])
+
+
+def measured_on(environments: list[dict], *versions: str) -> str:
+    """The sentence that says where figures come from."""
+    machines = sorted({machine_of(environment, *versions) for environment in environments})
+    return f"Measured on {'; '.join(machines) or 'no machine yet'}."

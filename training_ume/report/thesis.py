@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configuration_ume.thesis_rows import NAMES, OFFICIAL, REFERENCES, ROWS, THESIS
-from training_ume.report.markdown import align
+from training_ume.report.markdown import align, measured_on
 
 # ----------------------------------------------------------------------------------------------------------- tables
 
@@ -90,12 +90,7 @@ def _proof_table(data_set: str, rows: list[dict]) -> str:
         f"up, without a model, scores {row['baselines']['question_lookup']['vqa_accuracy']:.2f}."
         for row in rows
     )
-    machines = dict.fromkeys(_machine(row["environment"]["hardware"]) for row in rows)
-    return "\n".join([*lines, "", *facts, f"Measured on {'; '.join(machines)}."])
-
-
-def _machine(hardware: dict) -> str:
-    return f"{', '.join(hardware['gpus']) or hardware['cpu']}, {hardware['cores']} cores"
+    return "\n".join([*lines, "", *facts, measured_on([row["environment"] for row in rows])])
 
 
 def _replaced(row: dict) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modeling_ume.tasks_ume import PROBLEM_TYPES
+
 
 def balanced_weights(targets: Tensor, classes: int) -> Tensor:
     """
@@ -35,10 +37,9 @@ def question_weights(labels: Tensor, problem_type: str, answer_weights: Tensor |
         `Tensor` [B] float32; with a softmax 0 where the answer is unknown. With scores, the mean of the answers'
         weights by their shares.
     """
-    if problem_type != "single_label_classification":
-        return torch.ones(len(labels), device=labels.device)
-    known = (labels != -100 if labels.ndim == 1 else labels.sum(1) > 0).float()
-    if answer_weights is None:
+    problem = PROBLEM_TYPES[problem_type]
+    known = problem.known(labels).float()
+    if answer_weights is None or not problem.exclusive:
         return known
     answer_weights = answer_weights.to(labels.device)
     if labels.ndim == 1:

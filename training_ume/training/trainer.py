@@ -22,6 +22,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from configuration_ume.arguments import UMETrainingArguments
 from configuration_ume.scores import AUTO
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
 from training_ume.evaluation.scores import FittingScore, score_rows
@@ -231,7 +232,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
             return None
         if self._answer_weights is None:
             config, vocabulary = self.model.config, getattr(self.data_collator, "vocabulary", None)
-            if vocabulary is None or config.problem_type != "single_label_classification":
+            if vocabulary is None or not PROBLEM_TYPES[config.problem_type].exclusive:
                 raise ValueError(
                     "class_weights weighs questions by their one right answer: it needs a collator with a vocabulary "
                     "and a model of problem_type=single_label_classification. Leave it out otherwise."
