@@ -303,8 +303,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupte
 ):
     model, collators, rows, _ = built
     build(tmp_path / "whole", modality, model, collators, rows)
-    name = {"text": "encode_text", "vision": "encode_image"}[modality]
-    encode, batches = getattr(type(model.ume), name), []
+    encode, batches = type(model.ume).encode, []
 
     def interrupted(self, *args, **kwargs):
         batches.append(1)
@@ -313,7 +312,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_files_of_an_uninterrupte
         return encode(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(model.ume), name, interrupted)
+        patch.setattr(type(model.ume), "encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "cut", modality, model, collators, rows)
     assert sorted(path.name for path in (tmp_path / "cut").glob("shard-*")) == ["shard-00000.bin", "shard-00000.json"]
