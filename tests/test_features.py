@@ -598,8 +598,7 @@ def trained(setting, cache):
     from modeling_ume import UMEModel
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(UMEModel, "encode_text", no_encoder)
-        patch.setattr(UMEModel, "encode_image", no_encoder)
+        patch.setattr(UMEModel, "_encode", no_encoder)
         recipe = setting.recipe("--feature_cache", cache, "--beside", "question_only")
         return train_and_evaluate(recipe)
 

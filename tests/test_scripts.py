@@ -288,7 +288,7 @@ def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(tr
     asked = ["what color is it?", "is it red?", " what color is it? "]
     assert main(["ask", str(model), image, *asked]) == 0
     at_once = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    encode, encoded, lines = UMEModel.encode_image, [], iter([*asked, end])
+    encode, encoded, lines = UMEModel._encode, [], iter([*asked, end])
 
     def typed(prompt):
         if (line := next(lines)) is EOFError:
@@ -299,8 +299,11 @@ def test_ask_at_a_terminal_answers_line_after_line_and_encodes_the_image_once(tr
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(
         UMEModel,
-        "encode_image",
-        lambda self, pixels, *rest: encoded.append(len(pixels)) or encode(self, pixels, *rest),
+        "_encode",
+        lambda self, modality, inputs, *rest: (
+            (encoded.append(len(inputs["pixel_values"])) if modality == "vision" else None)
+            or encode(self, modality, inputs, *rest)
+        ),
     )
     assert main(["ask", str(model), image]) == 0
     answers = [line for line in capsys.readouterr().out.splitlines() if line]
