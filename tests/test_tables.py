@@ -46,6 +46,7 @@ def folder(tmp_path):
 
 def write(path, rows=ROWS, separator=",", encoding="utf-8"):
     """A csv as spreadsheets write it."""
+    path.parent.mkdir(exist_ok=True)
     pandas.DataFrame(rows).to_csv(path, sep=separator, index=False, encoding=encoding)
     return path
 
@@ -217,6 +218,8 @@ REFUSED_JSON = {
     "one.json": ("5", "one value, and no list of rows"),
     "lists.json": ('{"a": [{"x": 1}], "b": [{"x": 1}]}', "several lists: a, b"),
     "keys.json": ('{"a": 1, "b": 2}', "an object with the keys a, b, and no list"),
+    "columns.json": ('{"image": {"0": "1.jpg"}, "question": {"0": "a?"}}', "column by column.*orient='records'"),
+    "lists.column.json": ('{"image": ["1.jpg"], "question": ["a?"]}', "column by column.*orient='records'"),
     "ids.json": ('{"a": {"image": "1.jpg"}, "a": {"image": "1.jpg"}}', "the id 'a' is there more than once"),
     "half.json": ('[{"image": "1.jpg", "question": "\\ud83d"}]', "entry number 0, column 'question'.*must be a text"),
     "text.parquet": ("image\n", r"text\.parquet is no parquet file .*suffix"),
@@ -349,6 +352,66 @@ def test_folders_named_by_their_label(folder):
     with pytest.raises(VQADataError, match="has the parts test, train, not 'validation'"):
         load_rows(folder / "all", split="validation")
     assert load_rows(folder / "pictures")["answers"][:] == [[]] * 3
+
+
+def test_files_of_a_folder_by_the_part_in_their_names(folder):
+    for part in ("train", "validation"):
+        write(folder / "parts" / f"{part}-00000-of-00001.csv", ROWS[: 1 + (part == "train")])
+    assert len(load_rows(folder / "parts", images=folder / "pictures")) == 2
+    assert len(load_rows(folder / "parts", images=folder / "pictures", split="validation")) == 1
+    with pytest.raises(VQADataError, match="none for 'test' by its name among several tables: train-00000"):
+        load_rows(folder / "parts", split="test")
+    (folder / "parts" / "data").mkdir()
+    for path in (folder / "parts").glob("*.csv"):
+        path.rename(folder / "parts" / "data" / path.name)
+    assert len(load_rows(folder / "parts", images=folder / "pictures")) == 2
+    write(folder / "pictures" / "deep" / "own.csv")
+    with pytest.raises(VQADataError, match=r"holds pictures, and tables in its folders: deep/own\.csv"):
+        load_rows(folder / "pictures")
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ('image, question, answer\n1.jpg, "how many, really?", 2\n', [["2"]]),
+        ("sep=;\nimage;question;answer\n1.jpg;how many, really?;2,5\n", [["2,5"]]),
+        ("image\tquestion\tanswer\n1.jpg\thow many, really?\t2\n", [["2"]]),
+        ("image|question|answer\n1.jpg|how many, really?|2\n", [["2"]]),
+        ("\n\nimage,question,answer,\n1.jpg,what?,2,\n\n", [["2"]]),
+        (",image,question,answer\n0,1.jpg,what?,2\n", [["2"]]),
+        ("image,question,answer\r1.jpg,what?,2\r", [["2"]]),
+    ],
+)
+def test_what_programs_write_as_csv_is_read(text, answers, folder):
+    (folder / "pictures" / "own.csv").write_text(text, newline="")
+    rows = load_rows(folder / "pictures" / "own.csv")
+    assert rows["answers"][:] == answers
+    assert rows["question"][0] in ("how many, really?", "what?")
+
+
+def test_rows_that_were_loaded_load_again_as_they_are(folder):
+    for more in ({}, {"question_id": "a"}):
+        rows = load_rows([{**ROWS[0], **more}], images=folder / "pictures")
+        assert load_rows(rows).to_list() == rows.to_list()
+
+
+def test_long_numbers_are_kept_whole(folder):
+    numbers = ["1234567890123456789", "1234567890123456788"]
+    (folder / "own.csv").write_text("id,question,answer,code\n" + "".join(f"{n},what?,x,{n}0\n" for n in numbers))
+    rows = load_rows(folder / "own.csv")
+    assert (rows["question_id"][:], rows["code"][:]) == (numbers, [f"{n}0" for n in numbers])
+
+
+def test_a_column_of_names_is_the_picture_where_image_holds_numbers(folder):
+    rows = [{"image": 5, "image_path": "1.jpg", "question": "a?", "answer": "b"}]
+    (row,) = load_rows(rows, images=folder / "pictures")
+    assert (row["image"], row["source_image"]) == (str(folder / "pictures" / "1.jpg"), 5)
+
+
+def test_a_part_of_a_table_by_its_column_under_any_of_its_names(folder):
+    rows = [{"question": "a?", "answer": "x", "split": "val"}, {"question": "b?", "answer": "x", "split": "train"}]
+    assert load_rows(rows, split="validation")["question"][:] == ["a?"]
+    assert load_rows(rows)["split"][:] == ["val", "train"]
 
 
 def test_a_table_of_labels_without_questions_and_one_of_texts_beside_few_pictures(folder):

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from training_ume.data.sources.base import Layout, Source
+import re
+from dataclasses import dataclass
 
-HATEFUL_MEMES = Source(
+from training_ume.data.sources.base import Layout, Source
+from training_ume.data.tables.table import Table
+
+IMAGE = re.compile(r"img/[0-9]{5}\.png")
+
+
+@dataclass(frozen=True)
+class HatefulMemesSource(Source):
+    """Its columns are anybody's, the names of its pictures are not."""
+
+    def recognises(self, table: Table) -> bool:
+        if not self.layouts[0].fits(table.columns):
+            return False
+        (_, cells), _ = next(table.batches())
+        return all(isinstance(name, str) and IMAGE.fullmatch(name) for name in cells["img"])
+
+
+HATEFUL_MEMES = HatefulMemesSource(
     name="hateful_memes",
     title="Hateful Memes",
     layouts=(

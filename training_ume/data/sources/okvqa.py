@@ -5,10 +5,16 @@ from __future__ import annotations
 from training_ume.data.sources.base import Layout
 from training_ume.data.sources.pairs import COCO_2014, COLUMNS, Pair
 
+# On the Hub, without the ids of its images.
+HUB = {role: column for role, column in COLUMNS.items() if role != "image_id"} | {"image": "image"}
 OK_VQA = Pair(
     name="okvqa",
     title="OK-VQA",
-    layouts=(Layout(COLUMNS, tells=False), Layout({**COLUMNS, "image": "image"}, tells=False)),
+    layouts=(
+        Layout(COLUMNS, tells=False),
+        Layout({**COLUMNS, "image": "image"}, tells=False),
+        Layout(HUB, tells=False),
+    ),
     scores=("vqa_accuracy", "exact_match"),
     by=("question_type",),
     url="https://okvqa.allenai.org/download.html",

@@ -68,7 +68,8 @@ PATH_VQA = PathVQASource(
                 "question": "sent",
                 "answers": "answer",
                 "answer_type": "answer_type",
-            }
+            },
+            tells=False,
         ),
         Layout(
             {"image": "image", "question": "question", "answers": "answer", "answer_type": "answer_type"}, tells=False

@@ -56,9 +56,9 @@ def as_list(text: str) -> list | None:
 
 def is_number(text: str) -> bool:
     """Whether a cell of text is a decimal number as numbers are written: no 007, which is a name; no nan."""
-    return re.fullmatch(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]+)?([eE][+-]?[0-9]+)?", text) is not None and any(
-        character.isdigit() for character in text
-    )
+    found = re.fullmatch(r"[+-]?((?:0|[1-9][0-9]*)?)(\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", text)
+    # Of a whole number of more than 18 digits, which is an id, a float would keep the first 15.
+    return found is not None and bool(found[1] or found[2]) and (len(found[1]) <= 18 or found[2] is not None)
 
 
 def is_whole(text: str) -> bool:

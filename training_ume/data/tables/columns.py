@@ -137,6 +137,17 @@ def find_columns(
         if column is not None:
             found[role] = (column, "columns says so")
     taken = _taken(found)
+
+    def left() -> list[str]:
+        return [name for name in columns if name not in taken and held[name].filled]
+
+    def take(role: str, fitting: list[str], why: str) -> None:
+        if len(fitting) > 1:
+            raise _several(file, role, fitting, held)
+        if fitting:
+            found[role] = (fitting[0], why)
+            taken.add(fitting[0])
+
     for role, tiers in NAMES.items():
         if role in given:
             continue
@@ -150,16 +161,13 @@ def find_columns(
                 found[role] = (fitting[0], "its name")
                 taken.add(fitting[0])
                 break
-
-    def left() -> list[str]:
-        return [name for name in columns if name not in taken and held[name].filled]
-
-    def take(role: str, fitting: list[str], why: str) -> None:
-        if len(fitting) > 1:
-            raise _several(file, role, fitting, held)
-        if fitting:
-            found[role] = (fitting[0], why)
-            taken.add(fitting[0])
+    if "image" not in given and "image" in found and not held[found["image"][0]].is_image:
+        # A column `image` of numbers beside one `image_path` of names: the names are the pictures.
+        names = {name for tier in NAMES["image"] for name in tier}
+        better = [name for name in columns if normal(name) in names and name not in taken and held[name].is_image]
+        if better:
+            taken.discard(found.pop("image")[0])
+            take("image", better, "its name, and it holds pictures")
 
     if "image" not in found and "image" not in given:
         pictures = [name for name in left() if held[name].is_image]

@@ -79,7 +79,7 @@ def _from_path(path: str, split: str | None, name: str | None, cache_dir, key: s
     if "://" in path:
         return from_files([path], cache_dir, key)
     if os.path.isdir(path):
-        return from_folder(path, split, name, cache_dir)
+        return from_folder(path, split, cache_dir)
     if os.path.isfile(path.partition("::")[0]):
         return from_files([path], cache_dir, key)
     if glob.has_magic(path):

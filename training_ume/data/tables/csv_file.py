@@ -44,6 +44,9 @@ class Csv:
             self.separator, self.skipped = said[1], 1
         else:
             self.separator = "\t" if suffix_of(path) == ".tsv" else _separator(start)
+        # "1.jpg, how many?, 2": a space after each separator is part of no cell.
+        first = start.splitlines()[self.skipped].split(self.separator) if start.strip() else [""]
+        self.spaced = len(first) > 1 and all(cell.startswith(" ") for cell in first[1:])
         records = list(islice(self._records(), 50))
         if not records:
             raise VQADataError(f"{path} is empty. Give a file with a line of column names and a line for each row.")
@@ -72,7 +75,7 @@ class Csv:
         with self._text() as text:
             for _ in range(self.skipped):
                 text.readline()
-            reader = csv.reader(text, delimiter=self.separator, strict=True)
+            reader = csv.reader(text, delimiter=self.separator, strict=True, skipinitialspace=self.spaced)
             while True:
                 line = reader.line_num + self.skipped + 1
                 try:

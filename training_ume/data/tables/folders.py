@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 import datasets
@@ -10,13 +11,13 @@ import pyarrow as pa
 
 from training_ume.data.images import IMAGE_SUFFIXES
 from training_ume.data.json_entries import VQADataError
-from training_ume.data.sources.hub import _open_named
 from training_ume.data.tables.files import SUFFIXES, from_files
 from training_ume.data.tables.memory import from_dataset, from_entries
-from training_ume.data.tables.table import Table
+from training_ume.data.tables.table import PART_NAMES, Table
 from training_ume.data.tables.text import suffix_of
 
-PART_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
+TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")  # a text beside pictures is mostly a note
+NO_TABLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -28,7 +29,7 @@ def part_of(parts: Mapping, split: str | None, name: str):
     return parts[split or "train"]
 
 
-def from_folder(path: str, split: str | None, name: str | None, cache_dir) -> Table:
+def from_folder(path: str, split: str | None, cache_dir) -> Table:
     saved = [os.path.isfile(os.path.join(path, file)) for file in ("dataset_dict.json", "state.json")]
     if any(saved):
         try:
@@ -41,55 +42,58 @@ def from_folder(path: str, split: str | None, name: str | None, cache_dir) -> Ta
         table = from_dataset(data, path, "a folder of save_to_disk")
         table.folder, table.took_split = os.path.abspath(path), saved[0]
         return table
-    root = _part_folder(path, split)
-    table = _from_root(path, root, split, name, cache_dir)
+    described = split is None and any(os.path.isfile(os.path.join(path, metadata)) for metadata in METADATA)
+    root = path if described else _part_folder(path, split)
+    table = _from_root(root, split, cache_dir)
     table.took_split = table.took_split or root != path
     return table
 
 
-def _from_root(path: str, root: str, split: str | None, name: str | None, cache_dir) -> Table:
+def _from_root(root: str, split: str | None, cache_dir) -> Table:
     for metadata in METADATA:
         if os.path.isfile(os.path.join(root, metadata)):
             table = from_files([os.path.join(root, metadata)], cache_dir)
             table.container = f"an ImageFolder with {metadata}"
             _say_unlisted(table, root, metadata)
             return table
-    files = sorted(entry.path for entry in os.scandir(root) if entry.is_file())
-    tables = [file for file in files if suffix_of(file) in SUFFIXES]
-    if not tables and (labelled := _labelled(root)):
+    beside = sorted(entry.path for entry in os.scandir(root) if entry.is_file() and _is_table(entry.path))
+    tables = beside or _tables_below(root)
+    listed = ", ".join(os.path.relpath(table, root) for table in tables[:10])
+    if not beside and (labelled := _labelled(root)):
+        if tables:
+            raise VQADataError(
+                f"{root} holds pictures, and tables in its folders: {listed}. Give the path of a table."
+            )
         return labelled
-    if len(tables) == 1:
-        return from_files(tables, cache_dir)
-    if not tables and not any(_has_files(os.path.join(root, entry)) for entry in os.listdir(root)):
+    if not tables:
         raise VQADataError(
-            f"{root} holds neither a table ({', '.join(SUFFIXES)}) nor pictures in folders named by their label."
+            f"{root} holds neither a table ({', '.join(TABLES)}) nor pictures in folders named by their label."
         )
-    parts = [file for file in tables if split and split in os.path.basename(file)]
-    if parts and len({suffix_of(file) for file in parts}) == 1:
-        table = from_files(parts, cache_dir)
-        table.took_split = True
-        return table
-    if tables and len({suffix_of(file) for file in tables}) > 1 and not split:
-        raise VQADataError(
-            f"{root} holds several tables: {', '.join(map(os.path.basename, tables))}. Give the path of one of them."
-        )
-    table = from_dataset(_open_named(path, name, split or "train", cache_dir), path, "a folder of tables")
-    table.folder, table.took_split = os.path.abspath(path), True
+    # As `datasets` names them: train.csv, data/train-00000-of-00002.parquet.
+    wanted = next((names for names in PART_NAMES if (split or "train") in names), (split,))
+    parts = [table for table in tables if set(wanted) & set(re.split(r"[^a-z]+", os.path.basename(table).lower()))]
+    if len(tables) > 1 and (not parts or len({suffix_of(part) for part in parts}) > 1):
+        found = "several" if parts else f"none for {split or 'train'!r} by its name among several"
+        raise VQADataError(f"{root} holds {found} tables: {listed}. Give the path of one of them.")
+    table = from_files(parts or tables, cache_dir)
+    table.took_split = bool(parts)
     return table
 
 
-def _has_files(folder: str) -> bool:
-    return os.path.isdir(folder) and any(
-        suffix_of(file) in SUFFIXES for _, _, files in os.walk(folder) for file in files
-    )
+def _is_table(path: str) -> bool:
+    return suffix_of(path) in TABLES and os.path.basename(path) not in NO_TABLES
+
+
+def _tables_below(root: str) -> list[str]:
+    walked = sorted(os.path.join(folder, file) for folder, _, files in os.walk(root) for file in files)
+    return [file for file in walked if _is_table(file)]
 
 
 def _part_folder(path: str, split: str | None) -> str:
     """The folder of a split, where a folder has one for each; the names that `datasets` knows are one another's."""
     inside = {entry.name.lower(): entry.path for entry in os.scandir(path) if entry.is_dir()}
-    parts = [name for name in inside if name in PART_FOLDERS]
-    same = [("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing")]
-    wanted = next((names for names in same if (split or "train") in names), (split,))
+    parts = [name for name in inside if any(name in names for names in PART_NAMES)]
+    wanted = next((names for names in PART_NAMES if (split or "train") in names), (split,))
     found = [inside[name] for name in wanted if name in inside]
     if split and split.lower() in inside:
         return inside[split.lower()]

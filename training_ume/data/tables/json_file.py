@@ -136,9 +136,18 @@ class _Shape(_Document):
             )
         if self.kinds and set(self.kinds.values()) == {"{"}:
             return "{", None
+        if self.kinds and set(self.kinds.values()) == {"values"}:
+            raise self.by_column(self.name)
         raise VQADataError(
             f"{self.name} is an object with the keys {', '.join(list(self.kinds)[:10]) or '(none)'}, and no list of "
             "rows stands in it. Give a list of objects, or an object of them by id."
+        )
+
+    @staticmethod
+    def by_column(name: str) -> VQADataError:
+        """What is said of columns where rows should be."""
+        return VQADataError(
+            f"{name} holds its table column by column. Write it row by row (pandas: to_json(…, orient='records'))."
         )
 
     def _top(self) -> Iterator[str]:
@@ -148,7 +157,7 @@ class _Shape(_Document):
                 opening = self._next()
                 kind = opening if opening in "[{" else "value"
                 if opening == "[" and not self._list_of_objects():
-                    kind = "value"
+                    kind = "values"
                 self.kinds[key] = kind
                 if len(self.kinds) >= self.KEYS:
                     break
@@ -173,6 +182,8 @@ def _columns_of(table: JsonLines | Json) -> list[str]:
             columns.update(dict.fromkeys(entry))
         elif isinstance(entry, _Broken) and broken is None:
             broken = f"{table.path}, {table.label.format(label)}: {entry.reason}."
+    if getattr(table, "by_id", False) and all(column.isdecimal() for column in columns):
+        raise _Shape.by_column(table.path)
     if not columns:
         raise VQADataError(
             broken

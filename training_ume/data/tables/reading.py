@@ -15,6 +15,7 @@ from training_ume.data.tables.cells import HEAD, Holding, class_name, comparable
 from training_ume.data.tables.columns import KNOWN_NAMES, find_columns, given_columns, normal
 from training_ume.data.tables.containers import open_table
 from training_ume.data.tables.images import RowImages
+from training_ume.data.tables.table import PART_NAMES
 from training_ume.data.tables.understood import ColumnUse, Understood
 
 
@@ -92,7 +93,7 @@ class Reading:
             named = self.source.split_column if self.source else None
             column = named or next((name for name in table.columns if normal(name) == "split"), None)
             if column in table.columns:
-                conditions.setdefault(column, split)
+                conditions.setdefault(column, next((names for names in PART_NAMES if split in names), split))
             elif split != "train":  # a table alone is the training part, as it is to `datasets`
                 raise ValueError(
                     f"{table.name} is one table without a column 'split', so it has no split {split!r}. Give the file "

@@ -15,6 +15,8 @@ from training_ume.data.json_entries import VQADataError
 BATCH = 1000
 # A row of pictures is large: of columns that hold bytes, few rows are held at a time.
 SMALL_BATCH = 64
+# The names of the parts of a data set; those in one line mean the same.
+PART_NAMES = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"))
 Batch = tuple[Any, dict[str, list]]  # what its rows are called by, and each column's cells
 
 
