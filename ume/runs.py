@@ -285,6 +285,8 @@ def _encoder(part: str, given: Any, fields: Mapping[str, Any]) -> dict[str, Any]
     if not isinstance(given, Mapping):
         raise ValueError(f"{part} is a {type(given).__name__}: give a Hub name, a folder, or a config.")
     changes = {config: dict(given), model: None, f"{part}_revision": None, f"freeze_{part}": False}
+    if part == "vision":
+        changes["feature_grid"] = None  # a recipe's is that of the recipe's encoder
     if part == "text":
         changes["tokenizer"] = "words"
     elif isinstance(given.get("image_size"), int):
