@@ -1,63 +1,11 @@
-"""Runs side by side: merged from several folders, a row a model with mean and deviation over seeds."""
+"""Runs side by side: a row a model, with mean and deviation over seeds."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Iterable
-from pathlib import Path
 
-from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.scores import NAMES, in_order, measured_by
-from training_ume.records.files import read_json
-
-
-def merge_runs(folders: Iterable[str | Path]) -> tuple[dict, list[dict]]:
-    """
-    Gathers the results of single runs under folders of `ume train`.
-
-    Returns:
-        `(shared, runs)`: what they have in common (`recipe`, `scored_on`, `baselines`, `data`, and of the first
-        `arguments` and `environment`), and the results of each run.
-
-    Raises:
-        ValueError: where there is none, the same run is there twice, or runs differ in more than head, inputs and
-            seed: their data or their training.
-    """
-    runs: dict[tuple, dict] = {}
-    for folder in folders:
-        found = [read_json(path) for path in sorted(Path(folder).rglob("results.json"))]
-        found = [results for results in found if "scores" in results]
-        if not found:
-            raise ValueError(f"{folder} holds no results.json of a finished run.")
-        for results in found:
-            key = (results["name"], results["seed"])
-            if key in runs:
-                raise ValueError(f"{folder} holds {key[0]} with seed {key[1]}, which another folder holds, too.")
-            runs[key] = results
-    first, *rest = runs.values()
-    for results in rest:
-        for part, of_first, of_this in (
-            ("data", first["data"], results["data"]),
-            ("training", _what_must_agree(first), _what_must_agree(results)),
-        ):
-            if of_first != of_this:
-                names = sorted(k for k in {**of_first, **of_this} if of_first.get(k) != of_this.get(k))
-                raise ValueError(
-                    f"{results['name']} (seed {results['seed']}) and {first['name']} (seed {first['seed']}) differ in "
-                    f"their {part} ({', '.join(names)}): only runs on equal terms can be compared."
-                )
-    shared = {name: first[name] for name in ("recipe", "scored_on", "baselines", "data", "arguments", "environment")}
-    return shared, list(runs.values())
-
-
-def _what_must_agree(results: dict) -> dict:
-    arguments, merged = results["arguments"], {}
-    for part, fields in (("model", ModelArguments), ("data", DataArguments)):
-        # A run of an older version lacks the fields that are newer; it did what their defaults do.
-        merged |= {field.name: field.default for field in dataclasses.fields(fields)} | arguments[part]
-    merged |= arguments["training"]
-    return {name: value for name, value in merged.items() if name not in ("fusion", "inputs", "seed")}
 
 
 def comparison_rows(runs: Iterable[dict]) -> list[dict]:
