@@ -131,7 +131,7 @@ def test_trainer_takes_the_number_of_questions_for_the_batch_size(inputs, proces
 def test_a_broken_image_is_named_with_its_questions(processor, rows):
     with open(rows[0]["image"], "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n cut off")
-    with pytest.raises(VQADataError, match=r"red\.png' cannot be read.*question_id 0, 2\."):
+    with pytest.raises(VQADataError, match=r"red\.png cannot be read.*question_id 0, 2\."):
         VQACollator(processor)(rows)
 
 

@@ -210,7 +210,12 @@ class VQACollator:
                 opened.append(kind.open(cell, contents.get(cell)))
             except ValueError as error:
                 ids = [row["question_id"] for row in rows if row[kind.column] == cell]
-                raise VQADataError(f"{error} Its questions here: question_id {_listed(ids)}.") from error
+                reason = str(error.__cause__ or error).rstrip(".")
+                raise VQADataError(
+                    f"The {kind.noun} {cell} cannot be read ({reason}). Replace it, or leave its questions out with "
+                    f"load_rows(…, on_error='skip', skipped_log=<a file>). Its questions here: question_id "
+                    f"{_listed(ids)}."
+                ) from error
         part = None if kind.part is None else getattr(self.processor, kind.part)
         try:
             return kind.apart(kind.collate(part, opened))
