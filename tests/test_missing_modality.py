@@ -7,18 +7,26 @@ import pytest
 import torch
 from conftest import tiny_batch, tiny_config, tiny_model
 from datasets import Dataset
+from transformers import ViTImageProcessor
 from vqa_files import write_tiny_recipe, write_vqa_files
 
 from configuration_ume.parsing import parse_recipe
-from modeling_ume import Stream, UMEConfig
+from configuration_ume.training_arguments import UMETrainingArguments
+from modeling_ume import Stream, UMEConfig, UMEProcessor
 from modeling_ume.streams_ume import drop_modality
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
 from training_ume.commands import main
+from training_ume.data.answers import AnswerVocabulary
+from training_ume.data.collator import VQACollator
+from training_ume.data.json_entries import VQADataError
+from training_ume.data.load import load_vqa
+from training_ume.evaluation.answering import predict
 from training_ume.evaluation.evaluate import robustness_curve
 from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
+from training_ume.training.trainer import UMETrainer
 
 LABELS = torch.tensor([0, 3, 6])
 
@@ -256,3 +264,25 @@ def test_a_missing_matplotlib_is_named_before_the_model_runs(tmp_path, trained, 
     assert main(["evaluate", *model, *annotations, "--drop", "text", "--out", str(tmp_path / "results.json")]) == 2
     assert "`pip install matplotlib`" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_a_table_whose_picture_column_is_partly_empty_is_trained_on_and_scored(tmp_path):
+    files = write_vqa_files(tmp_path)
+    named = {name: files[f"train_{name}"] for name in ("questions", "annotations", "images")}
+    rows = load_vqa(**named)
+    rows = rows.map(lambda row, i: {"image": "" if i % 2 else row["image"]}, with_indices=True)
+    vocabulary = AnswerVocabulary.from_answers(rows["answers"][:])
+    processor = UMEProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), words_tokenizer(rows["question"][:]))
+    model = tiny_model(id2label=dict(vocabulary.id2label), num_labels=None)
+    collator = VQACollator(processor, vocabulary)
+    arguments = UMETrainingArguments(
+        str(tmp_path / "run"), per_device_train_batch_size=1, per_device_eval_batch_size=1, max_steps=4, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="no", eval_strategy="no", load_best_model_at_end=False,
+    )  # fmt: skip
+    trainer = UMETrainer(model, arguments, data_collator=collator, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    assert "eval_exact_match" in trainer.evaluate()
+    assert len(predict(model, VQACollator(processor), rows, batch_size=1)) == len(rows)
+    without = rows.map(lambda row: {"image": ""})
+    with pytest.raises(VQADataError, match="was loaded without images"):
+        predict(model, VQACollator(processor), without, batch_size=2)

@@ -229,3 +229,15 @@ class VQACollator:
 def _listed(values: Sequence) -> str:
     shown = ", ".join(str(value) for value in values[:5])
     return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
+
+
+def allow_lacks(collator: Any, rows: Any) -> None:
+    """Tells a `VQACollator` which modalities some rows of a data set have and others lack: a whole batch may, too."""
+    columns = getattr(rows, "column_names", None)
+    if not isinstance(collator, VQACollator) or columns is None:
+        return
+    for kind in MODALITIES.values():
+        if kind.column in columns and kind.name not in collator.may_lack:
+            lacking = sum(map(kind.lacks, rows[kind.column][:]))
+            if 0 < lacking < len(rows):
+                collator.may_lack += (kind.name,)

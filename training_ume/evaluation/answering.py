@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
+from training_ume.data.collator import allow_lacks
 from training_ume.data.order import in_image_order
 from training_ume.data.streaming import StreamedQuestions
 
@@ -42,6 +43,7 @@ def predict(
         loader = dataset.loader(batches, collator, num_workers=num_workers)
         order = [position for step in batches.positions() for position in step[0]]
     else:
+        allow_lacks(collator, dataset)
         ordered, order = in_image_order(dataset)
         loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
     answers = [""] * len(order)

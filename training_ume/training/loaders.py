@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers.trainer_utils import seed_worker
 
+from training_ume.data.collator import allow_lacks
 from training_ume.data.order import words
 from training_ume.data.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.data.streaming import StreamedQuestions
@@ -34,6 +35,7 @@ class Loaders:
                 size, args.world_size, args.process_index, None if sequential else seed
             )
         else:
+            allow_lacks(self.data_collator, dataset)
             if sequential:
                 sampler = SequentialSampler(dataset)
             else:
@@ -61,6 +63,7 @@ class Loaders:
         if isinstance(rows, StreamedQuestions):
             batches = rows.batches(args.eval_batch_size, args.world_size, args.process_index)
         else:
+            allow_lacks(self.data_collator, rows)
             # Every row, in the order of the rows, whatever the arguments say of training.
             batches = BatchSampler(SequentialSampler(rows), args.eval_batch_size, drop_last=False)
         loader = self.loader(rows, batches, self.data_collator)
