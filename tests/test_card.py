@@ -289,11 +289,16 @@ def test_missing_predictions_are_named_with_the_command_that_writes_them(run):
         render_card(run, ABOUT)
 
 
-def test_data_that_nobody_described_are_refused(run):
-    with pytest.raises(ValueError, match="The data 'colours' are not known, so a person must describe them"):
-        render_card(run, About(license="mit"))
-    own = {"name": "My squares", "about": "Squares.", "licence": "They are mine."}
-    assert "questions of My squares" in text_of(render_card(run, About(license="mit", data=own)))
+def test_of_data_that_nobody_described_the_card_says_so_and_what_is_said_counts(run):
+    text = text_of(render_card(run, About(license="mit")))
+    assert "which nobody has described here" in text
+    assert "What the data may be used for, nobody has said here." in text
+    own = {"name": "My squares", "licence": "They are mine."}
+    text = text_of(render_card(run, About(license="mit", data=own)))
+    assert "questions of My squares" in text
+    assert "They are mine." in text
+    with pytest.raises(ValueError, match="The data 'coco' are not known: give `data:` in the about file as one of"):
+        render_card(run, About(license="mit", data="coco"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import re
@@ -12,9 +11,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_ume.scores import NAMES
-from training_ume.hub.data_sets import CITATION, DATA_SETS, DataSet
+from training_ume.hub.data_sets import CITATION, DataSet
+from training_ume.hub.described import described
+from training_ume.hub.languages import languages_of
 from training_ume.hub.learning_curve import plot_learning_curve
-from training_ume.hub.read import About, Run, _base_models, _from_dict, read_run
+from training_ume.hub.read import About, Run, _base_models, read_run
 from training_ume.hub.sections import (
     _architecture,
     _claim,
@@ -43,7 +44,7 @@ def render_card(
     Args:
         folder: one run of `ume train`.
         about (`About`): what a person says.
-        repo (`str`, *optional*): the Hub repo, for the lines that load the model; defaults to the title.
+        repo (`str`, *optional*): the Hub repo, for the title and the lines that load the model; defaults to the title.
         adapter (`bool`): the card goes beside the LoRA adapter instead of the merged model.
 
     Returns:
@@ -51,13 +52,15 @@ def render_card(
         licence allows it `examples/*.png`; with a benchmark `.eval_results/*.yaml`.
 
     Raises:
-        ValueError: for a folder that is no run, data that `About` must describe, a benchmark that was not scored.
+        ValueError: for a folder that is no run, a data set that `About` names and is not known, a benchmark that was
+            not scored.
         ImportError: where matplotlib is missing.
     """
     run = read_run(folder)
     results = run.results
-    data_set = _data_set(run, about)
-    title = about.title or f"ume-{results['recipe'].replace('_', '-')}"
+    data_set = described(run, about)
+    languages = _languages(run, about, data_set)
+    title = about.title or (repo.split("/")[-1] if repo else f"ume-{results['recipe'].replace('_', '-')}")
     files = {}
     examples, images = _examples(run, data_set)
     files.update(images)
@@ -69,12 +72,13 @@ def render_card(
         name = re.sub(r"\W+", "_", about.benchmark["id"].split("/")[-1]).lower()
         files[f".eval_results/{name}.yaml"] = _eval_results(run, about.benchmark, repo)
     card = ModelCard.from_template(
-        _metadata(run, about, data_set, title),
+        _metadata(run, about, data_set, title, languages),
         template_path=str(template),
         title=title,
         claim=_claim(run, data_set),
         architecture=_architecture(run, adapter),
         adapter=adapter,
+        code=" and ".join(["`*_ume.py`", *(f"`{file}`" for file in own_code(results))]),
         repo=repo or title,
         question=json.dumps(run.rows[0]["question"], ensure_ascii=False),
         num_answers=f"{results['data']['answers']:,}",
@@ -88,7 +92,7 @@ def render_card(
         learning_curve=_learning_curve(run),
         confusion=_confusion(run),
         examples=examples,
-        limits="\n".join(f"- {limit}" for limit in [*_limits(run, data_set), *about.limits]),
+        limits="\n".join(f"- {limit}" for limit in [*_limits(run, data_set, languages), *about.limits]),
         citation="\n\n".join(part.strip() for part in (CITATION, data_set.citation) if part),
         licence=f"The weights and the code in this repo: {about.license}. {data_set.licence}",
     )
@@ -107,15 +111,29 @@ def write_card(files: dict[str, bytes], folder: str | Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- metadata
 
 
-def _metadata(run: Run, about: About, data_set: DataSet, title: str) -> ModelCardData:
+def own_code(results: dict) -> list[str]:
+    """The file of a fusion head from outside."""
+    head = results["arguments"]["model"]["fusion"]
+    return [head.partition(":")[0]] if ":" in head else []
+
+
+def _languages(run: Run, about: About, data_set: DataSet) -> list[str]:
+    said = about.language or data_set.language
+    if said is None:
+        return languages_of(row["question"] for row in run.rows)
+    return [said] if isinstance(said, str) else list(said)
+
+
+def _metadata(run: Run, about: About, data_set: DataSet, title: str, languages: list[str]) -> ModelCardData:
     results = run.results
+    fusion = results["arguments"]["model"]["fusion"]
     bases = [name for name in _base_models(run, about).values() if name is not None]
     return ModelCardData(
-        language="en",
+        language=languages[0] if len(languages) == 1 else languages or None,
         license=about.license,
         library_name="transformers",
         pipeline_tag="visual-question-answering",
-        tags=["visual-question-answering", "vqa", "multimodal", "ume", results["arguments"]["model"]["fusion"]],
+        tags=["visual-question-answering", "vqa", "multimodal", "ume", fusion.partition(":")[2] or fusion],
         datasets=[data_set.hub_id] if data_set.hub_id else None,
         base_model=bases or None,
         model_name=title,
@@ -131,6 +149,7 @@ def _metadata(run: Run, about: About, data_set: DataSet, title: str) -> ModelCar
                 metric_value=round(results["scores"][metric], 2),
             )
             for metric, label in NAMES.items()
+            if metric in run.metrics
         ],
     )
 
@@ -152,24 +171,3 @@ def _eval_results(run: Run, benchmark: dict, repo: str | None) -> bytes:
     if repo is not None:
         entry["source"] = {"url": f"https://huggingface.co/{repo}", "name": "Model card"}
     return yaml.safe_dump([entry], sort_keys=False).encode()
-
-
-def _data_set(run: Run, about: About) -> DataSet:
-    recipe, source = run.results["recipe"], run.results["arguments"]["data"]["source"]
-    if isinstance(about.data, dict):
-        return _from_dict(DataSet, about.data, "`data`")
-    if about.data is not None:
-        name = about.data
-    elif source == "hub":
-        name = run.results["arguments"]["data"]["dataset_name"]
-        if not Path(name).is_dir() and name not in DATA_SETS:
-            about_it = f"Questions and answers from [{name}](https://huggingface.co/datasets/{name})."
-            return DataSet(name, about_it, "The data keep the licence that their page states.", hub_id=name)
-    else:
-        name = source if source == "easy_vqa" else next((key for key in DATA_SETS if recipe.startswith(key)), recipe)
-    if name not in DATA_SETS:
-        raise ValueError(
-            f"The data {name!r} are not known, so a person must describe them: give `data:` in the about file, either "
-            f"one of {', '.join(DATA_SETS)} or {', '.join(f.name for f in dataclasses.fields(DataSet))}."
-        )
-    return DATA_SETS[name]

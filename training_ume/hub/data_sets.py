@@ -13,9 +13,10 @@ class DataSet:
     about: str  # what it holds and where it is from: whole sentences
     licence: str  # a whole sentence
     hub_id: str | None = None
-    show_images: bool = False  # whether its licence lets a card show pictures
+    show_images: bool | None = None  # whether its licence lets a card show pictures; None: nobody has said
     limits: list[str] = field(default_factory=list)  # whole sentences
     citation: str = ""  # BibTeX
+    language: list[str] | None = None  # codes; None: told by the questions
 
 
 CITATION = """
@@ -32,6 +33,7 @@ DATA_SETS = {
         "shape, with generated questions about shape and colour; from the Python package `easy-vqa`.",
         licence="easy-VQA is MIT-licensed; the pictures on this page are from it.",
         show_images=True,
+        language=["en"],
         limits=["It has seen drawings of one shape on a plain ground, three shapes and eight colours: nothing else."],
         citation="""
 @software{zhou2019easyvqa,
@@ -49,6 +51,8 @@ DATA_SETS = {
         "NYU Depth v2.",
         licence="DAQUAR's questions and NYU Depth v2's photographs come without a stated data licence: none is "
         "included.",
+        show_images=False,
+        language=["en"],
         limits=[
             "It has seen indoor photographs of one collection; one person answered each question, often where others "
             "would say something else.",
@@ -75,6 +79,8 @@ DATA_SETS = {
         licence="VQA v2's annotations are CC BY 4.0; the photographs belong to their Flickr authors; none is "
         "included.",
         hub_id="HuggingFaceM4/VQAv2",
+        show_images=False,
+        language=["en"],
         limits=["Its questions are short, in English, and were asked by paid annotators about Flickr photographs."],
         citation="""
 @inproceedings{goyal2017making,

@@ -30,10 +30,10 @@ from huggingface_hub.utils import validate_repo_id
 from configuration_ume.scores import NAMES
 from modeling_ume.stored_ume import storable
 from training_ume.hub.card import render_card, write_card
-from training_ume.hub.read import read_about
+from training_ume.hub.read import NO_LICENCE, About, read_about
 from training_ume.records.files import first_line, read_json
 from training_ume.records.private import check_files
-from training_ume.report.console import working
+from training_ume.report.console import print_markdown, working
 
 # What belongs to a model repo; whatever else lies in the folder stays here.
 UPLOADED = re.compile(
@@ -116,12 +116,14 @@ def publish(
     files, left_out = model_files(folder, adapter)
     rendered = {}
     if new_card or "README.md" not in files:
-        if about is None:
+        if about is None and not dry_run:
             raise ValueError(
                 f"{folder} has no README.md to publish: name with --about a YAML file for its card, which needs at "
                 "least a line `license: …`."
             )
-        rendered = render_card(run, read_about(about), repo, adapter)
+        if about is None:
+            print(NO_LICENCE)
+        rendered = render_card(run, About("unknown") if about is None else read_about(about), repo, adapter)
         card_files = re.compile(r"README\.md|learning_curve\.png|examples/.*|\.eval_results/.*")
         files = {name: content for name, content in files.items() if not card_files.fullmatch(name)} | rendered
     for name, content in portable_configs(files, repo).items():
@@ -150,6 +152,9 @@ def publish(
             expected = answer_elsewhere(str(stage), adapter)
         print(listing(repo, files, left_out, rendered), flush=True)
         if dry_run:
+            card = files["README.md"]
+            print("\nThe card, README.md:\n")
+            print_markdown((card if isinstance(card, bytes) else card.read_bytes()).decode())
             print("A dry run: nothing was written or uploaded.")
             return None
         if not confirm(f"Upload this to {constants.ENDPOINT}/{repo}?"):

@@ -15,6 +15,11 @@ from modeling_ume.modalities_ume import MODALITIES
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions
 
+NO_LICENCE = (
+    "No licence is said, so this card says `unknown`: write one line into a file, for example `license: apache-2.0`, "
+    "and name it by --about."
+)
+
 
 @dataclass
 class About:
@@ -23,9 +28,10 @@ class About:
 
     Args:
         license (`str`): the weights' licence, a Hub identifier such as apache-2.0.
-        title (`str`, *optional*): defaults to `ume-<recipe>`.
-        data (`str` or `dict`, *optional*): a name of `DATA_SETS` or the fields of a `DataSet`; left out, what the
-            recipe names.
+        title (`str`, *optional*): defaults to the name of the repo, or to `ume-<recipe>`.
+        data (`str` or `dict`, *optional*): a name of `DATA_SETS` or fields of a `DataSet`; what is left out is told
+            by the run.
+        language (`str` or `list[str]`, *optional*): codes such as en; left out, they are told by the questions.
         base_models (`dict[str, str | None]`): Hub names of encoders that the run read from folders, by modality;
             null for a folder that is no copy of a Hub model.
         limits (`list[str]`): sentences to add to those that follow from the results.
@@ -38,6 +44,7 @@ class About:
     base_models: dict[str, str | None] = field(default_factory=dict)
     limits: list[str] = field(default_factory=list)
     benchmark: dict[str, str] | None = None
+    language: str | list[str] | None = None
 
 
 def read_about(path: str | Path) -> About:
@@ -90,8 +97,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, str]:
-        """The scores and what they are called, that which fits the data first."""
-        return {name: NAMES[name] for name in in_order(measured_by(self.results["scores"]))}
+        """The scores and what they are called, that which fits the data first; none that can only be 0."""
+        fits = measured_by(self.results["scores"])
+        highest = self.results["data"]["coverage"][self.results["scored_on"]]["ceiling"]
+        return {name: NAMES[name] for name in in_order(fits) if name == fits or name != "vqa_accuracy" or highest}
 
     @property
     def own(self) -> dict | None:

@@ -6,18 +6,21 @@ import dataclasses
 import io
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
 import yaml
 
 from configuration_ume.arguments import DataArguments, ModelArguments
+from configuration_ume.data_arguments import HELD_OUT
 from configuration_ume.scores import NAMES
 from metrics.vqa_accuracy.vqa_accuracy import answer_form
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.images import open_image
 from training_ume.data.inputs import BLIND
 from training_ume.hub.data_sets import DataSet
+from training_ume.hub.languages import NAMES as LANGUAGES
 from training_ume.hub.read import About, Run, _base_models
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions, score_interval
 from training_ume.report.markdown import _cell, _table
@@ -98,21 +101,27 @@ def _encoders(run: Run, about: About) -> str:
 
 def _data(run: Run, data_set: DataSet) -> str:
     data, arguments = run.results["data"], run.results["arguments"]["data"]
+    # VQA accuracy counts nothing where a question has one answer.
+    by_people = run.metric == "vqa_accuracy"
+    highest, of = ("VQA accuracy", "ceiling") if by_people else ("exact match", "questions")
     counts = [
         (
             part,
             f"{data[f'{part}_questions']:,}",
             f"{data[f'{part}_images']:,}",
-            f"{100 * data['coverage'][part]['ceiling']:.2f}",
+            f"{100 * data['coverage'][part].get(of, data['coverage'][part]['ceiling']):.2f}",
         )
         for part in ("train", "validation", "test")
         if f"{part}_questions" in data
     ]
-    table = _table(("part", "questions", "images", "highest VQA accuracy possible"), counts, right=3)
+    table = _table(("part", "questions", "images", f"highest {highest} possible"), counts, right=3)
     text = []
-    if arguments["validation_fraction"] is not None:
+    held_out = arguments["validation_fraction"]
+    if held_out is None and arguments.get("data") and not (arguments["eval_data"] or arguments["eval_split"]):
+        held_out = HELD_OUT
+    if held_out is not None:
         text.append(
-            f"The validation questions are those about {arguments['validation_fraction']:.0%} of the training images, "
+            f"The validation questions are those about {held_out:.0%} of the training images, "
             f"drawn with seed {arguments['split_seed']}: no image is in both parts."
         )
     text.append(f"The {data['answers']:,} answers are those of the training questions" + _cut(arguments) + ".")
@@ -149,7 +158,7 @@ def _recipe(run: Run, about: About) -> str:
     """The run's arguments as YAML: without defaults, and without the paths of the machine it ran on."""
     arguments, bases = run.results["arguments"], _base_models(run, about)
     defaults = {f.name: f.default for what in (ModelArguments, DataArguments) for f in dataclasses.fields(what)}
-    paths = {"feature_cache"} | {
+    paths = {"feature_cache", "images", "eval_data", "fusion_sha256"} | {
         f"{part}_{name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")
     }
     recipe = {
@@ -158,6 +167,11 @@ def _recipe(run: Run, about: About) -> str:
         for name, value in group.items()
         if name in ("fusion", "source") or (name not in paths and value != defaults.get(name))
     }
+    if recipe.get("data"):
+        on_hub = re.compile(r"[\w.-]+/[\w-]+")
+        recipe["data"] = [name if on_hub.fullmatch(name) else Path(name).name for name in recipe["data"]]
+        if recipe["source"] is None:
+            del recipe["source"]
     for modality, name in bases.items():
         recipe[f"{modality}_model"] = name or Path(recipe[f"{modality}_model"]).name
     lines = (yaml.safe_dump({name: value}, allow_unicode=True, width=1000) for name, value in recipe.items())
@@ -201,7 +215,7 @@ def _results(run: Run) -> str:
     )
     if seeds:
         note += " ± is the standard deviation over seeds."
-    return _table(("", *run.metrics.values()), lines, right=2) + f"\n\n{note}"
+    return _table(("", *run.metrics.values()), lines, right=len(run.metrics)) + f"\n\n{note}"
 
 
 def _per_type(run: Run) -> str:
@@ -218,7 +232,7 @@ def _per_type(run: Run) -> str:
             for kind, rows in shown
         ]
         if lines:
-            tables.append(_table((label, "questions", *run.metrics.values()), lines, right=3))
+            tables.append(_table((label, "questions", *run.metrics.values()), lines, right=1 + len(run.metrics)))
         if lines and len(shown) < len(groups):
             tables.append(f"These are the commonest of {len(groups)} kinds of {label}.")
     return "\n\n".join(tables)
@@ -272,19 +286,21 @@ def _examples(run: Run, data_set: DataSet) -> tuple[str, dict[str, bytes]]:
     header = (("picture",) if data_set.show_images else ()) + ("question", "expected", "answered")
     text = _table(header, lines) + f"\n\nThe first {len(drawn)} were drawn at random from all questions"
     text += f", the other {len(mistakes)} from those answered wrongly." if mistakes else "."
-    if not data_set.show_images:
+    if data_set.show_images is None:
+        text += " The pictures are not shown, as nobody has said that they may be."
+    elif not data_set.show_images:
         text += " The licence of the pictures does not allow them to be shown here."
     return text, files
 
 
-def _limits(run: Run, data_set: DataSet) -> list[str]:
+def _limits(run: Run, data_set: DataSet, languages: list[str]) -> list[str]:
     results, metric, own = run.results, run.metric, run.own
     score, label = (own[metric]["mean"] if own else results["scores"][metric]), NAMES[metric]
     name, blind = _best_blind(run)
     low, _ = score_interval(run.rows, metric)
     answers = results["data"]["answers"]
     limits = [
-        f"It gives one of its {answers:,} answers to every question, in English only, also where none of them fits."
+        f"It gives one of its {answers:,} answers to every question, {_spoken(languages)}also where none of them fits."
     ]
     if blind >= low:
         limits.append(
@@ -309,6 +325,13 @@ def _limits(run: Run, data_set: DataSet) -> list[str]:
             f"{_mean(own[metric])} % {label}."
         )
     return limits + data_set.limits
+
+
+def _spoken(languages: list[str]) -> str:
+    names = [LANGUAGES.get(code, f"`{code}`") for code in languages]
+    if not names:
+        return ""
+    return f"in {' and '.join(filter(None, (', '.join(names[:-1]), names[-1])))} only, "
 
 
 def _with_interval(rows: list[dict], metric: str) -> str:
