@@ -1,6 +1,8 @@
 """Training as users of the Hugging Face Trainer expect it: stopping early, class weights, model_init, a search."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.records.files import read_json
 from training_ume.training.balance import balanced_weights, question_weights
+from training_ume.training.plan import plan
 from training_ume.training.prepare import load_data
+from training_ume.training.reporting import run_name, watched_apart
 from training_ume.training.run import train_and_evaluate
 from training_ume.training.trainer import UMETrainer
 
@@ -190,3 +194,31 @@ def test_a_search_goes_by_the_score_that_chooses_checkpoints(tiny):
     assert sorted(path.name for path in folder.iterdir()) == ["run-0", "run-1", "run-2"]
     states = [read_json(path) for path in folder.glob(f"run-{best.run_id}/checkpoint-*/trainer_state.json")]
     assert max(state["best_metric"] for state in states) == best.objective
+
+
+def test_each_run_is_watched_as_one_of_its_own(tiny, monkeypatch):
+    recipe = tiny(beside=["concat"])
+    own, beside = [run for _, run in plan(recipe)]
+    output = recipe.training.output_dir
+    assert [run_name(run, recipe) for run in (own, beside)] == [output, f"{output}/beside/concat"]
+    named = tiny(beside=["concat"], run_name="mine")
+    assert [run_name(run, named) for run in (own, beside)] == ["mine", f"mine: concat, seed {beside.seed}"]
+
+    class Wandb(ModuleType):
+        run = None
+        finished = 0
+
+        def finish(self):
+            self.run, self.finished = None, self.finished + 1
+
+    wandb = Wandb("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with watched_apart(["wandb"]):
+        wandb.run = "opened by the Trainer"
+    assert (wandb.run, wandb.finished) == (None, 1)
+    wandb.run = "the user's"
+    with watched_apart(["wandb"]):
+        pass
+    assert (wandb.run, wandb.finished) == ("the user's", 1)
+    with watched_apart(["tensorboard"]):  # which needs no such thing
+        pass

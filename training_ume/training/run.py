@@ -42,6 +42,7 @@ from training_ume.records.run_folder import Run, check_output, check_same_argume
 from training_ume.report.console import print_table
 from training_ume.training.plan import how_to_resume, plan, plan_runs  # noqa: F401  (named here before)
 from training_ume.training.prepare import VQAData, choices_made, describe_data, load_data
+from training_ume.training.reporting import run_name, watched_apart
 from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
 
@@ -195,6 +196,7 @@ def check_forward(trainer: UMETrainer) -> None:
 def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     """Trains one run to its end, from wherever it stands, and returns its results."""
     training = copy.copy(recipe.training)
+    training.run_name = run_name(run, recipe)
     training.output_dir, training.seed = str(run.folder.absolute()), run.seed
     arguments = run_arguments(run, recipe)
     results = read_json(run.folder / "results.json")
@@ -234,7 +236,8 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         say(training, f"Read from {model_args.feature_cache} instead of encoded: {read}.")
     if not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
         check_forward(trainer)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with watched_apart(training.report_to):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     with writing(run.folder):
         final = save_final(trainer, processor, run.folder)
     answers = predict(
