@@ -189,7 +189,7 @@ def test_an_annotation_with_malformed_answers_is_named_and_takes_its_question_al
     ("content", "reason"),
     [
         (b'{"questions": [{"question_id": 1, ', "not valid JSON.*cut off"),
-        (gzip.compress(b'{"questions": []}' * 99)[:-9], "cannot be read"),
+        (gzip.compress(b'{"questions": []}' * 99, mtime=0)[:-9], "cannot be read"),
         (b"PK\x03\x04 not really", "cannot be read"),
         (b"[1, 2]", "no list under the key 'questions'"),
         (b'{"annotations": []}', "no list under the key 'questions'"),
