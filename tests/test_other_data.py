@@ -22,6 +22,7 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.data.load import load_vqa, question_ids
 from training_ume.data.pictures import copies, shared_pictures
 from training_ume.data.splits import split_by_image
+from training_ume.data.tables.load import load_rows
 from training_ume.evaluation.challenge import write_challenge_results
 from training_ume.evaluation.scores import fitting_score, score
 from training_ume.training.prepare import describe_data, load_data
@@ -461,3 +462,13 @@ def test_a_data_set_with_one_answer_a_row_is_answered_by_it(tmp_path, column):
     rows = {"question_id": [1, 2], "question": ["a?", "b?"], "image": [image] * 2, column: ["Red", "blue"]}
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
     assert load_vqa(str(tmp_path / "set"))["answers"][:] == [["Red"], ["blue"]]
+
+
+def test_a_picture_folder_that_is_named_is_found_where_its_source_would_look_beside_it(tmp_path):
+    (tmp_path / "gqa" / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "gqa" / "images" / "2405722.jpg")
+    types = {"structural": "verify", "semantic": "attr", "detailed": "verifyAttr"}
+    entry = {"question": "Is it red?", "imageId": "2405722", "answer": "yes", "isBalanced": True, "types": types}
+    (tmp_path / "gqa" / "questions.json").write_text(json.dumps({"0225": entry}))
+    rows = load_rows(tmp_path / "gqa" / "questions.json", images=tmp_path / "gqa" / "images", source="gqa")
+    assert rows["image"][:] == [str(tmp_path / "gqa" / "images" / "2405722.jpg")]

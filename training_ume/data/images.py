@@ -54,6 +54,7 @@ def _image_paths(image_ids: Iterable[str], images, pattern: str | None) -> dict[
 
 def _inside(root: str, file_name: str) -> str:
     """The absolute path of a name from a data file, which must stay in its folder whatever the file says."""
+    root = os.path.normpath(root)
     path = os.path.normpath(os.path.join(root, file_name))
     if "\0" in file_name or not path.startswith(os.path.join(root, "")):
         raise _BadEntry("unsafe_image_name", f"the image name {_short(file_name)} leaves the image folder {root}")
