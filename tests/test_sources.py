@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from vqa_files import write_tiny_recipe
 
+from training_ume.commands import main
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.sources.base import Layout, Source
-from training_ume.data.sources.table import SOURCES
+from training_ume.data.sources.table import SOURCES, find_source
 from training_ume.data.tables.load import load_rows, understand
-
-SPELLED = [{"answer": "cup", "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +46,19 @@ def hub(folder, rows, images=1):
 
 # fmt: off
 def pair(folder, questions, annotations, image):
-    asked = [{"image_id": 25, "question": "what is it?", "question_id": 250}]
-    said = {"image_id": 25, "question_id": 250, "answers": SPELLED, "multiple_choice_answer": "cup"}
+    asked, said, rows = [], [], []
+    for number, answer in ((250, "cup"), (251, "plate")):
+        asked.append({"image_id": 25, "question": f"what is {number}?", "question_id": number})
+        spelled = [{"answer": answer, "answer_confidence": "yes", "answer_id": i + 1} for i in range(10)]
+        types = {"question_type": "what is", "answer_type": "other"}
+        ids = {"image_id": 25, "question_id": number}
+        said.append({**ids, "answers": spelled, "multiple_choice_answer": answer, **types})
+        row = {**types, "question_id": number, "image_id": "25", "question": f"what is {number}?"}
+        rows.append({**row, "answers": [answer] * 10, "image": f"train2014/{image}"})
     dump(folder / questions, {"info": {}, "task_type": "Open-Ended", "data_type": "mscoco", "questions": asked})
-    dump(
-        folder / annotations, {"info": {}, "annotations": [{**said, "question_type": "what", "answer_type": "other"}]}
-    )
+    dump(folder / annotations, {"info": {}, "data_type": "mscoco", "annotations": said})
     picture(folder / "train2014" / image)
-    row = {"question_id": 250, "image_id": "25", "question": "what is it?", "image": f"train2014/{image}"}
-    return folder / questions, [{**row, "answers": ["cup"] * 10, "question_type": "what", "answer_type": "other"}]
+    return folder / questions, rows
 
 
 def vqa_v2(folder):
@@ -78,11 +82,16 @@ AOKVQA = {
 }
 
 
+OTHER = {**AOKVQA, "question_id": "other", "correct_choice_idx": 0, "direct_answers": ["board"] * 10}
+
+
 def aokvqa(folder):
     picture(folder / "train2017" / "000000299207.jpg")
-    path = dump(folder / "aokvqa_v1p0_train.json", [{"split": "train", "image_id": 299207, **AOKVQA}])
+    entries = [{"split": "train", "image_id": 299207, **entry} for entry in (AOKVQA, OTHER)]
     row = {**AOKVQA, "answers": AOKVQA["direct_answers"], "correct_choice": "cab", "image_id": "299207"}
-    return path, [{**row, "image": "train2017/000000299207.jpg", "split": "train"}]
+    other = {"question_id": "other", "answers": ["board"] * 10, "correct_choice": "skateboarder"}
+    rows = [{**row, "image": "train2017/000000299207.jpg", "split": "train"}, other]
+    return dump(folder / "aokvqa_v1p0_train.json", entries), rows
 
 
 def aokvqa_test(folder):
@@ -95,8 +104,9 @@ def aokvqa_test(folder):
 
 
 def aokvqa_hub(folder):
-    path = hub(folder, [{**AOKVQA, "direct_answers": str(AOKVQA["direct_answers"])}])
-    return path, [{**AOKVQA, "answers": AOKVQA["direct_answers"], "correct_choice": "cab"}]
+    path = hub(folder, [{**entry, "direct_answers": str(entry["direct_answers"])} for entry in (AOKVQA, OTHER)])
+    row = {**AOKVQA, "answers": AOKVQA["direct_answers"], "correct_choice": "cab"}
+    return path, [row, {"question_id": "other", "correct_choice": "skateboarder"}]
 
 
 TEXTVQA = {
@@ -114,15 +124,18 @@ TEXTVQA = {
 }
 
 
+TEXT_TWO = {**TEXTVQA, "question_id": 34603, "answers": ["copenhagen"] * 10}
+
+
 def textvqa(folder):
     picture(folder / "train_images" / "003a8ae2ef43b901.jpg")
-    top = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": [TEXTVQA]}
+    top = {"dataset_type": "val", "dataset_name": "textvqa", "dataset_version": "0.5.1", "data": [TEXTVQA, TEXT_TWO]}
     path = dump(folder / "TextVQA_0.5.1_val.json", top)
-    return path, [{**TEXTVQA, "image": "train_images/003a8ae2ef43b901.jpg"}]
+    return path, [{**TEXTVQA, "image": "train_images/003a8ae2ef43b901.jpg"}, TEXT_TWO]
 
 
 def textvqa_hub(folder):
-    return hub(folder, [TEXTVQA]), [TEXTVQA]
+    return hub(folder, [TEXTVQA, TEXT_TWO]), [TEXTVQA, TEXT_TWO]
 
 
 def vizwiz(folder):
@@ -191,8 +204,9 @@ def gqa(folder):
 
 def gqa_hub(folder):
     picture(folder / "images" / "2354786.jpg")
-    parquet.write_table(pa.Table.from_pylist([{"id": "02930152", **GQA}]), folder / "train.parquet")
-    return folder / "train.parquet", [GQA_ROW]
+    entries = [{"id": "02930152", **GQA}, {"id": "7", **GQA, "answer": "no"}]
+    parquet.write_table(pa.Table.from_pylist(entries), folder / "train.parquet")
+    return folder / "train.parquet", [GQA_ROW, {"question_id": "7", "answers": ["no"]}]
 
 
 def clevr(folder):
@@ -203,10 +217,10 @@ def clevr(folder):
         {"inputs": [], "function": "scene", "value_inputs": []},
         {"inputs": [0], "function": "filter_size", "value_inputs": ["large"]},
     ]
-    asked = {"split": "val", "question_family_index": 2, "question": "Are there any large things?", "answer": "no"}
+    asked = {"split": "val", "question_family_index": 2, "question": "Are there any large things?"}
     entries = [
         {**asked, "image_index": i, "question_index": i, "image_filename": name,
-         "program": [*program, {"inputs": [1], "function": last, "value_inputs": []}]}
+         "answer": ("no", "yes")[i], "program": [*program, {"inputs": [1], "function": last, "value_inputs": []}]}
         for i, (name, last) in enumerate(zip(names, ("exist", "greater_than"), strict=True))
     ]  # fmt: skip
     top = {
@@ -214,7 +228,8 @@ def clevr(folder):
         "questions": entries,
     }
     rows = [
-        {"question_id": i, "image_id": name, "image": f"images/val/{name}", "answers": ["no"], "question_type": kind}
+        {"question_id": i, "image_id": name, "image": f"images/val/{name}", "answers": [("no", "yes")[i]],
+         "question_type": kind}
         for i, (name, kind) in enumerate(zip(names, ("exist", "compare integer"), strict=True))
     ]
     return dump(folder / "questions" / "CLEVR_val_questions.json", top), rows
@@ -245,7 +260,8 @@ def visual7w(folder):
         picture(folder / "images" / name)
 
     def pairs(start, image):
-        return {"qa_id": start, "question": "What endangers him?", "answer": "Cars.", "type": "what",
+        answer = "Cars." if start < 101 else "Rain."
+        return {"qa_id": start, "question": "What endangers him?", "answer": answer, "type": "what",
                 "image_id": image,
                 "multiple_choices": ["A tree.", "Snow.", "A dog."]}  # fmt: skip
 
@@ -300,18 +316,16 @@ RAD = {
 
 def vqa_rad(folder):
     picture(folder / "VQA_RAD Image Folder" / "synpic54610.jpg")
-    counted = {
-        **RAD,
-        "qid": 2,
-        "phrase_type": "test_para",
-        "question": "How many kidneys?",
-        "answer": 2,
-        "answer_type": "OPEN",
-    }
-    row = {"question_id": 1, "image": "VQA_RAD Image Folder/synpic54610.jpg", "answers": ["Yes"],
-           "answer_type": "CLOSED", "question_type": "PRES", "image_organ": "HEAD", "split": "train"}  # fmt: skip
-    other = {"question_id": 2, "answers": ["2"], "answer_type": "OPEN", "split": "test"}
-    return dump(folder / "VQA_RAD Dataset Public.json", [RAD, counted]), [row, other]
+    counted = {**RAD, "qid": 2, "question": "How many kidneys?", "answer": 2, "answer_type": "OPEN"}
+    second = {**RAD, "qid": 3, "phrase_type": "para", "answer": "No"}
+    path = dump(folder / "VQA_RAD Dataset Public.json", [RAD, {**counted, "phrase_type": "test_para"}, second])
+    rows = [
+        {"question_id": 1, "image": "VQA_RAD Image Folder/synpic54610.jpg", "answers": ["Yes"],
+         "answer_type": "CLOSED", "question_type": "PRES", "image_organ": "HEAD", "split": "train"},
+        {"question_id": 2, "answers": ["2"], "answer_type": "OPEN", "split": "test"},
+        {"question_id": 3, "answers": ["No"], "split": "train"},
+    ]
+    return path, rows
 
 
 MEDICAL = [{"question": "is it open?", "answer": "yes"}, {"question": "what is it?", "answer": "liver"}]
@@ -338,9 +352,10 @@ def path_vqa_labels(folder):
     (folder / "pvqa" / "qas").mkdir(parents=True)
     entry = {"Q_id": 7, "question_id": 70, "img_id": "val_0001", "sent": "is it open?", "label": {"no": 1},
              "answer_type": "yes/no", "question_type": "is"}  # fmt: skip
-    (folder / "pvqa" / "qas" / "val_vqa.pkl").write_bytes(pickle.dumps([entry]))
+    second = {**entry, "question_id": 71, "label": {"yes": 1}}
+    (folder / "pvqa" / "qas" / "val_vqa.pkl").write_bytes(pickle.dumps([entry, second]))
     row = {"question_id": 70, "question": "is it open?", "answers": ["no"], "answer_type": "YES/NO"}
-    return folder / "pvqa" / "qas" / "val_vqa.pkl", [row]
+    return folder / "pvqa" / "qas" / "val_vqa.pkl", [row, {"question_id": 71, "answers": ["yes"]}]
 
 
 def path_vqa_hub(folder):
@@ -462,7 +477,7 @@ def test_a_pair_is_given_as_paths_in_any_order_as_a_folder_or_by_its_questions(t
     assert all(rows == loaded[0] for rows in loaded)
     assert loaded[0][0]["answers"] == ["cup"] * 10
     annotations.unlink()
-    assert load_rows(path)["answers"][:] == [[]]
+    assert load_rows(path)["answers"][:] == [[], []]
 
 
 def test_sources_that_need_no_files():
@@ -506,6 +521,7 @@ def test_a_pickle_is_plain_data_or_refused(content, tmp_path, capsys):
 
 
 def test_a_name_that_is_not_known_and_a_table_in_another_layout_are_said(tmp_path):
+    assert [find_source(name).name for name in ("A-OKVQA", "vqa-rad", "COCO QA")] == ["aokvqa", "vqa_rad", "coco_qa"]
     with pytest.raises(ValueError, match=r"source='slak' is no data set that is known.*Did you mean 'slake'"):
         load_rows(tmp_path, source="slak")
     with pytest.raises(VQADataError, match=r"not in a layout of SLAKE: it has the columns a, b, where .*q_lang"):
@@ -554,3 +570,18 @@ def test_a_source_says_where_it_is_to_be_had_and_what_it_is_scored_by(source):
     assert source.pictures.endswith(".")
     assert source.url.startswith("https://") or not source.needs_data
     assert all(len(reference) == 3 for reference in source.references)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixture", [f for f in FIXTURES if f is not aokvqa_test], ids=lambda made: made.__name__)
+def test_each_data_set_is_trained_on_and_scored_by_its_scores(fixture, tmp_path, capsys):
+    path, _ = fixture(tmp_path)
+    source, recipe = name_of(fixture), tmp_path / "tiny.yaml"
+    write_tiny_recipe(recipe, {}, num_train_epochs=1, validation_fraction=None, source=None)
+    named = ["--data", str(path), "--source", source]
+    assert main(["train", str(recipe), *named, "--eval_data", str(path)]) == 0
+    assert f"in the layout of {SOURCES[source].title}" in capsys.readouterr().out
+    out = tmp_path / "scores.json"
+    assert main(["evaluate", str(tmp_path / "run"), *named, "--out", str(out)]) == 0
+    scores = json.loads(out.read_text())["scores"]
+    assert {score for score in SOURCES[source].scores if not score.startswith("wups")} <= scores.keys()

@@ -304,6 +304,7 @@ def test_pictures_may_be_bytes_objects_arrays_or_names_and_copies_are_known_by_t
         np.zeros((4, 4, 3), np.uint8),
         str(path),
         path.as_uri(),
+        [path.read_bytes()],
     ]
     rows = load_rows([{"image": cell, "question": f"{i}?", "answer": "x"} for i, cell in enumerate(cells)])
     assert all(Image.open(path).size in ((8, 6), (4, 4)) for path in rows["image"][:])
@@ -311,6 +312,8 @@ def test_pictures_may_be_bytes_objects_arrays_or_names_and_copies_are_known_by_t
     train, held_out = split_by_image(rows, 0.4, seed=0)
     sides = [{Path(p).read_bytes() for p in part["image"][:]} for part in (train, held_out)]
     assert not sides[0] & sides[1]
+    with pytest.raises(VQADataError, match="there are 2 pictures in the row"):
+        load_rows([{"image": [path.read_bytes()] * 2, "answer": "x"}])
     with pytest.raises(VQADataError, match=r"row 1 .*column 'image': the picture in the row cannot be kept"):
         load_rows([{"image": path.read_bytes(), "answer": "x"}, {"image": Image.new("F", (4, 4)), "answer": "x"}])
 
@@ -467,7 +470,7 @@ def test_columns_say_what_names_do_not(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["./1.jpg", ".\\1.jpg", "1", " 1.jpg", "C:\\me\\pictures\\1.jpg", "/home/me/1.jpg", 1]
+    "name", ["./1.jpg", ".\\1.jpg", "1", " 1.jpg", "C:\\me\\pictures\\1.jpg", "/home/me/1.jpg", "%31.jpg", 1]
 )
 def test_names_of_pictures_are_understood_as_they_are_written(name, folder):
     (row,) = load_rows([{"image": name, "question": "a?", "answer": "b"}], images=folder / "pictures")
@@ -539,6 +542,10 @@ def test_a_downloaded_table_names_no_files_of_this_machine(folder, monkeypatch):
     with pytest.raises(VQADataError, match="give the folder that holds it as images"):
         load_rows("someone/data")
     assert load_rows("someone/data", images=folder / "pictures")["image"][:] == [path]
+    for address in (f"file://{path}", f"local://{path}", f"https://x::file://{path}"):
+        data = datasets.Dataset.from_list([{"image": address, "question": "a?", "answer": "b"}])
+        with pytest.raises(VQADataError, match=r"unsafe_image_name|give the folder"):
+            load_rows("someone/data")
 
 
 def test_what_was_understood_is_said_before_rows_are_read_and_is_an_object(folder):

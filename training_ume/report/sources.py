@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from configuration_ume.scores import NAMES
+from configuration_ume.scores import FURTHER, NAMES
 
 
 def sources_table(sources: Iterable[Any]) -> str:
@@ -15,7 +15,7 @@ def sources_table(sources: Iterable[Any]) -> str:
     pictures = []
     for source in sources:
         title = f"[{source.title}]({source.url})" if source.url.startswith("https://") else source.title
-        scores = ", ".join(NAMES.get(name, name) for name in source.scores)
+        scores = ", ".join({**NAMES, **FURTHER}[name] for name in source.scores)
         columns = ", ".join(f"`{column}`" for column in source.by)
         lines.append(f"| `{source.name}` | {title} | {source.size} | {source.licence} | {scores} | {columns} |")
         pictures.append(f"- {source.title}: {source.pictures}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from training_ume.data.sources.aokvqa import A_OKVQA
 from training_ume.data.sources.base import Source
@@ -54,6 +55,8 @@ def find_source(source: str | Source | None) -> Source | None:
     """
     if source is None or isinstance(source, Source):
         return source
+    plain = {re.sub(r"[^a-z0-9]", "", name): name for name in SOURCES}  # A-OKVQA, ok_vqa and vqa-rad are known, too
+    source = plain.get(re.sub(r"[^a-z0-9]", "", source.lower()), source)
     if source not in SOURCES:
         near = difflib.get_close_matches(source, SOURCES, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -115,6 +115,8 @@ class Holding:
         if is_picture(value):
             return "image"
         if isinstance(value, (list, tuple)):
+            if len(value) == 1 and is_picture(value[0]):
+                return "image"
             self.parts.update(map(type, value))
             return "list"
         return "other"

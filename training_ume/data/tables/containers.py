@@ -64,9 +64,9 @@ def open_table(data: Any, split: str | None, name: str | None, cache_dir, key: s
     if isinstance(data, Mapping):
         return from_lists(data)
     if isinstance(data, (str, os.PathLike)):
-        return _from_path(os.fspath(data), split, name, cache_dir, key)
+        return _from_path(os.path.expanduser(os.fspath(data)), split, name, cache_dir, key)
     if isinstance(data, Sequence) and data and all(isinstance(item, (str, os.PathLike)) for item in data):
-        return from_files([os.fspath(item) for item in data], cache_dir, key)
+        return from_files([os.path.expanduser(os.fspath(item)) for item in data], cache_dir, key)
     if isinstance(data, Sequence) and not isinstance(data, (bytes, bytearray)):
         return from_entries(data)
     raise TypeError(

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote, urljoin
 
 import fsspec
 import numpy as np
@@ -33,6 +33,7 @@ WINDOWS_PATH = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\)")
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 MAX_IMAGE_BYTES = 2**28
 FETCHERS = 8
+REMOTE = ("http", "https", "hf", "s3", "gs")  # what a table from elsewhere may name
 RECENT = 50_000  # names whose files are remembered: of few pictures, each is sought once
 NEAR = ("images", "imgs", "img", "pictures")  # folders beside a table that are tried for its pictures
 
@@ -57,7 +58,7 @@ class RowImages:
         self, folder: str | None, images, own: bool, cache_dir, near: Sequence[str] = (), patterns: Sequence[str] = ()
     ):
         self.address = folder if folder and ADDRESS.match(folder) else None
-        self.own, self.images = own, images and os.path.abspath(images)
+        self.own, self.images = own, images and os.path.abspath(os.path.expanduser(images))
         self.patterns, self.pattern = patterns, None
         if self.images and not os.path.isdir(self.images):
             hint = " Unpack the archive and give the folder." if os.path.isfile(self.images) else " Check the path."
@@ -117,6 +118,8 @@ class RowImages:
     def _known(self, name: str) -> str | None:
         spellings = [name, name.strip(), unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
         foreign = WINDOWS_PATH.match(name) and os.sep == "/"
+        if "%" in name:
+            spellings.append(unquote(name))
         if "\\" in name and os.sep == "/":
             spellings += [spelling.replace("\\", "/") for spelling in spellings]
         for spelling in dict.fromkeys(spellings):
@@ -259,6 +262,8 @@ class RowImages:
         digest = hashlib.sha256(address.encode()).hexdigest()
         if path := self.store.kept(digest):
             return path
+        if not self.own and (address.partition("://")[0].lower() not in REMOTE or "::" in address):
+            return _BadEntry("unsafe_image_name", f"{address!r} in a table from elsewhere may lead into this machine")
         try:
             with fsspec.open(address, "rb") as remote:
                 content = remote.read(MAX_IMAGE_BYTES + 1)

@@ -120,7 +120,7 @@ class Rows(Reading):
             name = column.get("question")
             question = "" if name is None else self._text(cells[name][i], "question")
             name = column.get("image")
-            value = None if name is None else plain(cells[name][i])
+            value = None if name is None else _only(plain(cells[name][i]))
             path, image_id = ("", "") if value is None else self.finder.find(value)
             if not path and not question:
                 raise _BadEntry("malformed_entry", "the row has neither a question nor a picture; fill one of them")
@@ -283,3 +283,12 @@ class Rows(Reading):
         for i in sorted(drop):
             self.problems.add("broken_image", paths[i], f"question_id {rows[i]['question_id']}", broken[paths[i]])
         return drop
+
+
+def _only(value: Any) -> Any:
+    """The picture of a row, which may stand in a list."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) > 1:
+        raise _BadEntry("malformed_entry", f"there are {len(value)} pictures in the row, and a row has one")
+    return plain(value[0]) if value else None

@@ -76,6 +76,8 @@ def holds_bytes(schema: pa.Schema) -> bool:
     def inside(kind: pa.DataType) -> bool:
         if pa.types.is_struct(kind):
             return any(inside(part.type) for part in kind)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return inside(kind.value_type)
         return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
     return any(inside(kind) for kind in schema.types)
