@@ -158,13 +158,9 @@ def vizwiz(folder):
 
 
 def vizwiz_hub(folder):
-    row = {
-        "question_id": "VizWiz_val_00000000.jpg",
-        "question": "Is it ripe?",
-        "answers": ["yes"] * 10,
-        "category": "yes/no",
-    }
-    return hub(folder, [row]), [{**{k: row[k] for k in ("question_id", "answers")}, "answer_type": "yes/no"}]
+    asked = {"question": "Is it ripe?", "category": "yes/no"}
+    rows = [{"question_id": f"VizWiz_val_{i}.jpg", "answers": [said] * 10} for i, said in enumerate(("yes", "no"))]
+    return hub(folder, [{**asked, **row} for row in rows]), [{**row, "answer_type": "yes/no"} for row in rows]
 
 
 GQA = {

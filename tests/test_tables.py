@@ -415,6 +415,11 @@ def test_a_part_of_a_table_by_its_column_under_any_of_its_names(folder):
     rows = [{"question": "a?", "answer": "x", "split": "val"}, {"question": "b?", "answer": "x", "split": "train"}]
     assert load_rows(rows, split="validation")["question"][:] == ["a?"]
     assert load_rows(rows)["split"][:] == ["val", "train"]
+    # A file of one part is that part, also to who asks for the rows to train on.
+    assert load_rows(rows[:1], split="train")["question"][:] == ["a?"]
+    assert "All rows are of the part 'val'" in understand(rows[:1], split="train").table()
+    with pytest.raises(VQADataError, match="fits split = test or testing"):
+        load_rows(rows[:1], split="test")
 
 
 def test_a_table_of_labels_without_questions_and_one_of_texts_beside_few_pictures(folder):

@@ -93,7 +93,13 @@ class Reading:
             named = self.source.split_column if self.source else None
             column = named or next((name for name in table.columns if normal(name) == "split"), None)
             if column in table.columns:
-                conditions.setdefault(column, next((names for names in PART_NAMES if split in names), split))
+                part = self._only_part(column) if split == "train" and column not in conditions else None
+                if part is None or part == split:
+                    conditions.setdefault(column, next((names for names in PART_NAMES if split in names), split))
+                else:  # `train` is what is asked for where nothing is said
+                    table.notes.append(
+                        f"All rows are of the part {part!r}, by the column {column!r}: they are what there is."
+                    )
             elif split != "train":  # a table alone is the training part, as it is to `datasets`
                 raise ValueError(
                     f"{table.name} is one table without a column 'split', so it has no split {split!r}. Give the file "
@@ -101,6 +107,16 @@ class Reading:
                 )
         listed = {c: v if isinstance(v, (list, tuple, set)) else [v] for c, v in conditions.items()}
         return {column: {comparable(value) for value in values} for column, values in listed.items()}
+
+    def _only_part(self, column: str) -> str | None:
+        """The part that all rows are of; None where there are several, or some of none."""
+        parts = set()
+        for (_, cells), _ in self.table.batches():
+            names = self.table.classes.get(column)
+            parts.update(comparable(value if names is None else class_name(value, names)) for value in cells[column])
+            if len(parts) > 1:
+                return None
+        return parts.pop() if parts else None
 
     def _look(self) -> tuple[dict[str, Holding], int | None]:
         """What each column holds: all of a table without types, the beginning of one with them."""
