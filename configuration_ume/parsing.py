@@ -43,6 +43,9 @@ _SHOWN = {
 }  # fmt: skip
 
 
+MOST_HINTS = 4  # names that a hint gives
+
+
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """One spelling for each option, a default only where there is one, and the examples a line each."""
 
@@ -156,7 +159,14 @@ class _RecipeParser(HfArgumentParser):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
 
     def nearest(self, name: str) -> str:
-        return nearest(name, self.options) or " See --help for the fields there are."
+        if near := nearest(name, self.options):
+            return near
+        words = set(name.split("_"))
+        # What people call `epochs` has a longer name here.
+        longer = [option for option in self.options if words <= set(option.split("_"))]
+        if 0 < len(longer) <= MOST_HINTS:
+            return f" There {'is' if len(longer) == 1 else 'are'} {', '.join(longer)}."
+        return " See --help for the fields there are."
 
 
 def can_sweep(name: str) -> bool:

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from configuration_ume.scores import ALWAYS_SCORED, AUTO, NAMES
 from configuration_ume.values import as_kinds, number_in, parse_json
+from modeling_ume.stored_ume import NEAR
 
 # Packages of report backends that transformers does not list as available, or not beside another.
 UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
@@ -47,7 +48,7 @@ def check_before(args) -> None:
         known = [field.name for field in dataclasses.fields(AcceleratorConfig)]
         for key in args.accelerator_config:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+                near = difflib.get_close_matches(key, known, n=1, cutoff=NEAR)
                 raise ValueError(
                     f"accelerator_config.{key} is unknown: "
                     + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}.")
@@ -106,7 +107,7 @@ def _check_reports(names: list[str]) -> None:
     missing, available = [], known.get_available_reporting_integrations()
     for name in names or []:
         if name not in known.INTEGRATION_TO_CALLBACK:
-            near = difflib.get_close_matches(name, known.INTEGRATION_TO_CALLBACK, n=1)
+            near = difflib.get_close_matches(name, known.INTEGRATION_TO_CALLBACK, n=1, cutoff=NEAR)
             raise ValueError(
                 f"report_to names {name!r}, which is unknown: "
                 + (f"did you mean {near[0]}?" if near else f"choose from {', '.join(known.INTEGRATION_TO_CALLBACK)}.")

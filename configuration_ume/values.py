@@ -9,7 +9,6 @@ a number is expected.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import json
 import re
@@ -18,6 +17,8 @@ from typing import Any
 
 import yaml
 from transformers import CONFIG_MAPPING, AutoConfig
+
+from modeling_ume.stored_ume import nearest
 
 TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+)")
@@ -260,21 +261,15 @@ def typed_config(field: str, settings: dict) -> dict:
     settings = plain(settings, field)
     model_type = settings["model_type"]
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(str(model_type), CONFIG_MAPPING, n=1)
-        raise ValueError(
-            f"{field}.model_type={model_type!r} is no encoder that transformers knows."
-            + (f" Did you mean {close[0]}?" if close else " Write for example bert, vit or resnet.")
-        )
+        hint = nearest(str(model_type), CONFIG_MAPPING) or " Write for example bert, vit or resnet."
+        raise ValueError(f"{field}.model_type={model_type!r} is no encoder that transformers knows.{hint}")
     cls = CONFIG_MAPPING[model_type]
     kinds = _kinds(cls)
     typed = {}
     for name, value in settings.items():
         if kinds is not None and name not in kinds:
-            close = difflib.get_close_matches(name, kinds, n=1, cutoff=0.5)
-            raise ValueError(
-                f"{field}.{name} is no setting of {cls.__name__}."
-                + (f" Did you mean {close[0]}?" if close else " Its settings are those that transformers documents.")
-            )
+            hint = nearest(name, kinds) or " Its settings are those that transformers documents."
+            raise ValueError(f"{field}.{name} is no setting of {cls.__name__}.{hint}")
         typed[name] = as_kinds(value, (kinds or {}).get(name, set()), f"{field}.{name}")
     try:
         AutoConfig.for_model(**typed)

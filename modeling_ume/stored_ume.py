@@ -84,9 +84,13 @@ def _fields_of_every_config() -> frozenset[str]:
     return frozenset((known | set(GenerationConfig().to_dict())) - {"self", "kwargs"})
 
 
+# How alike a name has to be to be what was meant: 1 is the same. Below it a guess is as good as any other.
+NEAR = 0.7
+
+
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """' Did you mean …?' where a known name is near to a misspelt one, nothing otherwise."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAR)
     return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 

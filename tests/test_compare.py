@@ -123,6 +123,7 @@ def test_the_curves_of_all_runs_are_drawn(tmp_path, capsys):
         epochs = [
             {"epoch": i, "vqa_accuracy": 10 * i, "train_loss": 1 / i, "validation_loss": 1 / i} for i in (1, 2, 3)
         ]
+        epochs[0]["train_loss"] = None  # no loss was logged before
         write_json(tmp_path / name / "results.json", {**results, "epochs": epochs})
     assert compare(tmp_path, "--plot", tmp_path / "curves.png") == 0
     assert Image.open(tmp_path / "curves.png").size[0] > 500

@@ -307,3 +307,20 @@ def test_a_value_of_another_type_is_refused_with_its_place(tmp_path, text, sente
 def test_json_on_the_command_line_is_held_to_the_same(argv, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         parse_recipe(["easy_vqa", *argv])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("xyzzy", "See --help"),
+        ("banana", "See --help"),
+        ("leraning_rate", r"Did you mean learning_rate\?"),
+        ("epochs", r"There is num_train_epochs\."),
+        ("batch_size", "There are per_device_train_batch_size, .*per_device_eval_batch_size"),
+    ],
+)
+def test_a_hint_is_given_only_where_one_is_near(name, said):
+    with pytest.raises(ValueError, match=rf"--{name} is not a field of a recipe\. {said}"):
+        parse_recipe(["easy_vqa", f"--{name}", "1"])
+    with pytest.raises(ValueError, match=r"model_type='foo' is no encoder that transformers knows\. Write"):
+        parse_recipe(["easy_vqa", "--text_config", '{"model_type": "foo"}'])

@@ -80,8 +80,9 @@ def __getattr__(name: str):
     elif name in HOMES:
         value = getattr(importlib.import_module(HOMES[name]), name)
     else:
-        near = difflib.get_close_matches(name, HOMES, n=1, cutoff=0.5)
-        advice = f": did you mean {near[0]}?" if near and not name.startswith("__") else ""
+        known = {home.lower(): home for home in HOMES}
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+        advice = f": did you mean {known[near[0]]}?" if near and not name.startswith("__") else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
     globals()[name] = value
     return value

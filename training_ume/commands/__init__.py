@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     name, *arguments = argv
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
         advice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         print(f"error: There is no command {name!r}: {advice}", file=sys.stderr)
         return 2

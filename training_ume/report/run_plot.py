@@ -49,9 +49,8 @@ def draw_runs(runs: Mapping[str, dict], path: str | Path | None = None) -> Image
             best = max(range(len(scores)), key=lambda i: (scores[i], -(epochs[i]["validation_loss"] or 0), -i))
             above.plot(steps[best], scores[best], "o", markersize=11, markerfacecolor="none", color=colour)
         for loss, style in (("train_loss", "--"), ("validation_loss", "-")):
-            values = [epoch[loss] for epoch in epochs]
-            if None not in values:
-                below.plot(steps, values, style, color=colour, linewidth=1.2)
+            known = [epoch for epoch in epochs if epoch[loss] is not None]  # before the first log none is
+            below.plot([e["epoch"] for e in known], [e[loss] for e in known], style, color=colour, linewidth=1.2)
     above.set(ylabel=f"{NAMES[score]} on validation (%)")
     if len(drawn) <= MOST_LABELS:
         above.legend(fontsize="small")
