@@ -143,7 +143,7 @@ def known_head(name) -> str:
     if named is None or (name in OWN and not os.path.isfile(named["file"])):
         check_known(name)
         return name
-    file = Path(named["file"])
+    file = Path(named["file"]).expanduser()
     if not file.is_file():
         raise ValueError(
             f"fusion={name!r}: there is no file {str(file)!r}. Give its path, as seen from {os.getcwd()}."
@@ -206,6 +206,17 @@ def load_head(file: Path, head_name: str, name: str | None = None) -> str:
 
 def _is_head(value) -> bool:
     return isinstance(value, type) and issubclass(value, FusionHead)
+
+
+def heads_to_know() -> list[tuple[str, str, str]]:
+    """The heads from outside by name, file and class, for `know_heads` in another process."""
+    return [(name, str(own.file), own.head.__name__) for name, own in OWN.items() if own.file is not None]
+
+
+def know_heads(heads: list[tuple[str, str, str]]) -> None:
+    """Makes known what `heads_to_know` said in the process that began this one."""
+    for name, file, head in heads:
+        load_head(Path(file), head, name)
 
 
 def recorded_head(name: str) -> str | None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
 from vqa_files import write_tiny_recipe, write_vqa_files
 
+import modeling_ume
 import ume
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import FUSIONS, FusionHead, UMEConfig, UMEForVisualQuestionAnswering, register_fusion
-from modeling_ume.own_heads_ume import OWN
+from modeling_ume.own_heads_ume import OWN, heads_to_know, know_heads
+from modeling_ume.travelling_ume import ABOVE_HEADS
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.commands import main
 
@@ -329,3 +333,23 @@ def test_a_recipe_trains_it_and_goes_on_with_no_other(tmp_path, capsys):
     assert main(["train", str(recipe), "--overwrite_output"]) == 2
     assert "cannot travel" in capsys.readouterr().err
     assert (run / "results.json").is_file()
+
+
+def test_a_head_may_import_whatever_does_not_import_heads_itself():
+    files = {path.stem: path.read_text() for path in Path(modeling_ume.__file__).parent.glob("*_ume.py")}
+    imported = {name: set(re.findall(r"^from \.(\w+) import", text, re.MULTILINE)) for name, text in files.items()}
+    above, before = {"configuration_ume"}, set()
+    while above != before:
+        before = set(above)
+        above |= {name for name, others in imported.items() if others & above}
+    assert set(ABOVE_HEADS) == above - {"configuration_ume"}
+
+
+def test_another_process_is_told_of_heads(tmp_path):
+    write(tmp_path / "my_head.py", NAMED)
+    UMEConfig(fusion="my_head.py:MyHead")
+    told = heads_to_know()
+    assert {name for name, *_ in told} == {"mean", "my_head.py:MyHead"}
+    forget()
+    know_heads(told)
+    assert FUSIONS["mean"] is FUSIONS["my_head.py:MyHead"]

@@ -14,7 +14,7 @@ from configuration_ume.scores import FURTHER, NAMES, in_order, measured_by
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
 from training_ume.commands.tables import add_table_options, load_table, table_arguments
-from training_ume.data.inputs import BLIND, LEFT
+from training_ume.data.inputs import BLIND, LEFT, lacked_by_all
 from training_ume.data.sources.table import SOURCES
 from training_ume.data.tables.load import understand
 from training_ume.evaluation.evaluate import DROP_RATES, OPEN_CLOSED, evaluate_checkpoint
@@ -24,7 +24,7 @@ from training_ume.records.files import write_json
 from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table
 from training_ume.report.curves import plot_robustness
-from training_ume.training.parts import PARTS, describe_trained_on, run_part, trained_on
+from training_ume.training.parts import PARTS, data_arguments, describe_trained_on, run_part, trained_on
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -120,6 +120,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     source, remarks, asked = None, [], None
     if args.part is not None:
         dataset, source, remarks = run_part(args.model, args.part)
+        if args.max_question_length is None:
+            args.max_question_length = data_arguments(args.model).max_question_length
     elif args.data is not None or args.source in SOURCES.keys() - {"vqa_v2", "easy_vqa"}:
         data, given = table_arguments(args)
         source = understand(data, **given).source
@@ -155,6 +157,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         scores=chosen,
         by=by,
         wordnet=args.wordnet,
+        may_lack=() if args.part is None and args.data is None else lacked_by_all(dataset),
     )
     results |= {"remarks": remarks} | ({} if found is None else {"trained_on": found})
     results["left_out"] = {why: count for why, count in left_out.items() if count}

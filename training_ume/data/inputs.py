@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from modeling_ume.modalities_ume import MODALITIES
 
 # Models that are trained on one modality alone, and what they are given.
@@ -11,3 +13,12 @@ LEFT = {
     kind.short: "+".join(other.column for other in MODALITIES.values() if other is not kind)
     for kind in reversed(MODALITIES.values())
 }
+
+
+def lacked_by_all(rows: Any) -> list[str]:
+    """The modalities that rows of `load_rows` have a column for, and no row has: what a collator then `may_lack`."""
+    return [
+        kind.name
+        for kind in MODALITIES.values()
+        if kind.column in rows.column_names and all(map(kind.lacks, rows[kind.column][:]))
+    ]

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.choices_ume import about_unknown, check_probability, decode_choices, find_choices
-from training_ume.data.collator import VQACollator
+from training_ume.data.collator import VQACollator, allow_lacks
+from training_ume.data.inputs import lacked_by_all
 from training_ume.evaluation.answering import batch_logits
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.records.files import read_json, write_json, write_text
@@ -82,6 +83,8 @@ def ask_table(
     """
     say = say or (lambda text: None)
     check_out(out, overwrite)
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k} is impossible: it must be a whole number of 1 or more.")
     if min_probability is not None:
         check_probability(min_probability)
     if len(rows) == 0:
@@ -107,7 +110,8 @@ def ask_table(
     if not done:
         write_json(about_file(out), {"model": name, **made_by})
         write_text(out, _lines([columns], separator))
-    collator = VQACollator(processor)
+    collator = VQACollator(processor, may_lack=lacked_by_all(rows))
+    allow_lacks(collator, rows)
     todo = rows.select(range(done, len(rows)))
     config, start = model.config, done
     with (

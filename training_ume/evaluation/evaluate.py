@@ -53,6 +53,7 @@ def evaluate_checkpoint(
     scores: Sequence[str] = (),
     by: Sequence[str] = (),
     wordnet: str | Path | None = None,
+    may_lack: Sequence[str] = (),
 ) -> dict:
     """
     Answers a data set's questions with a checkpoint and scores the answers.
@@ -72,6 +73,7 @@ def evaluate_checkpoint(
         scores (sequence of `str`): further scores, keys of `FURTHER`, or `wups` for both of them.
         by (sequence of `str`): columns of the data set, or `open_closed`, by whose values to show every score.
         wordnet (path, *optional*): for WUPS, see `WordNet`.
+        may_lack (sequence of `str`): modalities that all rows are meant to lack, see `VQACollator`.
         drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
 
     Returns:
@@ -111,7 +113,7 @@ def evaluate_checkpoint(
 
     @functools.cache  # a baseline and the end of a curve are the same answers
     def answers(inputs: str, collect=None) -> list[str]:
-        collator = VQACollator(processor, inputs=inputs, max_question_length=max_question_length)
+        collator = VQACollator(processor, inputs=inputs, max_question_length=max_question_length, may_lack=may_lack)
         return predict(model, collator, dataset, batch_size, num_workers, collect)
 
     kept = Probabilities(model, dataset) if "auroc" in scores else None

@@ -26,6 +26,7 @@ from transformers.utils import logging
 from configuration_ume.arguments import ModelArguments, Recipe, check_together
 from configuration_ume.scores import AUTO, measured_by
 from modeling_ume import UMEConfig
+from modeling_ume.own_heads_ume import heads_to_know, know_heads
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import build_tokenizer
@@ -58,7 +59,7 @@ class Match:
 
     @property
     def file(self) -> str:
-        return f"{self.contender.name}-lr{self.learning_rate:g}-seed{self.seed}.json"
+        return f"{self.contender.name.replace(':', '_')}-lr{self.learning_rate:g}-seed{self.seed}.json"
 
 
 # ---------------------------------------------------------------------------------------------------------- matches
@@ -103,9 +104,10 @@ class Ring:
 _ring: Ring | None = None
 
 
-def _enter(recipe: Recipe, threads: int) -> None:
+def _enter(recipe: Recipe, threads: int, heads: list[tuple[str, str, str]]) -> None:
     """Prepares a worker process."""
     global _ring
+    know_heads(heads)
     torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -300,7 +302,7 @@ def _play_all(matches: list[Match], recipe: Recipe, folder: Path, processes: int
     threads = 1 if processes > 1 else torch.get_num_threads()
     if missing:
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(processes, len(missing)), spawn, _enter, (recipe, threads))
+        pool = ProcessPoolExecutor(min(processes, len(missing)), spawn, _enter, (recipe, threads, heads_to_know()))
         try:
             waiting = {pool.submit(_fight, match): match for match in missing}
             for done in tqdm(as_completed(waiting), total=len(waiting), desc=what, unit="run"):

@@ -12,6 +12,7 @@ from modeling_ume import FUSIONS, UMEConfig
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder
 from modeling_ume.fusion_ume import build_fusion
 from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.own_heads_ume import FILE, known_head
 from training_ume.data.inputs import BLIND
 
 WIDTH_STEP = 8  # what the usual eight attention heads divide
@@ -90,6 +91,7 @@ def contenders(names: Iterable[str], config: UMEConfig, budget: int) -> list[Con
     """
     found, widths = [], stream_widths(config)
     for name in names:
+        name = known_head(name) if FILE.fullmatch(name) else name
         if name not in FUSIONS and name not in BLIND:
             raise ValueError(f"{name!r} is not known: choose from {', '.join([*FUSIONS, *BLIND])}.")
         # What sees one input alone has nothing to fuse; `concat` then is an MLP over the summary.

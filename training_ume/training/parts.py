@@ -22,9 +22,18 @@ PARTS = ("validation", "test", "train")
 IN_MEMORY = re.compile(r"\w+: [\d,]+ rows in memory, [0-9a-f]+")  # what stands for them in a run's arguments
 
 
+def run_folder(folder: str | Path) -> Path | None:
+    """The folder of the run that a model is of, which its adapter and its checkpoints lie in; None: it is of none."""
+    folder = Path(folder)
+    above = [folder.absolute().parent] if folder.name == "adapter" or folder.name.startswith("checkpoint-") else []
+    places = (place for place in (folder, *above) if (place / "arguments.json").is_file())
+    return next(places, None) if folder.is_dir() else None
+
+
 def data_arguments(folder: str | Path) -> DataArguments | None:
     """The data fields of the run in a folder; None where there is no run."""
-    arguments = read_json(Path(folder) / "arguments.json") if Path(folder).is_dir() else None
+    place = run_folder(folder)
+    arguments = None if place is None else read_json(place / "arguments.json")
     if not isinstance(arguments, dict) or not isinstance(arguments.get("data"), dict):
         return None
     known = {field.name for field in dataclasses.fields(DataArguments)}
@@ -80,7 +89,7 @@ def run_part(folder: str | Path, part: str) -> tuple[Dataset, str | None, list[s
         remarks.append("These are the rows that the model was trained on: the scores say nothing about others.")
     elif part == "validation" and not data_arguments(folder).has_eval_part:
         remarks.append("On these rows the best epoch was chosen, so the scores are a little too good.")
-    predictions = Path(folder) / PREDICTIONS
+    predictions = run_folder(folder) / PREDICTIONS
     if part == data.scored_on and predictions.is_file():
         then = {str(row["question_id"]) for row in read_predictions(predictions)}
         now = set(map(str, rows["question_id"][:]))
@@ -101,7 +110,7 @@ def trained_on(folder: str | Path, rows: Dataset) -> dict | None:
         `dict`: `rows` (the same picture and question), `pictures` (that it was trained on with any question), of
         `of_rows` and `of_pictures`; or `unknown`, a reason. None for a folder without a run.
     """
-    if not Path(folder).is_dir() or not (Path(folder) / "arguments.json").is_file():
+    if run_folder(folder) is None:
         return None
     try:
         train = run_rows(folder).train
