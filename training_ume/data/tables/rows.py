@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import datasets
@@ -20,6 +21,7 @@ from training_ume.data.tables.reading import Reading
 from training_ume.data.tables.writer import RowWriter
 
 INT64 = pa.int64()
+MANY = 100_000
 
 
 class Rows(Reading):
@@ -30,7 +32,8 @@ class Rows(Reading):
     def rows(self, on_error: str, skipped_log, check_images: bool) -> datasets.Dataset:
         """The rows, with every problem raised or listed."""
         problems, writer = self.problems, RowWriter(self._features(), self.cache_dir)
-        self.ids, self.without_answers, self.any_answers = array("q"), array("q"), False
+        self.written, self.without_answers, self.any_answers = 0, array("q"), False
+        self.last_id: int | None = -(2**63) - 1 if self.id_type == INT64 else None  # None: ids do not rise
         self.unanswered: list[str] = []
         for batch in self._converted():
             writer.write(batch)
@@ -218,8 +221,11 @@ class Rows(Reading):
 
     def _remember(self, batch: dict[str, list], labels: list) -> None:
         """What can be judged at the end only: ids, and which rows have no answers."""
-        start = len(self.ids)
-        self.ids.extend(batch["question_id"] if self.id_type == pa.int64() else map(hash, batch["question_id"]))
+        start, ids = self.written, batch["question_id"]
+        self.written += len(ids)
+        if self.last_id is not None and ids:
+            rises = self.last_id < ids[0] and all(one < other for one, other in pairwise(ids))
+            self.last_id = ids[-1] if rises else None
         if not self._answer_columns():
             return
         for number, answers in enumerate(batch["answers"], start):
@@ -242,10 +248,13 @@ class Rows(Reading):
         return set(self.without_answers)
 
     def _same_ids(self, rows: datasets.Dataset) -> set[int]:
-        """Rows whose id came before. Ids are compared as numbers; what is alike is read to be sure."""
-        ids = np.frombuffer(self.ids, np.int64) if len(self.ids) else np.zeros(0, np.int64)
-        if self.column.get("question_id") is None or not len(ids) or (np.diff(ids) > 0).all():
+        """Rows whose id came before. Ids that rise differ; others are compared as numbers, and read to be sure."""
+        if self.column.get("question_id") is None or self.last_id is not None or not len(rows):
             return set()
+        ids = np.empty(len(rows), np.int64)
+        for start in range(0, len(rows), MANY):
+            part = rows[start : start + MANY]["question_id"]
+            ids[start : start + len(part)] = part if self.id_type == INT64 else [hash(text) for text in part]
         order = np.argsort(ids, kind="stable")
         alike = ids[order][1:] == ids[order][:-1]
         suspects = np.unique(np.concatenate([order[1:][alike], order[:-1][alike]]))
