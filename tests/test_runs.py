@@ -91,6 +91,7 @@ def test_configs_of_transformers_and_frames_with_relative_paths_are_taken(table,
     options = {"images": "pictures", "columns": COLUMNS, "where": {"q_lang": "en"}, "output_dir": tmp_path / "frame"}
     run = ume.train(frame, **tiny, **options, **QUICK, validation_fraction=0.5)
     assert run.results["data"]["train_questions"] == 6
+    assert run.results["understood"]["train"]["columns"][0]["role"] == "image"
     assert run.model.config.text_config.num_hidden_layers == 1
     os.chdir(tmp_path)
     assert run.ask(table.parent / "pictures/1.png", "what color is it?")
@@ -104,6 +105,10 @@ def test_the_parts_of_a_dict_are_what_they_are_called(rows, tmp_path):
     run = ume.train(parts, output_dir=tmp_path / "dict", **options)
     assert (run.results["scored_on"], run.results["data"]["test_questions"]) == ("test", 2)
     assert run.results["data"]["validation_questions"] == 6
+    other = ume.train(
+        rows.select(range(12)), eval_data=rows.select(range(12, 18)), output_dir=tmp_path / "two", **options
+    )
+    assert (other.results["scored_on"], other.results["data"]["validation_questions"]) == ("validation", 6)
     for wrong, said in (({"train": rows, "dev": rows}, "has dev"), ({"test": rows}, "has no train")):
         with pytest.raises(ValueError, match=said):
             ume.train(wrong, output_dir=tmp_path / "wrong", **options)
@@ -157,5 +162,9 @@ def test_a_folder_without_a_training_is_told(tmp_path):
 def test_rows_in_memory_may_hold_pictures_themselves(tmp_path):
     pictures = [Image.new("RGB", (20, 20), (20 * i, 0, 0)) for i in range(8)]
     data = Dataset.from_dict({"image": pictures, "label": ["dark", "light"] * 4})
-    run = ume.train(data, text=TEXT, vision=VISION, output_dir=tmp_path / "pictures", **QUICK)
+    with pytest.raises(ValueError, match="eval_data is a Dataset and data a path"):
+        ume.train("own.csv", eval_data=data, text=TEXT, vision=VISION)
+    columns = {"image": pictures, "label": ["dark", "light"] * 4}  # the same as a dict of columns
+    assert ume.load_rows(columns)["answers"][:] == ume.load_rows(data)["answers"][:]
+    run = ume.train(columns, text=TEXT, vision=VISION, output_dir=tmp_path / "pictures", **QUICK)
     assert run.results["name"] == "image_only"

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PretrainedConfig
 
 from configuration_ume.data_arguments import PAIRS
 from configuration_ume.parsing import make_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
 from training_ume.data.rows import FEATURES
-from training_ume.data.tables.load import load_rows
+from training_ume.data.tables.load import load_rows, understand
 from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.hub.publish import publish
@@ -94,16 +94,27 @@ def train(
     }
     if output_dir is not None:
         changes["output_dir"] = os.fspath(output_dir)
-    parts = None
+    parts, understood = None, {}
     if _is_paths(data):
         changes["data"] = data if isinstance(data, list | tuple) else [os.fspath(data)]
+        others = changes.get("eval_data")
+        if others is not None and not _is_paths(others):
+            raise ValueError(
+                f"eval_data is a {type(others).__name__} and data a path: give two paths, or load both with load_rows."
+            )
     elif data is not None:
         reading = {name: changes.pop(name) for name in READING if changes.get(name) is not None}
-        parts = _parts(data, reading)
+        parts = _parts(data, reading, understood)
+        others = changes.pop("eval_data", None)
+        if others is not None:  # as the recipe's field: to validate on, or with a share held out to score at the end
+            name = "validation" if changes.get("validation_fraction") is None else "test"
+            if name in parts:
+                raise ValueError(f"eval_data and {name} of the dict of data are both given: leave one of them out.")
+            parts[name] = _rows(others, reading, understood, name)
         # Stands in the run's arguments: rows that are others begin another run.
         changes["data"] = [f"{name}: {len(rows):,} rows in memory, {_digest(rows)}" for name, rows in parts.items()]
     made = make_recipe(recipe, changes, several=True)
-    train_and_evaluate(made, parts)
+    train_and_evaluate(made, parts, understood)
     return load_run(made.training.output_dir)
 
 
@@ -222,7 +233,7 @@ class Run:
         """
         reading = {name: options.pop(name) for name in (*READING, "split") if name in options}
         options = {"trust_remote_code": True, **options}
-        return evaluate_checkpoint(str(self.best.folder), _rows(data, reading), **options)
+        return evaluate_checkpoint(str(self.best.folder), _rows(data, reading, {}, "rows"), **options)
 
     def plot(self, path: str | os.PathLike | None = None):
         """
@@ -300,25 +311,26 @@ def _is_paths(data: Any) -> bool:
     return isinstance(data, str | os.PathLike)
 
 
-def _rows(data: Any, reading: Mapping[str, Any]) -> Dataset:
-    """Rows as they are, and those of any other table."""
+def _rows(data: Any, reading: Mapping[str, Any], understood: dict[str, dict], part: str) -> Dataset:
+    """Rows as they are, and those of any other table; what that is taken for is put into `understood`."""
     is_rows = isinstance(data, Dataset) and set(FEATURES) <= set(data.column_names)
     if is_rows and not reading and data.features["image"].dtype == "string":
         return data
-    return load_rows(data, **reading, say=print)
+    found = understand(data, **reading)
+    understood[part] = found.as_dict()
+    print(found.table(), flush=True)
+    return load_rows(data, **reading)
 
 
-def _parts(data: Any, reading: Mapping[str, Any]) -> dict[str, Dataset]:
-    if not isinstance(data, DatasetDict | Mapping):
-        return {"train": _rows(data, reading)}
+def _parts(data: Any, reading: Mapping[str, Any], understood: dict[str, dict]) -> dict[str, Dataset]:
+    # A dict without a part's name is a table, of its columns.
+    if not isinstance(data, Mapping) or not any(name in PARTS for name in data):
+        return {"train": _rows(data, reading, understood, "train")}
     unknown = [str(name) for name in data if name not in PARTS]
     if unknown or "train" not in data:
         what = f"has {', '.join(unknown)}" if unknown else "has no train"
-        raise ValueError(
-            f"A dict of data {what}: its names are train, and validation and test where there are any. Columns as a "
-            "dict of lists are `datasets.Dataset.from_dict(…)`."
-        )
-    return {PARTS[name]: _rows(part, reading) for name, part in data.items()}
+        raise ValueError(f"A dict of data {what}: its names are train, and validation and test where there are any.")
+    return {PARTS[name]: _rows(part, reading, understood, PARTS[name]) for name, part in data.items()}
 
 
 def _digest(rows: Dataset) -> str:

@@ -49,7 +49,9 @@ from training_ume.training.trainer import UMETrainer, ume_model
 # ---------------------------------------------------------------------------------------------------------- training
 
 
-def train_and_evaluate(recipe: Recipe, rows: Mapping[str, Dataset] | None = None) -> dict:
+def train_and_evaluate(
+    recipe: Recipe, rows: Mapping[str, Dataset] | None = None, understood: Mapping[str, dict] | None = None
+) -> dict:
     """
     Trains what a recipe says, scores it and writes everything into `recipe.training.output_dir`.
 
@@ -61,6 +63,7 @@ def train_and_evaluate(recipe: Recipe, rows: Mapping[str, Dataset] | None = None
         recipe (`Recipe`): see `parse_recipe` and `make_recipe`.
         rows (*optional*): the rows of `train`, and of `validation` and `test` where there are any, as `load_rows`
             makes them, in place of what the recipe's data fields name.
+        understood (*optional*): what the tables of these rows were taken for, by part; for the results.
 
     Returns:
         `dict`: the results as written to `output_dir/results.json`.
@@ -81,7 +84,7 @@ def train_and_evaluate(recipe: Recipe, rows: Mapping[str, Dataset] | None = None
     before = files_of_runs(output_dir) if writes and recipe.training.overwrite_output else {}
     if recipe.training.device.type == "cpu":
         keep_freed_memory()
-    prepared = Prepared(output_dir, rows)
+    prepared = Prepared(output_dir, rows, understood)
     if before:  # not deleted before the data is known to load and the models to build
         for each in recipe.sweep or (recipe,):
             data, tokenizer = prepared(each)
@@ -113,11 +116,16 @@ class Prepared:
 
     Args:
         log_dir (path): where entries that are left out are listed.
-        rows (*optional*): see `train_and_evaluate`.
+        rows, understood (*optional*): see `train_and_evaluate`.
     """
 
-    def __init__(self, log_dir: str | Path, rows: Mapping[str, Dataset] | None = None):
-        self.log_dir, self.rows = log_dir, rows
+    def __init__(
+        self,
+        log_dir: str | Path,
+        rows: Mapping[str, Dataset] | None = None,
+        understood: Mapping[str, dict] | None = None,
+    ):
+        self.log_dir, self.rows, self.understood = log_dir, rows, understood
         self.loaded: dict[str, VQAData] = {}
         self.tokenizers: dict[tuple[str, ...], Any] = {}
 
@@ -126,6 +134,8 @@ class Prepared:
         if key not in self.loaded:
             heard = partial(say, recipe.training)
             self.loaded[key] = load_data(recipe.data, self.log_dir, self.rows, heard)
+            if self.understood:
+                self.loaded[key].understood = dict(self.understood)
             heard(describe_data(self.loaded[key]))
             for line in choices_made(recipe.data, self.loaded[key], self.rows):
                 heard(line)
