@@ -399,6 +399,14 @@ def hateful_memes(folder):
 
 
 # fmt: on
+def daquar_csv(folder):
+    picture(folder / "nyu_depth_images" / "image3.png")
+    lines = ["question,answer,image_id", "what is on the desk ?,lamp,image3", 'how many ?,"cup, book",image3']
+    (folder / "data_train.csv").write_text("\n".join(lines))
+    row = {"question": "what is on the desk ?", "answers": ["lamp"], "image": "nyu_depth_images/image3.png"}
+    return folder / "data_train.csv", [{**row, "image_id": "image3"}, {"answers": ["cup, book"]}]
+
+
 FIXTURES = (
     vqa_v2,
     okvqa,
@@ -415,6 +423,7 @@ FIXTURES = (
     coco_qa,
     visual7w,
     daquar,
+    daquar_csv,
     vqa_rad,
     vqa_rad_hub,
     path_vqa,
@@ -424,7 +433,7 @@ FIXTURES = (
     hateful_memes,
 )  # fmt: skip
 # Layouts that any table may have: only a name says that they are of a data set.
-ANYBODYS = {"vqa_rad_hub", "path_vqa_hub", "vizwiz_hub"}
+ANYBODYS = {"daquar_csv", "vqa_rad_hub", "path_vqa_hub", "vizwiz_hub"}
 
 
 def name_of(fixture):
@@ -525,6 +534,15 @@ def test_a_name_that_is_not_known_and_a_table_in_another_layout_are_said(tmp_pat
     (tmp_path / "qa.txt").write_text("what is it in the image3 ?\ndesk\nwhat ?\n")
     with pytest.raises(VQADataError, match="3 lines: a question and its answer"):
         load_rows(tmp_path / "qa.txt", source="daquar")
+
+
+def test_a_source_whose_pictures_are_missing_says_where_they_are_from(tmp_path):
+    path, _ = slake(tmp_path)
+    (tmp_path / "Slake1.0" / "imgs" / "xmlab1" / "source.jpg").unlink()
+    with pytest.raises(
+        VQADataError, match=r"column 'img_name': there is no file .*SLAKE's pictures: They are in Slake1"
+    ):
+        load_rows(path)
 
 
 def test_lines_that_do_not_fit_a_layout_are_named_or_listed(tmp_path):

@@ -57,7 +57,12 @@ class DaquarSource(Source):
 DAQUAR = DaquarSource(
     name="daquar",
     title="DAQUAR",
-    layouts=(Layout({"image": "image", "question": "question", "answers": "answer"}, tells=False),),
+    layouts=(
+        Layout({"image": "image", "question": "question", "answers": "answer"}, tells=False),
+        Layout(  # as a csv that goes round
+            {"image": "image_id", "image_id": "image_id", "question": "question", "answers": "answer"}, tells=False
+        ),
+    ),
     scores=("exact_match", "wups_0.9", "wups_0.0"),
     url="https://www.mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/vision-and-language/"
     "visual-turing-challenge",

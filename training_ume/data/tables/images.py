@@ -75,6 +75,7 @@ class RowImages:
         self.elsewhere: dict[str, str] = {}  # file here: the name on another machine that led to it
         self.done: dict[str, str] = {}  # by rule: the sentence that says that names were not taken as they are
         self.recent: dict[str, tuple[str, str]] = {}
+        self.source = ""  # where the pictures of a data set by name are from, for messages
         self.ids: list[str] = []  # some of the names, by which a pattern is told
 
     def find(self, value: Any) -> tuple[str, str]:
@@ -103,7 +104,7 @@ class RowImages:
         else:
             path = self._known(value)
         if path is None:
-            raise _BadEntry("missing_image", self._where(value))
+            raise _BadEntry("missing_image", self._where(value) + self.source)
         return path, path
 
     def is_there(self, name: str) -> bool:

@@ -54,6 +54,8 @@ class Reading:
             self.source.near if self.source else (),
             self.source.image_patterns if self.source else (),
         )
+        if self.source:
+            self.finder.source = f". {self.source.title}'s pictures: {self.source.pictures.rstrip('.')}"
         named = any(normal(column) in KNOWN_NAMES for column in table.columns)
         if table.cells_are_text and not named and (shown := next(filter(self.finder.is_there, table.columns), None)):
             raise VQADataError(
