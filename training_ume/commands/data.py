@@ -38,16 +38,18 @@ def parse(argv: list[str]):
 
 
 def tokenizer_of(name: str | None):
-    """The tokenizer to count with, and why there is none: that of the recipe need not be at hand."""
+    """The tokenizer to count with, and why there is none: that of the recipe counts where it has been downloaded, as
+    nobody has asked for a network yet."""
     wanted = name or make_recipe(RECIPE, {}).model.text_model
     try:
-        return load_tokenizer(wanted), None
+        return load_tokenizer(wanted, local_files_only=name is None), None
     except (OSError, ValueError, ImportError) as error:
         if name is not None:
             raise ValueError(f"No tokenizer can be loaded from {name!r} ({first_line(error)}).") from error
         return (
             None,
-            f"Tokens are not counted, as the tokenizer of {wanted} is not at hand: name one with --text_model.",
+            f"Tokens are not counted, as the tokenizer of {wanted} is not on this machine yet: name one with "
+            "--text_model.",
         )
 
 

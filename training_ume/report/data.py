@@ -91,6 +91,7 @@ def plot_data(facts: Mapping[str, Any], path: str | Path) -> None:
     unit = "tokens" if questions.get("tokens") else "words"
     counts = (questions.get(unit) or {"counts": {}})["counts"]
     axes.bar([int(length) for length in counts], list(counts.values()), color="C2")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     of = "different questions" if unit == "tokens" else "questions"
     axes.set(title="how long the questions are" if counts else "no questions", xlabel=unit, ylabel=of)
     for axes in figure.axes:
