@@ -20,6 +20,7 @@ from transformers import set_seed
 
 from configuration_ume.arguments import Recipe, UMETrainingArguments
 from configuration_ume.requirements import check_run
+from configuration_ume.scores import NAMES
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.build.model import build_model, count_parameters, encoder_sources, start_from
@@ -106,7 +107,8 @@ def train_and_evaluate(
         print()
         print_table(comparison_table(results["comparison"], data.baselines))
         if best := results.get("best"):
-            print(f"Best on the validation questions: {best['name']}, with a {best['score']} of {best['value']:.2f}.")
+            label = NAMES.get(best["score"], best["score"])
+            print(f"Best on the validation questions: {best['name']} ({best['value']:.2f} {label}).")
     return results
 
 
