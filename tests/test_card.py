@@ -385,3 +385,19 @@ def test_the_cards_in_model_cards_have_metadata_that_the_hub_reads(name):
     card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     assert card.data.license == read_about(folder / "about.yaml").license
     assert len(card.data.eval_results) == 2
+
+
+def test_a_learning_curve_begins_where_its_loss_was_first_logged(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plot = {}, Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda axes, x, y, *a, **k: drawn.update({k.get("label"): (x, y)}) or plot(axes, x, y, *a, **k)
+    )
+    epochs = [
+        {"epoch": epoch, "exact_match": 10.0 * epoch, "train_loss": loss, "validation_loss": 1.0 / epoch}
+        for epoch, loss in ((1, None), (2, 0.7), (3, 0.5))
+    ]
+    plot_learning_curve(epochs, "exact_match", "exact match", tmp_path / "curve.png")
+    assert drawn["train"] == ([2, 3], [0.7, 0.5])
+    assert drawn["validation"][0] == [1, 2, 3]

@@ -25,9 +25,10 @@ def plot_learning_curve(epochs: list[dict], metric: str, label: str, file: str |
     above.plot(steps, [epoch[metric] for epoch in epochs], marker="o")
     above.set(ylabel=f"{label} (%)")
     for name, style in (("train_loss", "--"), ("validation_loss", "-")):
-        values = [epoch[name] for epoch in epochs]
-        if None not in values:
-            below.plot(steps, values, style, marker="o", markersize=3, label=name.replace("_loss", ""))
+        known = [epoch for epoch in epochs if epoch[name] is not None]  # before the first log there is none
+        if known:
+            at, values = [epoch["epoch"] for epoch in known], [epoch[name] for epoch in known]
+            below.plot(at, values, style, marker="o", markersize=3, label=name.replace("_loss", ""))
     below.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     below.legend()
     for axes in (above, below):
