@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
@@ -93,6 +94,7 @@ class Map:
     def __init__(self):
         self.seconds: dict[str, float] = {}
         self.there: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self.imported: dict[str, set[int]] = defaultdict(set)  # the lines that run when a file is imported
 
     def add(self, found: dict) -> None:
         passed = set(found["passed"])
@@ -102,7 +104,9 @@ class Map:
             for line, contexts in lines.items():
                 for context in contexts:
                     when, _, test = context.partition(" ")
-                    if when == "setup":  # a fixture may be made by one test and used by all of its file
+                    if not when:
+                        self.imported[file].add(int(line))
+                    elif when == "setup":  # a fixture may be made by one test and used by all of its file
                         own = test.partition("::")[0] + "::"
                         self.there[file][int(line)].update(t for t in passed if t.startswith(own))
                     elif test in passed:
@@ -113,9 +117,11 @@ class Map:
         lines = self.there[mutant["file"]]
         first, last = mutant["lines"]
         found = set().union(*(lines[n] for n in range(first, last + 1)))
-        if not found:  # run when the file is imported, or within a statement that began above
+        # Of what runs when the file is imported, such as a default, the tests that import it tell nothing; a line
+        # without any is within a statement that began above.
+        if not found or self.imported[mutant["file"]].intersection(range(first, last + 1)):
             first, last = mutant["scope"]
-            found = set().union(*(lines[n] for n in range(first, last + 1)), *([] if last else lines.values()))
+            found = found.union(*(lines[n] for n in range(first, last + 1)), *([] if last else lines.values()))
         own = Path(mutant["file"]).stem.removesuffix("_ume")
         order = sorted(found, key=lambda t: (-noticed[t], f"test_{own}" not in t, self.seconds[t], t))
         chosen, seconds = [], 0.0
@@ -227,6 +233,16 @@ class Trial:
         return {"outcome": "unnoticed", "by": f"{len(tests)} tests", "cpu": cpu}
 
 
+def lines_of(files: list[str]) -> str:
+    """The commit that last changed these files, whatever has changed in the tests since."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", ROOT, *words, "--", *files]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("log", "-1", "--format=%h", "--abbrev=10") + ("+changes" if git("status", "--porcelain") else "")
+
+
 def summary(mutants: list[dict], counts: dict[str, int], reasons: dict) -> dict:
     """The contents of results/mutants.json but for what does not follow from the trials."""
     for mutant in mutants:
@@ -286,7 +302,12 @@ def main(argv: list[str]) -> int:
         "clock": round(time.monotonic() - started),
     }
     if arguments.files is None:
-        results = {"seed": arguments.seed, "mutmut": metadata.version("mutmut"), **results}
+        results = {
+            "seed": arguments.seed,
+            "lines": lines_of(trial.files),
+            "mutmut": metadata.version("mutmut"),
+            **results,
+        }
         write_json(arguments.out, {**results, "environment": environment()})
     print(json.dumps({name: results[name] for name in ("files", "endless", "unnoticed", "seconds")}, indent=1))
     return 1 if results["unnoticed"] else 0

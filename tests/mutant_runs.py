@@ -23,7 +23,11 @@ from pathlib import Path
 import yaml
 
 EXPLAINED = Path(__file__).with_name("mutants_explained.yaml")
-OURS = ("modeling_ume", "configuration_ume", "training_ume", "metrics", "model_cards", "transformers_modules", "tests")
+# What every run imports anew from its own tree, like all that lies there.
+OURS = (
+    "ume", "modeling_ume", "configuration_ume", "training_ume", "metrics", "model_cards", "transformers_modules",
+    "tests",
+)  # fmt: skip
 # Seconds of a processor that a run may take beyond a few times what its tests take; and of a clock, many times that,
 # since other work may be going on.
 SPARE_CPU, SPARE_CLOCK = 20, 300
@@ -97,6 +101,8 @@ def _run_tests(task: dict) -> dict:
     """In the fork: the tests of `task` in its tree, with the working directory and the path set to it."""
     import pytest
 
+    if early := sorted(name for name in sys.modules if name.partition(".")[0] in OURS):
+        raise RuntimeError(f"Changed lines of what is imported already would not be seen: {', '.join(early[:5])}.")
     os.chdir(task["tree"])
     sys.path[:0] = [task["tree"], str(Path(task["tree"]) / "tests")]
     os.environ["PYTHONPATH"] = task["tree"]
@@ -122,13 +128,17 @@ def _run_tests(task: dict) -> dict:
             str(Path(file).relative_to(task["tree"])): data.contexts_by_lineno(file) for file in data.measured_files()
         }
         found["collected"] = chosen.collected
-        found["modules"] = sorted(name for name in sys.modules if not _ours(name))
+        found["modules"] = sorted(
+            name for name, module in sys.modules.items() if not _ours(name, module, task["tree"])
+        )
     return found
 
 
-def _ours(name: str) -> bool:
-    first = name.partition(".")[0]
-    return first in (*OURS, "conftest", "coverage", "__main__", "mutants") or first.startswith(("test_", "mutant"))
+def _ours(name: str, module, tree: str) -> bool:
+    first, file = name.partition(".")[0], getattr(module, "__file__", None)
+    if first in (*OURS, "conftest", "coverage", "__main__", "mutants") or first.startswith(("test_", "mutant")):
+        return True
+    return isinstance(file, str) and Path(file).is_relative_to(tree)
 
 
 def _fork(task: dict) -> dict:

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from mutant_runs import explanations
+from mutant_runs import OURS, explanations
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,6 +48,10 @@ def test_a_mutant_without_a_reason_and_one_that_is_there_twice_are_refused(conte
     (tmp_path / "reasons.yaml").write_text(content)
     with pytest.raises(ValueError, match=message):
         explanations(tmp_path / "reasons.yaml")
+
+
+def test_every_package_of_the_project_is_imported_anew_for_a_changed_line():
+    assert {file.parent.name for file in ROOT.glob("*/__init__.py")} <= set(OURS)
 
 
 SOURCE = '''

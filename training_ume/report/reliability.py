@@ -77,7 +77,8 @@ def mutants_table(results: dict) -> str:
             markdown(["", *names], kinds, right=(1, 2, 3, 4)),
             *(["Neither noticed nor explained:\n\n" + "\n".join(missed)] if missed else []),
             f"{share:.1%} of {total['tried']:,} noticed or explained, {results['endless']} of them by never ending: "
-            f"`bash scripts/mutants.sh`, seed {results['seed']}, in {hours:.1f} hours of one core: mutmut "
+            f"`bash scripts/mutants.sh`, seed {results['seed']}, in {hours:.1f} hours of one core, of the lines as "
+            f"commit {results['lines']} has them: mutmut "
             f"{results['mutmut']}, torch {versions['torch']}, transformers {versions['transformers']}, Python "
             f"{versions['python']}, on {hardware['cpu']}, {hardware['cores']} cores.",
         ]
