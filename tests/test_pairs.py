@@ -65,6 +65,17 @@ def test_a_mean_equals_the_whole_tensors_in_value_and_gradient(tile):
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
+def test_examples_without_padding_have_the_sums_and_gradients_of_the_whole_tensors(tile):
+    inputs, masks = make_inputs()
+    masks = [torch.ones_like(mask) for mask in masks]
+    results = []
+    for sum_of, mean_of in ((weighted_pair_sum, pair_mean), (whole_sum, whole_mean)):
+        (z, alpha), mean = sum_of(*inputs, *masks), mean_of(*inputs[:4], *masks)
+        loss = z.square().sum() + alpha.square().sum() + mean.square().sum()
+        results.append((z, alpha, mean, *torch.autograd.grad(loss, inputs)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_pass_gradcheck(tile):
     inputs, masks = make_inputs()
     assert torch.autograd.gradcheck(lambda *x: weighted_pair_sum(*x, *masks), inputs)

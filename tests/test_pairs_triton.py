@@ -232,10 +232,42 @@ def test_without_triton_the_file_loads_and_no_kernel_fits(monkeypatch):
     assert not module.fits_kernels(SimpleNamespace(is_cuda=True, dtype=torch.float32, shape=(2, 3, 8), device="cuda"))
 
 
-@pytest.mark.parametrize("fault", ["wrong", "nan", "raises"])
-def test_kernels_that_are_wrong_on_a_device_are_told_and_never_used(monkeypatch, fault):
+def from_tiles(name):
+    """What the kernel of this name should give, computed with tiles."""
+    right = getattr(pairs_ume, name.replace("fused", "_tiled"))
+
+    def compute(*args):
+        own = torch.arange(len(args[0]))
+        if "mean" in name:
+            return right(*args, own)
+        if "backward" in name:
+            return right(*args[:-2], own, False, *args[-2:])
+        return right(*args, own, False)
+
+    return compute
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """Puts something in the place of the kernels, which then fit everything."""
+
+    def put(stand_in):
+        for name in KERNELS:
+            monkeypatch.setattr(pairs_ume, name, stand_in(name))
+        monkeypatch.setattr(pairs_ume, "fits_kernels", lambda *args: True)
+        pairs_ume._kernels_agree.cache_clear()
+
+    yield put
+    pairs_ume._kernels_agree.cache_clear()
+
+
+FAULTS = {"wrong": "they differ", "nan": r"they differ .*nan", "raises": "they failed with RuntimeError: no such"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_kernels_that_are_wrong_on_a_device_are_told_and_never_used(without_kernels, fault):
     def broken(name):
-        right = getattr(pairs_ume, name.replace("fused", "_tiled"))
+        right = from_tiles(name)
 
         def compute(*args):
             if fault == "raises":
@@ -248,11 +280,17 @@ def test_kernels_that_are_wrong_on_a_device_are_told_and_never_used(monkeypatch,
 
     inputs, mask = [torch.randn(2, 3, 4) for _ in range(4)], torch.ones(2, 3, dtype=torch.bool)
     expected = pair_mean(*inputs, mask, mask)
-    for name in KERNELS:
-        monkeypatch.setattr(pairs_ume, name, broken(name))
-    monkeypatch.setattr(pairs_ume, "fits_kernels", lambda *args: True)
-    pairs_ume._kernels_agree.cache_clear()
-    with pytest.warns(UserWarning, match="fused kernels for pairs of tokens are not used on cpu"):
+    without_kernels(broken)
+    with pytest.warns(UserWarning, match=f"fused kernels for pairs of tokens are not used on cpu.*{FAULTS[fault]}"):
         torch.testing.assert_close(pair_mean(*inputs, mask, mask), expected, rtol=0, atol=0)
     torch.testing.assert_close(pair_mean(*inputs, mask, mask), expected, rtol=0, atol=0)  # told once
-    pairs_ume._kernels_agree.cache_clear()
+
+
+def test_kernels_that_are_right_on_a_device_are_used_without_a_word(without_kernels, recwarn):
+    used = []
+    without_kernels(lambda name: lambda *args: used.append(name) or from_tiles(name)(*args))
+    inputs, mask = [torch.randn(2, 3, 4) for _ in range(4)], torch.ones(2, 3, dtype=torch.bool)
+    for _ in range(2):
+        pair_mean(*inputs, mask, mask)
+    assert used == [*KERNELS, "fused_mean", "fused_mean"]
+    assert not recwarn
