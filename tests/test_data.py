@@ -243,7 +243,7 @@ def test_members_of_an_archive_are_read_and_never_written(official, tmp_path):
 def test_missing_files_and_folders_are_named(official, tmp_path):
     with pytest.raises(VQADataError, match=r"nowhere\.json does not exist"):
         load_vqa(questions=tmp_path / "nowhere.json")
-    with pytest.raises(VQADataError, match=r"image folder .*nowhere does not exist"):
+    with pytest.raises(VQADataError, match=r"image folder .*nowhere does not exist .* Check the path\."):
         load_vqa(**official(GOOD_QUESTIONS, images=tmp_path / "nowhere"))
     (tmp_path / "train2014.zip").touch()
     with pytest.raises(VQADataError, match="Unpack the archive"):
@@ -311,6 +311,8 @@ def test_contradictory_arguments_raise_a_sentence(arguments, sentence):
         (["n161313.webp"], ["n161313"], "{image_id}.webp"),
         (["a{b}_01.png", "a{b}_10.png"], ["1", "10"], "a{{b}}_{image_id:02d}.png"),
         (["train_001.jpg", "val_002.jpg"], ["1"], "train_{image_id:03d}.jpg"),
+        *(([f"1.{end}"], ["1"], f"{{image_id}}.{end}") for end in ("jpeg", "png", "bmp", "gif", "tif")),
+        *(([f"1.{end}"], ["1"], f"{{image_id}}.{end}") for end in ("tiff", "ppm", "pgm")),
     ],
 )
 def test_the_file_name_pattern_is_read_off_the_folder(names, ids, pattern, tmp_path):
@@ -356,6 +358,20 @@ def test_without_the_easy_vqa_package_the_error_says_how_to_install_it(monkeypat
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     with pytest.raises(ImportError, match="pip install easy-vqa"):
         load_vqa("easy_vqa")
+
+
+def test_a_picture_that_easy_vqa_lacks_is_named_and_the_others_are_kept(monkeypatch, tmp_path):
+    package = SimpleNamespace(__file__="easy_vqa.py")
+    for part in ("train", "test"):
+        asked = (["is it red?", "is it blue?"], ["yes", "blue"], [0, 1])
+        setattr(package, f"get_{part}_questions", lambda asked=asked: asked)
+        setattr(package, f"get_{part}_image_paths", lambda: {1: str(Path(__file__).parent / "1.png")})
+    monkeypatch.setitem(sys.modules, "easy_vqa", package)
+    with pytest.raises(VQADataError, match=r"easy_vqa\.py: question_id 0: no image test-0"):
+        load_vqa("easy_vqa", split="test")
+    log = tmp_path / "log"
+    kept = load_vqa("easy_vqa", split="test", on_error="skip", skipped_log=log, check_images=False)
+    assert [(row["question_id"], row["answer_type"]) for row in kept] == [(1, "other")]
 
 
 def image_bytes(colour, fmt="PNG"):
@@ -455,6 +471,20 @@ def test_a_named_table_reports_lacking_columns_and_rows_without_answers(official
     assert load_vqa(source)["answers"][:] == [[]]
 
 
+def test_a_table_without_answers_says_what_it_cannot_be_used_for(official, tmp_path, caplog):
+    row = {"question_id": 1, "question": "a?", "image": str(official.images / "COCO_train2014_000000000025.jpg")}
+    load_vqa(write_json_rows(tmp_path / "rows", [row]))
+    assert "its rows can be answered, but neither trained on nor scored" in caplog.text
+
+
+def test_a_row_without_answers_among_others_is_told_with_its_id_and_left_out(official, tmp_path):
+    image = str(official.images / "COCO_train2014_000000000025.jpg")
+    row = {"question_id": 1, "question": "a?", "answers": ["x"], "image": image}
+    source = write_json_rows(tmp_path / "rows", [row, row | {"question_id": 2, "answers": None}])
+    assert load_vqa(source, on_error="skip", skipped_log=tmp_path / "log")["question_id"][:] == [1]
+    assert "question_id 2\tthe row has no answers although others have\n" in (tmp_path / "log").read_text()
+
+
 def test_a_source_that_is_nowhere_names_the_sources_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(VQADataError, match=r"'no/such'.*'vqa_v2' \(official files\)"):
@@ -544,6 +574,12 @@ def test_a_split_depends_on_the_seed_but_not_on_the_order_of_the_rows():
     assert held_out(rows, 0) != held_out(rows, 1)
 
 
+def test_a_split_does_not_depend_on_the_format_of_the_rows():
+    rows = table([str(n % 40) for n in range(80)])
+    held_out = [split_by_image(rows.with_format(form), 0.25, seed=0)[1] for form in (None, "numpy", "arrow")]
+    assert [part.with_format(None)["question_id"][:] for part in held_out[1:]] == [held_out[0]["question_id"][:]] * 2
+
+
 def test_ids_that_share_a_file_stay_on_one_side():
     ids = [str(n) for n in range(40)]
     paths = [f"/{n // 2}.jpg" for n in range(40)]
@@ -554,7 +590,8 @@ def test_ids_that_share_a_file_stay_on_one_side():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan"), True, 0.001])
 def test_a_fraction_that_makes_no_split_is_refused(fraction):
-    with pytest.raises(ValueError, match=f"fraction={fraction!r}"):
+    why = "of 3 images puts 0 on one side" if fraction == 0.001 else "must lie between 0 and 1"
+    with pytest.raises(ValueError, match=f"fraction={fraction!r} {why}"):
         split_by_image(table(["a", "b", "c"]), fraction, seed=0)
 
 
@@ -573,6 +610,11 @@ def test_real_data_loads_whole(name, questions, images):
 
 
 # What is said of what is wrong
+
+
+def test_a_wrong_value_is_shown_whole_up_to_60_characters_and_else_cut_to_them():
+    assert rows._short("x" * 58) == f"'{'x' * 58}'"
+    assert rows._short("x" * 59) == f"'{'x' * 56}..."
 
 
 def test_of_many_problems_all_are_counted_three_shown_and_as_many_kept_as_may_be(tmp_path, monkeypatch):
@@ -629,6 +671,14 @@ def test_patterns_that_both_fit_are_counted(tmp_path):
     counted = r"\{image_id\}\.jpg \(3 images\), \{image_id\}\.png \(2 images\), a_\{image_id\}\.jpg \(1 images\)\. Say"
     with pytest.raises(VQADataError, match=counted):
         infer_image_pattern(tmp_path, ["1", "2", "3"])
+
+
+def test_a_pattern_with_zeros_is_counted_like_one_without(tmp_path):
+    for name in ("left_01.jpg", "left_02.jpg", "right_1.jpg"):
+        (tmp_path / name).touch()
+    found = r"left_\{image_id:02d\}\.jpg \(2 images\), right_\{image_id\}\.jpg \(1 images\)"
+    with pytest.raises(VQADataError, match=found):
+        infer_image_pattern(tmp_path, ["1", "2"])
 
 
 def test_nothing_to_use_points_to_the_log_where_that_says_why(official, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.encoders_ume import EncoderAdapter, build_encoder, encoder_class
 from modeling_ume.loading_ume import load_config, load_encoder
-from modeling_ume.probe_ume import shape_of
+from modeling_ume.probe_ume import _unread, shape_of
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMELSTMModel, UMEVGGConfig, UMEVGGModel
 from modeling_ume.text_ume import position_limit
 from training_ume.report.encoder_facts import (
@@ -109,6 +110,15 @@ def test_token_types_reach_an_encoder_that_has_them_and_no_other():
     encoder, adapter = encoder_and_adapter(text_config("DistilBERT"), "text")  # takes none
     plain = adapter.text(encoder, ids, torch.ones_like(ids), None).states
     assert torch.equal(adapter.text(encoder, ids, torch.ones_like(ids), types).states, plain)
+
+
+@torch.no_grad()
+def test_attentions_that_are_asked_for_come_whatever_the_implementation():
+    model = UMEForVisualQuestionAnswering(joint_config()).eval()
+    assert model.ume.text_model.config._attn_implementation == "sdpa"
+    output = model(**joint_batch(), output_attentions=True)
+    assert len(output.text_attentions) == len(output.vision_attentions) == TRANSFORMER["num_hidden_layers"]
+    assert model.ume.text_model.config._attn_implementation == "sdpa"
 
 
 @torch.no_grad()
@@ -244,6 +254,7 @@ def test_word_embeddings_start_from_another_models():
         (lambda: UMEVGGConfig(depth=11), "depth=11 is not known: choose one of 16, 19"),
         (lambda: UMEVGGConfig(hidden_sizes=[8, 8]), "one width for each of the five stages"),
         (lambda: UMEVGGConfig(dropout=1.0), r"dropout=1\.0 is impossible"),
+        (lambda: UMELSTMConfig(dropout=-0.5), r"dropout=-0\.5 is impossible"),
     ],
 )
 def test_an_impossible_simple_encoder_names_the_field(make, message):
@@ -359,6 +370,34 @@ def test_vitmae_shows_every_patch_in_its_place(tmp_path):
     patches = embeddings.patch_embeddings(images) + embeddings.position_embeddings[:, 1:]
     noise = torch.arange(16.0)[None]
     assert torch.equal(embeddings(images, noise=noise)[0][:, 1:], patches)
+
+
+def test_every_weight_that_tokens_depend_on_is_trained():
+    model = UMEForVisualQuestionAnswering(joint_config()).train()
+    frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen <= {"pooler"}
+
+
+def test_each_step_of_an_encoder_is_looked_at_once():
+    class Step:
+        """Joined to the next by two ways, as by a residual connection: thirty make a billion paths."""
+
+        def __init__(self, following=None):
+            self.following, self.asked = following, 0
+
+        @property
+        def next_functions(self):
+            self.asked += 1
+            assert self.asked == 1
+            return ((self.following, 0), (self.following, 0))
+
+    step = None
+    for _ in range(30):
+        step = Step(step)
+    layer = nn.Linear(2, 2)
+    assert _unread(layer, SimpleNamespace(grad_fn=step)) == {"weight", "bias"}
+    assert _unread(layer, layer(torch.ones(2))) == set()
+    assert _unread(layer, layer.bias.exp()) == {"weight"}
 
 
 def test_what_is_not_read_is_not_trained_however_the_model_came_about(tmp_path):

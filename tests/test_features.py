@@ -32,9 +32,9 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.features import keys
 from training_ume.features.build import build_features
-from training_ume.features.identity import describe
+from training_ume.features.identity import describe, differences
 from training_ume.features.keys import file_stamps, saved_names
-from training_ume.features.store import FeatureCache, open_features
+from training_ume.features.store import FeatureCache, open_features, whole_shards
 from training_ume.records.files import write_whole
 from training_ume.training.feature_sets import distinct_rows
 from training_ume.training.prepare import load_data
@@ -166,6 +166,14 @@ def test_questions_come_back_in_any_order_with_their_own_length(built, cache):
     assert torch.equal(batch["attention_mask"].bool(), stream.mask)
     assert batch["attention_mask"].sum(1).unique().numel() > 1
     torch.testing.assert_close(batch["text_states"].float(), stream.states * stream.mask[..., None], atol=5e-3, rtol=0)
+
+
+def test_questions_are_stored_by_their_length_so_that_a_batch_has_little_padding(built, cache):
+    questions = [row["question"] for row in built[2]["text"]]
+    length_of = {hashlib.sha256(question.encode()).hexdigest(): len(question) for question in questions}
+    (index,) = whole_shards(cache / "text").values()
+    lengths = [length_of[key] for key in index["keys"]]
+    assert lengths == sorted(lengths) != list(length_of.values())
 
 
 def test_padding_stands_where_the_tokenizer_puts_it(built, cache):
@@ -437,6 +445,17 @@ def test_a_key_survives_use_of_the_tokenizer_and_renamed_weights(built):
     assert keys.weights_digest(earlier) == keys.weights_digest(encoder)
 
 
+def test_what_an_encoder_was_loaded_by_neither_counts_nor_changes():
+    encoder = tiny_model().ume.vision_model
+    names = list(saved_names(encoder))
+    encoder._weight_conversions = ["as a file had it"]
+    assert list(saved_names(encoder)) == names
+    assert encoder._weight_conversions == ["as a file had it"]
+    del encoder._weight_conversions
+    saved_names(encoder)
+    assert not hasattr(encoder, "_weight_conversions")
+
+
 def exchange(encoder, first, second):
     """Two weights of one shape change places."""
     state = encoder.state_dict()
@@ -508,8 +527,21 @@ def test_a_tokenizer_in_python_is_known_by_its_files_and_options(tmp_path):
         return keys.tokenizer_digest(CTRLTokenizer(*files, **options))
 
     assert digest() == digest()
+    assert digest(clean_up=True, split=False) == digest(split=False, clean_up=True)
     assert digest(merges="#version: 0.2\nb c\n") != digest()
     assert digest(split_special_tokens=True) != digest()
+
+
+def test_a_long_setting_that_differs_is_told_by_its_beginning():
+    cached, own = {"tokenizer": "a" * 64, "pooling": "a" * 58}, {"tokenizer": "b" * 64, "pooling": "b" * 59}
+    assert differences(cached, own) == [
+        f"pooling is '{'a' * 58}' in the cache and 'bbbbbbbbbbb…' here",
+        "tokenizer is 'aaaaaaaaaaa…' in the cache and 'bbbbbbbbbbb…' here",
+    ]
+
+
+def test_a_setting_that_has_parts_on_one_side_only_is_told_whole():
+    assert differences({"size": {"height": 4}}, {"size": 4}) == ["size is {'height': 4} in the cache and 4 here"]
 
 
 def test_a_cache_of_an_earlier_format_is_refused_with_what_to_do(built, own_cache):

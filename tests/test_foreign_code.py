@@ -234,3 +234,17 @@ def test_kernels_from_the_hub_are_found_wherever_a_config_asks_for_them(field, w
             check_fields(wrap({field: asked}), "The file")
     with pytest.raises(ForeignCodeError, match=r"The file names a file by checkpoint_path='a/b\.pt', which may be"):
         check_fields(wrap({"checkpoint_path": "a/b.pt"}), "The file")
+
+
+def test_code_that_one_part_of_a_processor_names_is_told_by_its_name(evil):
+    folder, mark = evil
+    part = {"image_processor_type": "T", "auto_map": {"AutoImageProcessor": "evil.T"}}
+    change(folder, IMAGES, image_processor=part)
+    with pytest.raises(ForeignCodeError, match=r"processor_config\.json in .* names code of its own \(evil\.T\)"):
+        UMEProcessor.from_pretrained(folder)
+    assert not mark.exists()
+
+
+def test_of_a_long_name_of_a_pickle_its_first_80_characters_are_shown():
+    with pytest.raises(ForeignCodeError, match=f"by checkpoint_path='{'a' * 80}', which"):
+        check_fields({"checkpoint_path": "a" * 90}, "config.json")

@@ -1,6 +1,7 @@
 """What callers of any transformers model pass to `forward` and read from what it returns."""
 
 import copy
+import dataclasses
 import pickle
 
 import pytest
@@ -10,7 +11,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import CLIPTextConfig, Trainer, TrainingArguments, ViTConfig
 
 from modeling_ume import UMEConfig, UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel
-from modeling_ume.outputs_ume import UMEFeaturesOutput
+from modeling_ume.outputs_ume import UMEFeaturesOutput, UMERetrievalOutput
+from modeling_ume.retrieval_ume import contrastive_loss
 from modeling_ume.simple_encoders_ume import UMELSTMConfig, UMEVGGConfig
 
 FLAGS = {"output_attentions": True, "output_hidden_states": True}
@@ -221,6 +223,21 @@ def test_features_come_in_an_output_object_that_still_stands_for_them():
     assert output.vision_hidden_states is output.vision_model_output.hidden_states
 
 
+def test_features_stand_for_themselves_in_arithmetic_of_every_kind():
+    values, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[4.0, 8.0]])
+    features = UMEFeaturesOutput(pooler_output=values)
+    assert [(features + other).tolist(), (other + features).tolist()] == [[[5, 10]]] * 2
+    assert [(features - other).tolist(), (features * other).tolist()] == [[[-3, -6]], [[4, 16]]]
+    assert [(features / other).tolist(), (2 * features).tolist()] == [[[0.25, 0.25]], [[2, 4]]]
+    with pytest.raises(AttributeError, match="UMEFeaturesOutput has no attribute 'shape'"):
+        UMEFeaturesOutput().shape  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", [UMEFeaturesOutput, UMERetrievalOutput])
+def test_what_an_output_was_not_given_is_none(kind):
+    assert {getattr(kind(), field.name) for field in dataclasses.fields(kind)} == {None}
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 @torch.no_grad()
 def test_inner_states_have_the_same_names_in_the_outputs_of_all_models(cls):
@@ -232,6 +249,14 @@ def test_inner_states_have_the_same_names_in_the_outputs_of_all_models(cls):
     assert len(output.text_attentions) == len(output.vision_attentions) == LAYERS
     output = model(**batch)
     assert output.hidden_states is output.attentions is output.vision_hidden_states is output.vision_attentions is None
+
+
+def test_of_the_texts_of_an_image_one_has_to_fit_and_an_image_without_any_is_only_a_negative():
+    scores, index = torch.randn(3, 3), torch.tensor([0, 1, 0])  # the last image has no text
+    of_text, of_image = scores.log_softmax(1), scores.log_softmax(0)
+    to_image = -(of_text[0, 0] + of_text[1, 1] + of_text[2, 0]) / 3
+    to_text = -(of_image[[0, 2], 0].logsumexp(0) + of_image[1, 1]) / 2
+    torch.testing.assert_close(contrastive_loss(scores, index), (to_image + to_text) / 2)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

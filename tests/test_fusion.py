@@ -10,10 +10,11 @@ import torch
 from conftest import IMAGE_CONFIGS, TEXT_CONFIGS, tiny_batch, tiny_config, tiny_model
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, GPT2Config
+from transformers import CLIPTextConfig, ElectraConfig, GPT2Config, ViTConfig
 
 from configuration_ume import UMEConfig
 from modeling_ume import FUSIONS, FusionHead, Stream, UMEForVisualQuestionAnswering
+from modeling_ume.fusion_attention_ume import Attention
 from modeling_ume.fusion_base_ume import Projection
 from modeling_ume.fusion_pooled_ume import EncoderInputs
 from modeling_ume.fusion_ume import MembersFusion, build_fusion
@@ -729,6 +730,19 @@ def test_mfb_has_finite_gradients_where_dropout_leaves_zeros():
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
+def test_the_blocks_of_block_start_as_wide_as_linear_layers_of_their_width():
+    head = FUSIONS["block"](tiny_config(fusion="block", fusion_hidden_size=64, fusion_num_heads=4), WIDTHS[:2])
+    head.init_weights()
+    assert head.factors.std().item() == pytest.approx((3 * 16) ** -0.5, rel=0.05)
+
+
+def test_heads_go_by_the_names_that_checkpoints_hold():
+    names = """ban block co_attention concat cross_attention cross_attention_to_concatenation early_concatenation
+    early_input early_summation evc gated_cross_attention hierarchical_multi_to_one hierarchical_one_to_multi late_max
+    late_mean late_product late_vote late_weighted low_rank_tensor mfb mlb mutan pair product sum ume"""
+    assert set(names.split()) <= FUSIONS.keys()
+
+
 # The heads that combine late.
 
 
@@ -788,6 +802,25 @@ def test_what_late_heads_combine_in_float64_has_its_precision(name, problem_type
         if name == "late_product" and not single:
             expected = expected / (expected + (1 - own).prod(0))
         torch.testing.assert_close(found, expected / expected.sum() if single else expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_votes_for_one_answer_count_in_float64_with_its_precision(problem_type):
+    head, logits = make_head("late_vote", 3).double(), torch.tensor([[[1.0, 0], [2, 0], [0, 1]]]).double()
+    combined = head.combine(logits, torch.ones(1, 3, dtype=torch.bool), problem_type)[0]
+    single = problem_type == "single_label_classification"
+    own = logits[0].softmax(-1) if single else logits[0].sigmoid()
+    expected = (torch.tensor([2.0, 1.0]).double() + own.mean(0)) / 4
+    found = combined.exp() if single else combined.sigmoid()
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+
+
+def test_attention_drops_in_training_and_only_there():
+    x, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
+    attend = Attention(16, 2, dropout=0.5).eval()
+    assert torch.equal(attend(x, x, mask), attend(x, x, mask))
+    attend.train()
+    assert not torch.equal(attend(x, x, mask), attend(x, x, mask))
 
 
 def test_votes_outweigh_probabilities_which_only_break_ties():
@@ -896,6 +929,27 @@ def test_early_input_gives_the_encoder_zeros_where_a_token_is_not_real_or_absent
         assert not embedded[~real].any()
 
 
+@torch.no_grad()
+def test_early_input_reads_one_modality_alone_whatever_the_widths():
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    text = ElectraConfig(vocab_size=60, embedding_size=8, hidden_size=16, **sizes)
+    image = ViTConfig(image_size=32, patch_size=8, hidden_size=24, **sizes)
+    config = UMEConfig.from_encoder_configs(text, image, fusion="early_input", fusion_hidden_size=16, num_labels=7)
+    model, batch = UMEForVisualQuestionAnswering(config).eval(), tiny_batch()
+    for names in (("input_ids", "attention_mask"), ("pixel_values",)):
+        assert model(**{name: batch[name] for name in names}).logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_early_input_has_its_encoder_keep_no_cache():
+    model, seen = tiny_early_input(tiny_gpt2()), []
+    model.ume.text_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["use_cache"]), with_kwargs=True
+    )
+    model(**tiny_batch())
+    assert seen == [False]
+
+
 def test_early_input_trains_both_encoders_and_its_projection():
     model = tiny_early_input()
     model.train()(**tiny_batch(), labels=torch.tensor([0, 3, 6])).loss.backward()
@@ -970,3 +1024,10 @@ def test_members_are_trained_each_on_its_own_loss_and_come_back_from_a_file(tmp_
 def test_heads_that_cannot_be_members_are_refused(name):
     with pytest.raises(ValueError, match=f"fusion_num_members=2 is impossible with fusion='{name}'"):
         tiny_config(fusion=name, fusion_num_members=2)
+
+
+def test_a_config_that_was_changed_to_impossible_members_builds_no_head():
+    config = tiny_config(fusion="concat", fusion_num_members=2)
+    config.fusion = "late_mean"
+    with pytest.raises(ValueError, match="fusion_num_members=2 is impossible with fusion='late_mean'"):
+        build_fusion(config, WIDTHS[:2])

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 import modeling_ume
 from configuration_ume import UMEConfig
 from modeling_ume import UMEForVisualQuestionAnswering, UMEModel
+from modeling_ume.tasks_ume import answer_loss
 
 PAIRS = [(text, image) for text in TEXT_CONFIGS for image in IMAGE_CONFIGS]
 
@@ -434,3 +435,22 @@ def test_the_tuple_of_an_output_has_tuples_of_the_encoders_outputs():
     inner = BaseModelOutput(last_hidden_state=torch.ones(1))
     output = modeling_ume.outputs_ume.UMERetrievalOutput(logits_per_image=torch.zeros(1), text_model_output=inner)
     assert output.to_tuple() == (output.logits_per_image, (inner.last_hidden_state,))
+
+
+def test_soft_scores_over_a_softmax_cost_their_mean_over_the_examples_that_have_any():
+    scores = torch.randn(3, 4)
+    labels = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+    log = scores.log_softmax(-1)
+    expected = -(log[0, 0] + log[1, 1:3].mean()) / 2
+    torch.testing.assert_close(answer_loss(scores, labels, "single_label_classification"), expected)
+
+
+def test_an_answer_that_there_is_not_is_told_with_how_many_there_are():
+    with pytest.raises(ValueError, match="labels holds 4, but the answers are numbered 0 to 3"):
+        answer_loss(torch.zeros(2, 4), torch.tensor([0, 4]), "single_label_classification")
+
+
+@torch.no_grad()
+def test_the_bare_model_gives_a_tuple_to_who_asks_for_one():
+    model = UMEModel(tiny_config()).eval()
+    assert torch.equal(model(**tiny_batch(), return_dict=False)[0], model(**tiny_batch()).fused)

@@ -109,6 +109,12 @@ def test_labels_keep_capitals_where_each_question_has_one_voice_and_else_are_the
     assert AnswerVocabulary.from_answers([["A+"] * 9 + ["A-"], ["A-"] * 9 + ["B"]]).id2label == {0: "a+", 1: "a-"}
 
 
+def test_of_many_spellings_three_are_shown():
+    rows = [[word.upper(), word] for word in ("aa", "bb", "cc", "dd")]
+    count, examples = several_spellings(rows)
+    assert (count, len(examples)) == (4, 3)
+
+
 def test_vocabularies_with_the_empty_answer_that_older_versions_made_go_on_working():
     vocabulary = AnswerVocabulary.from_id2label({0: "yes", 1: "", 2: "?!x"})
     assert vocabulary.hard_targets([["A"], ["the"], [""], ["?"], ["yes"], ["-5"]]).tolist() == [1, 1, 1, 1, 0, -100]

@@ -396,7 +396,7 @@ def test_images_of_two_sizes_that_are_kept_are_answered_together_as_each_alone(a
         (lambda ask: ask(picture()), "must be a string.*not None"),
         (lambda ask: ask(3), "a dict with both"),
         (lambda ask: ask([{"image": picture()}]), "keys 'image' and 'question'"),
-        (lambda ask: ask(["a.png", "b.png"]), "keys 'image' and 'question'"),
+        (lambda ask: ask(["a.png", "b.png"]), r"keys 'image' and 'question', not a\.png"),
         (lambda ask: ask(picture(), "red ?", top_k=0), "top_k=0"),
         (lambda ask: ask(picture(), "red ?", top_k="3"), "top_k='3'"),
         (lambda ask: ask([], batch_size=0), "batch_size=0"),
@@ -525,3 +525,13 @@ def test_several_images_share_one_question(ask):
         ask([picture(0), picture(1)], QUESTIONS[:2])
     with pytest.raises(ValueError, match="a row brings its own"):
         ask({"image": picture(), "question": QUESTIONS[0]}, QUESTIONS[0])
+
+
+def test_a_head_is_told_the_grid_of_an_image(ask):
+    seen = []
+    handle = ask.model.register_forward_pre_hook(
+        lambda model, args, inputs: seen.append(inputs["vision_grid"].tolist()), with_kwargs=True
+    )
+    ask(picture(), "red ?")
+    handle.remove()
+    assert seen == [[2, 2]]

@@ -349,7 +349,10 @@ def test_a_missing_tokenizer_or_image_processor_is_named(tmp_path):
     bert_tokenizer().save_pretrained(text)
     image_processor().save_pretrained(image)
     empty.mkdir()
-    with pytest.raises(ValueError, match="has no tokenizer"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no tokenizer: .*, vocab\.json, merges\.txt, spm\.model",
+    ):
         UMEProcessor.from_encoders_pretrained(empty, image)
     with pytest.raises(ValueError, match="No image processor can be loaded from"):
         UMEProcessor.from_encoders_pretrained(text, empty)
@@ -473,3 +476,26 @@ def test_who_says_where_the_channels_are_is_believed(processor):
     assert last.shape == (1, 3, 3, 20)
     torch.testing.assert_close(first[0, 0] * 0.5 + 0.5, torch.from_numpy(pixels[0] / 255).float())
     torch.testing.assert_close(last[0, 0] * 0.5 + 0.5, torch.from_numpy(pixels[..., 0] / 255).float())
+
+
+def test_there_is_a_mask_of_the_padding_also_from_a_tokenizer_that_makes_none(processor):
+    processor.tokenizer.model_input_names = ["input_ids"]
+    assert processor(text=["what is it ?", "what"])["attention_mask"].sum(1).tolist() == [6, 3]
+    assert "attention_mask" not in processor(text="what", return_attention_mask=False)
+
+
+def test_a_reason_that_is_a_sentence_has_one_full_stop(tmp_path, monkeypatch):
+    picture(size=(50, 50)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"large\.png' cannot be read: .*[^.]\.$"):
+        read_image(tmp_path / "large.png")
+
+
+def test_what_an_image_processor_says_of_one_image_or_of_something_else_is_not_reworded(processor, monkeypatch):
+    def refuse(self, images, **options):
+        raise ValueError("the size is odd" if len(images) == 1 else "there is no licence")
+
+    monkeypatch.setattr(type(processor.image_processor), "preprocess", refuse)
+    for images, message in ((picture(), "^the size is odd$"), ([picture()] * 2, "^there is no licence$")):
+        with pytest.raises(ValueError, match=message):
+            processor(images=images)

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from modeling_ume import UMEConfig, UMEForImageTextRetrieval, UMEForVisualQuestionAnswering, UMEModel, UMEProcessor
 from modeling_ume.encoders_ume import build_encoder
+from modeling_ume.loading_ume import place
 
 SECRET = "hf_" + "S" * 34
 PRIVATE = {
@@ -250,3 +251,23 @@ def test_a_joined_model_is_offloaded(tmp_path, encoders):
     )
     assert next(model.vision_model.parameters()).device.type == "meta"
     assert model(**tiny_batch()).fused.isfinite().all()
+
+
+@pytest.mark.parametrize("more", [{}, {"offload_buffers": False}, {"offload_buffers": True}], ids=str)
+def test_buffers_of_what_is_offloaded_stay_in_memory_unless_they_shall_go_too(tmp_path, more):
+    device_map = {"ume.text_model": "cpu", "ume.vision_model": "disk", "ume.fusion": "cpu", "classifier": "cpu"}
+    model = place(tiny_model(image="resnet", fusion="concat"), device_map, offload_folder=str(tmp_path), **more)
+    statistics = [buffer for name, buffer in model.named_buffers() if name.endswith("running_mean")]
+    assert {buffer.is_meta for buffer in statistics} == {more.get("offload_buffers", False)}
+
+
+def test_answers_are_stored_whatever_they_look_like():
+    answers = dict(enumerate(["/home/me/pictures", SECRET, "~/cats"]))
+    assert tiny_config(id2label=answers, num_labels=None).to_dict()["id2label"] == answers
+
+
+def test_a_config_without_anything_private_is_taken_itself():
+    text, image = TEXT_CONFIGS["bert"](), IMAGE_CONFIGS["vit"]()
+    config = UMEConfig(text_config=text, vision_config=image)
+    assert config.text_config is text
+    assert config.vision_config is image
