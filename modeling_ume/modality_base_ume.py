@@ -308,5 +308,5 @@ class Modality:
         return {self.main_input: torch.stack(rows)}
 
     def lacks(self, cell) -> bool:
-        """Whether a row's cell says that the row has none."""
+        """Whether a row's cell says that the row has none: nothing, or no numbers and no file's name."""
         return cell is None or (isinstance(cell, (str, bytes, list, tuple)) and len(cell) == 0)

@@ -142,6 +142,10 @@ class Text(Modality):
         )
         return {name: encoded[name] for name in self.inputs if name in encoded}
 
+    def lacks(self, cell):
+        """An empty text is a text: it is read as such wherever it is asked, and so in training."""
+        return cell is None
+
     @staticmethod
     def real(encoder, inputs: dict) -> Tensor:
         """[B, L] bool, of ids [B, L] or embeddings [B, L, E]: the mask, or without one all but padding at the ends."""

@@ -287,7 +287,7 @@ def tiny_ablations(tmp_path_factory):
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:  # in this process; tests/test_arena.py starts others
         patch.setattr(arena, "ProcessPoolExecutor", ThreadPoolExecutor)
-        patch.setattr(arena, "_enter", lambda recipe, threads: setattr(arena, "_ring", arena.Ring.of(recipe)))
+        patch.setattr(arena, "_enter", lambda recipe, *rest: setattr(arena, "_ring", arena.Ring.of(recipe)))
         assert main([*arguments, "--ablations", "ema", "question_only_regulariser"]) == 0
     return folder, arguments, json.loads((folder / "out.json").read_text())
 

@@ -310,7 +310,7 @@ def test_a_space_replaces_no_folder(folders, tmp_path, capsys):
 
 
 def test_a_space_names_the_models_of_the_hub(folders, tmp_path, monkeypatch, judges):
-    monkeypatch.setattr(space_module, "load_judges", lambda names: judges[:1])
+    monkeypatch.setattr(space_module, "load_judges", lambda names, *rest: judges[:1])
     write_space(tmp_path / "space", ["someone/ume-easy-vqa"])
     assert "models:\n  - someone/ume-easy-vqa\n" in (tmp_path / "space" / "README.md").read_text()
     assert "load_judges(['someone/ume-easy-vqa']), None" in (tmp_path / "space" / "app.py").read_text()

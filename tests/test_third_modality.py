@@ -127,7 +127,7 @@ def test_points_are_trained_saved_loaded_cached_dropped_explained_and_evaluated(
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_every_head_takes_points_as_a_third_and_passes_over_what_a_row_lacks(fusion, rows, processor):
     model = model_of(fusion=fusion, fusion_num_heads=1)
-    lacking = [{**rows[0], "points": None}, {**rows[1], "question": ""}, {**rows[2], "image": ""}]
+    lacking = [{**rows[0], "points": None}, {**rows[1], "question": None}, {**rows[2], "image": ""}]
     batch = VQACollator(processor)(lacking)
     assert {batch[f"{name}_present"].sum().item() for name in ("points", "text", "image")} == {2}
     together = model(**batch).logits
