@@ -1,6 +1,8 @@
 """ONNX graphs against the model they are of, the folder and the script around them; other ways to load and run one."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -376,3 +378,11 @@ def test_a_checkpoint_loaded_in_8_bit_answers_alike_in_less_memory(tmp_path):
         expected = model(**batch).logits
         logits = small(**{name: value.to(small.device) for name, value in batch.items()}).logits
     torch.testing.assert_close(logits.float().cpu(), expected, atol=0.02, rtol=0)
+
+
+def test_tools_that_are_imported_leave_the_places_where_modules_are_found_as_they_are():
+    code = (
+        "import sys; before = list(sys.path); from training_ume.serve.onnx_export import _quantisers; _quantisers(); "
+        "assert sys.path == before, sys.path"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

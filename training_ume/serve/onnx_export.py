@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from importlib import metadata
@@ -173,9 +174,7 @@ def quantise(source: Path, target: Path) -> None:
     Convolutions stay float32: onnxruntime has no quicker ones for quantised inputs on CPUs. Weights are unsigned,
     because signed ones overflow where a CPU multiplies 8-bit numbers in 16-bit pairs (before AVX-512 VNNI).
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    QuantType, quantize_dynamic, quant_pre_process = _quantisers()
     external = Path(f"{source}.data").exists()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         # Computes once what depends on weights alone, so that it is quantised too.
@@ -189,6 +188,17 @@ def quantise(source: Path, target: Path) -> None:
             per_channel=True,
             use_external_data_format=external,
         )
+
+
+def _quantisers() -> tuple:
+    """onnxruntime's tools, which on being imported put a folder of their own before ours where modules are looked for:
+    a process that is begun afterwards would find its `metrics`."""
+    before = list(sys.path)
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    sys.path[:] = before
+    return QuantType, quantize_dynamic, quant_pre_process
 
 
 def _signature(folder: Path, graph: str) -> dict:
