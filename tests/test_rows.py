@@ -14,8 +14,8 @@ ANSWERS = {0: "no", 1: "yes", 2: "red"}
 
 
 def test_rows_of_a_part_of_a_data_frame_have_its_columns_and_not_its_index():
-    frame = pd.DataFrame([ROW] * 3)
-    rows = as_rows(frame.iloc[[2, 0]])
+    frame = pd.DataFrame([ROW] * 3, index=["c", "a", "b"])
+    rows = as_rows(frame[:2])
     assert rows.column_names == [*ROW, "question_id", "answer_type", "question_type"]
     assert rows["question_id"][:] == [0, 1]
 
