@@ -40,6 +40,7 @@ class Modality:
         batch_rows: rows that are encoded together to be stored. Fixed, so that the same data give the same bits
             whoever builds them, in whatever pieces.
         ordered: whether its tokens have a last one that has seen all others, as words have.
+        reads_empty: whether an encoder can be given an empty cell, as a text without words.
         reads: what encoders of it read, for a sentence that tells to choose one.
     """
 
@@ -56,7 +57,7 @@ class Modality:
     halves: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     mask = ""
-    has_grid = in_files = ordered = False
+    has_grid = in_files = ordered = reads_empty = False
     shard_rows, batch_rows = 4096, 128
     reads = ""
 
@@ -310,3 +311,7 @@ class Modality:
     def lacks(self, cell) -> bool:
         """Whether a row's cell says that the row has none: nothing, or no numbers and no file's name."""
         return cell is None or (isinstance(cell, (str, bytes, list, tuple)) and len(cell) == 0)
+
+    def readable(self, cell) -> bool:
+        """Whether an encoder can be given what a row's cell holds."""
+        return not self.lacks(cell) or (self.reads_empty and cell is not None)

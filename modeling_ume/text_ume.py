@@ -30,7 +30,7 @@ class Text(Modality):
     column = "question"
     default_config = "bert"
     marks = ("vocab_size",)
-    ordered = True
+    ordered = reads_empty = True
     reads = "a model that reads text"
 
     def check(self, adapter, encoder, inputs):
@@ -141,10 +141,6 @@ class Text(Modality):
             part, values, padding=True, truncation=max_length is not None, max_length=max_length, return_tensors="pt"
         )
         return {name: encoded[name] for name in self.inputs if name in encoded}
-
-    def lacks(self, cell):
-        """An empty text is a text: it is read as such wherever it is asked, and so in training."""
-        return cell is None
 
     @staticmethod
     def real(encoder, inputs: dict) -> Tensor:

@@ -286,3 +286,22 @@ def test_a_table_whose_picture_column_is_partly_empty_is_trained_on_and_scored(t
     without = rows.map(lambda row: {"image": ""})
     with pytest.raises(VQADataError, match="was loaded without images"):
         predict(model, VQACollator(processor), without, batch_size=2)
+
+
+def test_of_a_table_that_holds_no_questions_the_pictures_alone_are_seen_whatever_the_batch(tmp_path):
+    files = write_vqa_files(tmp_path)
+    named = {name: files[f"train_{name}"] for name in ("questions", "annotations", "images")}
+    rows = load_vqa(**named).select(range(6))
+    processor = UMEProcessor(ViTImageProcessor(size={"height": 32, "width": 32}), words_tokenizer(rows["question"][:]))
+    model = tiny_model()
+    silent = [{**row, "question": ""} for row in rows]
+    partly = [{**row, "question": row["question"] if i % 2 else ""} for i, row in enumerate(rows)]
+    pictures = model(**VQACollator(processor, inputs="image")(silent)).logits
+    told = VQACollator(processor, may_lack=["text"])
+    torch.testing.assert_close(model(**told(silent)).logits, pictures, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(**told(partly)).logits[::2], pictures[::2], rtol=0, atol=1e-5)
+    # Asked as such, it is a question without words, alone and in any batch.
+    untold = VQACollator(processor)
+    alone = torch.cat([model(**untold([row])).logits for row in partly])
+    torch.testing.assert_close(model(**untold(partly)).logits, alone, rtol=0, atol=1e-5)
+    assert (alone[0] - pictures[0]).abs().max() > 1e-3

@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 from configuration_ume.data_arguments import PAIRS
 from configuration_ume.parsing import make_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from training_ume.data.inputs import lacked_by_all
 from training_ume.data.rows import FEATURES
 from training_ume.data.tables.load import load_rows, understand
 from training_ume.evaluation.evaluate import evaluate_checkpoint
@@ -233,7 +234,8 @@ class Run:
         """
         reading = {name: options.pop(name) for name in (*READING, "split") if name in options}
         options = {"trust_remote_code": True, **options}
-        return evaluate_checkpoint(str(self.best.folder), _rows(data, reading, {}, "rows"), **options)
+        rows = _rows(data, reading, {}, "rows")
+        return evaluate_checkpoint(str(self.best.folder), rows, **{"may_lack": lacked_by_all(rows), **options})
 
     def plot(self, path: str | os.PathLike | None = None):
         """

@@ -51,9 +51,10 @@ class VQACollator:
             then holds `text_states`, `attention_mask`, `text_pooled`, of `"vision"` `vision_states`, `vision_pooled`,
             `vision_grid` (see `FeatureCache.batch`).
         may_lack (`Sequence[str]`, *optional*):
-            Modalities that no row of a batch needs to have. Where some rows of a batch lack one, the batch says by
-            `text_present`, `image_present` … which have it; where all do, it is taken for data that was loaded
-            without it, unless it stands here.
+            Modalities that no row of a batch needs to have, and of which an empty cell is none. Where some rows of a
+            batch lack one, the batch says by `text_present`, `image_present` … which have it; where all do, it is
+            taken for data that was loaded without it, unless it stands here. Without `"text"`, an empty question is
+            read as one.
 
     Raises:
         ValueError: for an unknown option, a tokenizer without a padding token, or images that come out of the image
@@ -120,8 +121,12 @@ class VQACollator:
 
     def _here(self, kind: Modality, rows: Sequence[dict[str, Any]]) -> list[bool]:
         """Which rows have the modality; VQADataError where none has and that is not known to be meant."""
-        here = [not kind.lacks(row[kind.column]) for row in rows]
-        if not any(here) and kind.name not in self.may_lack:
+        # Of the table as a whole, never of the batch: an empty question is one, unless rows are known to have none.
+        lacked = kind.name in self.may_lack
+        here = [
+            (not kind.lacks(cell)) if lacked else kind.readable(cell) for cell in (row[kind.column] for row in rows)
+        ]
+        if not any(here) and not lacked:
             ids = [row["question_id"] for row in rows]
             others = " or ".join(repr(k.column) for k in MODALITIES.values() if k is not kind and k.column in rows[0])
             raise VQADataError(

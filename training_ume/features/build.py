@@ -67,7 +67,7 @@ def build_features(
     manifest = _begin(folder, key, origin, model)
     stamps: dict[str, list] = {}
     kind = MODALITIES[modality]
-    rows = [row for row in rows if not kind.lacks(row[kind.column])]
+    rows = [row for row in rows if kind.readable(row[kind.column])]
     items = {hashable(row[kind.column]): row[kind.column] for row in rows}
     if kind.in_files:
         stamps = file_stamps(items, (read_json(folder / "files.json") or {}))

@@ -250,7 +250,7 @@ def open_features(
             caches[modality].check(describe(modality, model, collator))
             kind = MODALITIES[modality]
             cells = [cell for dataset in datasets for cell in dataset[kind.column][:]]
-            caches[modality].locate([cell for cell in cells if not kind.lacks(cell)])
+            caches[modality].locate([cell for cell in cells if kind.readable(cell)])
             caches[modality].remember_files()
     return caches
 
