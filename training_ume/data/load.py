@@ -1,7 +1,7 @@
 """Question-answering data of any origin as one table of rows, with every problem named and never a silent drop.
 
 `load_vqa` reads VQA v2's official files, easy-VQA's pip package, or any data set with VQAv2's columns (Hub or local).
-Images stay paths until the collator opens them with `open_image`; `split_by_image` makes honest held-out parts.
+Images stay paths until the collator opens them; `split_by_image` makes honest held-out parts.
 """
 
 from __future__ import annotations

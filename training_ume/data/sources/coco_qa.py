@@ -9,6 +9,7 @@ from typing import Any
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _Problems
 from training_ume.data.sources.base import Layout, Source
+from training_ume.data.sources.pairs import COCO_2014
 from training_ume.data.tables.memory import from_lists
 from training_ume.data.tables.table import Table
 from training_ume.data.tables.text import encoding_of
@@ -78,5 +79,5 @@ COCO_QA = CocoQASource(
     "val2014, as images.",
     references=(("FULL", "accuracy 57.84, WUPS@0.9 67.90", "Ren et al. 2015, arXiv:1505.02074"),),
     near=tuple(f"{up}{part}" for up in ("", "../", "../../") for part in ("train2014", "val2014")),
-    image_patterns=("COCO_train2014_{image_id:012d}.jpg", "COCO_val2014_{image_id:012d}.jpg"),
+    image_patterns=COCO_2014["image_patterns"],
 )

@@ -20,9 +20,7 @@ OK_VQA = Pair(
     url="https://okvqa.allenai.org/download.html",
     licence="not stated",
     size="14,055 questions, 14,031 images",
-    pictures="COCO 2014, from https://cocodataset.org: give the folder train2014 or val2014 as images.",
     references=(("MUTAN with articles", "VQA accuracy 27.84", "Marino et al. 2019, arXiv:1906.00067"),),
-    near=("train2014", "val2014", "../train2014", "../val2014"),
-    image_patterns=COCO_2014,
+    **COCO_2014,
     prefixes=("openended_mscoco_",),
 )

@@ -14,7 +14,12 @@ from training_ume.data.sources.official import _official_rows
 from training_ume.data.tables.memory import from_lists
 from training_ume.data.tables.table import Table
 
-COCO_2014 = ("COCO_train2014_{image_id:012d}.jpg", "COCO_val2014_{image_id:012d}.jpg")
+# What every data set about these photographs says of them.
+COCO_2014 = {
+    "pictures": "COCO 2014, from https://cocodataset.org: give the folder train2014 or val2014 as images.",
+    "near": ("train2014", "val2014", "../train2014", "../val2014"),
+    "image_patterns": ("COCO_train2014_{image_id:012d}.jpg", "COCO_val2014_{image_id:012d}.jpg"),
+}
 COLUMNS = {
     "question_id": "question_id",
     "image_id": "image_id",

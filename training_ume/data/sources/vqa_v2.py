@@ -17,9 +17,7 @@ VQA_V2 = Pair(
     url="https://visualqa.org/download.html",
     licence="CC BY 4.0 (annotations)",
     size="1,105,904 questions, 204,721 images",
-    pictures="COCO 2014, from https://cocodataset.org: give the folder train2014 or val2014 as images.",
     references=(("bottom-up attention, test-dev", "VQA accuracy 65.32", "Anderson et al. 2018, arXiv:1707.07998"),),
-    near=("train2014", "val2014", "../train2014", "../val2014"),
-    image_patterns=COCO_2014,
+    **COCO_2014,
     prefixes=("v2_openended_",),
 )
