@@ -49,7 +49,7 @@ def route_arguments(
     for name in (*flat, *(common or {})):
         if name not in everything:
             raise TypeError(
-                f"Neither the tokenizer nor the image processor has an argument {name!r}."
+                f"No part of the processor has an argument {name!r}."
                 f"{nearest(name, everything)} What only they understand goes into {' or '.join(known)}."
             )
     return routed

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from .configuration_ume import UMEConfig, half_of
 from .encoders_ume import EncoderAdapter, as_encoder, encoder_class, pooling_kwargs
 from .modalities_ume import MODALITIES, usual
-from .simple_encoders_ume import CONVOLUTIONS, UMEVGGConfig
+from .simple_encoders_ume import vgg_of
 from .stored_ume import LOAD_ARGUMENTS, PLACE_ARGUMENTS, known_fields, nearest, own_fields
 from .trust_ume import check_fields, load_trusted
 
@@ -142,10 +142,7 @@ def load_config(name: str, **hub) -> PretrainedConfig:
     """
     fields, _ = PretrainedConfig.get_config_dict(name, **hub)
     check_fields(fields, f"The config.json of {str(name)!r}")
-    published = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
-    if fields.get("model_type") == "timm_wrapper" and fields.get("architecture") in published:
-        return UMEVGGConfig(depth=published[fields["architecture"]])
-    return load_trusted(AutoConfig.from_pretrained, name, **hub)
+    return vgg_of(fields) or load_trusted(AutoConfig.from_pretrained, name, **hub)
 
 
 def with_fields(config: PretrainedConfig, fields: dict, prefix: str = "") -> PretrainedConfig:

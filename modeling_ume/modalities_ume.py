@@ -59,3 +59,8 @@ def seen_by(inputs: str) -> list[str]:
 def usual() -> list[Modality]:
     """The modalities of a config that names none."""
     return [kind for kind in MODALITIES.values() if kind.default_config is not None]
+
+
+def prepared() -> list[Modality]:
+    """The modalities that a part of the processor prepares."""
+    return [kind for kind in MODALITIES.values() if kind.part is not None]

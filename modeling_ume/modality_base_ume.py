@@ -28,6 +28,9 @@ class Modality:
         later_inputs: more of these, which releases after the first have added.
         argument: what a processor's call names it.
         part: the attribute of the processor that prepares it; None: numbers are taken as they are.
+        part_classes: classes of this project that the part may be of instead of one of transformers: small objects
+            with `to_dict()` and a class method `from_dict(fields)`, which processor_config.json holds.
+        part_settings: what a caller may say of the part besides which encoder it is for, see `load_part`.
         column: the column of a table of rows that holds it.
         default_config: `model_type` of the encoder where a config names none; None: it has to be given.
         halves: what a config of several models calls that of this modality.
@@ -52,6 +55,8 @@ class Modality:
     later_inputs: tuple[str, ...] = ()
     argument = ""
     part: str | None = None
+    part_classes: tuple[type, ...] = ()
+    part_settings: tuple[str, ...] = ()
     column = ""
     default_config: str | None = None
     halves: tuple[str, ...] = ()
@@ -257,6 +262,38 @@ class Modality:
         return Stream(states, mask, pooled, mask.any(1), grid, modality=self.name)
 
     # -------------------------------------------------------------------------------------------------- processing
+
+    def load_part(self, name: str, settings: dict, **hub):
+        """
+        The part of the processor that belongs to a pretrained encoder.
+
+        Args:
+            name: a folder or Hub name.
+            settings: of `part_settings` those that were given.
+            hub: where its files lie (`revision`, `token`, …).
+
+        Raises:
+            ValueError: where there is none; the message says what is missing.
+        """
+        raise ValueError(f"{self.part} is made of the data, not loaded from {name!r}: give {self.part} itself.")
+
+    def new_part(self, config, settings: dict):
+        """The part of the processor for a new encoder with this config; settings: those of a recipe, by name."""
+        raise ValueError(f"{self.config_field} needs {self.part}: give a processor that has it.")
+
+    def check_part(self, part) -> None:
+        """Raises ValueError for a part that cannot prepare what an encoder reads."""
+
+    def part_to_dict(self, part) -> dict:
+        """A part that is of `part_classes` as processor_config.json holds it."""
+        return {f"{self.part}_type": type(part).__name__, **part.to_dict()}
+
+    def part_from_dict(self, fields: dict):
+        """The reverse of `part_to_dict`; None for a part that is transformers' to load."""
+        fields = dict(fields)
+        wanted = fields.pop(f"{self.part}_type", None)
+        found = next((own for own in self.part_classes if own.__name__ == wanted), None)
+        return None if found is None else found.from_dict(fields)
 
     @property
     def options(self) -> str:

@@ -24,6 +24,7 @@ from .modality_base_ume import Modality  # noqa: F401
 from .numerics_ume import widen  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
 from .processing_ume import UMEProcessor
+from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
 from .stored_ume import storable  # noqa: F401
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import decode_logits  # noqa: F401
@@ -63,7 +64,7 @@ class UMEVQAPipeline(Pipeline):
     _load_processor = True
     # The processor brings these along.
     _load_image_processor = False
-    tokenizer_of = False
+    _load_tokenizer = False
     _load_feature_extractor = False
     _load_video_processor = False
 

@@ -1,50 +1,68 @@
-"""From a picture and a question to what the model reads, and from its logits back to answers in words.
+"""From pictures, questions and all else to what the model reads, and from its logits back to answers in words.
 
-`UMEProcessor` pairs any tokenizer with any image processor and keeps the answers, so a saved folder is complete.
+`UMEProcessor` holds the part that prepares each modality and keeps the answers, so a saved folder is complete.
 """
 
 import inspect
 import os
+from functools import partial
 
 import torch
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import ImageInput
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import logging
+from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
+from transformers.utils import PROCESSOR_NAME, logging
 
 from .arguments_ume import route_arguments
-from .images_ume import process_images, with_image_size  # noqa: F401
-from .modalities_ume import MODALITIES
+from .images_ume import process_images  # noqa: F401
+from .modalities_ume import MODALITIES, prepared, usual
 from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
+from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, decode_logits
-from .text_ume import tokenizer_of
-from .trust_ume import ForeignCodeError, check_processor_files, load_trusted, read_quietly
+from .text_ume import position_limit  # noqa: F401
+from .trust_ume import check_processor_files, load_trusted, read_quietly
 from .vision_ume import Vision  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
 
+class _PartsOfTransformers:
+    """`get_attributes` as transformers reads it, from the table of modalities: on the class the parts that it has
+    loaders for, on a processor those of them that are there."""
+
+    def __get__(self, processor, processor_class):
+        known = [kind for kind in prepared() if kind.part in MODALITY_TO_AUTOPROCESSOR_MAPPING]
+        if processor is not None:
+            parts = ((kind, getattr(processor, kind.part, None)) for kind in known)
+            known = [kind for kind, part in parts if part is not None and not isinstance(part, kind.part_classes)]
+        return partial(list, [kind.part for kind in known])
+
+
 class UMEProcessor(ProcessorMixin):
     r"""
-    Turns images and questions into model inputs, and logits into answers.
+    Turns images, questions and whatever else a model reads into model inputs, and logits into answers.
+
+    Any part may be left out: a model without text needs no tokenizer.
 
     Args:
-        image_processor (`BaseImageProcessor`): the one that belongs to the image encoder.
-        tokenizer (`PreTrainedTokenizerBase`):
+        image_processor (`BaseImageProcessor`, *optional*): the one that belongs to the image encoder.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
             The one that belongs to the question encoder. One without a padding token (GPT-2, LLaMA) pads with its
             end-of-sequence token from then on; the attention mask hides the padding either way.
         id2label (`dict[int, str]`, *optional*): the answers, numbered from 0. Needed for `decode_answers` only.
         problem_type (`str`, *optional*):
             `"single_label_classification"` or `"multi_label_classification"`, as in [`UMEConfig`]; `None` means the
             first, which is the config's default too.
+        parts: of any other modality of `MODALITIES` the part that prepares it, by the name of that (`part`).
 
     Raises:
         ValueError: if the tokenizer cannot pad or has no vocabulary, the ids of the answers have gaps or the problem
             type is unknown.
+        TypeError: for a part of another kind than its name says, or a name of no part.
 
     Example:
 
@@ -55,15 +73,26 @@ class UMEProcessor(ProcessorMixin):
     >>> processor.decode_answers(logits, top_k=3)
     ```"""
 
+    get_attributes = _PartsOfTransformers()
+
     def __init__(
         self,
-        image_processor,
-        tokenizer,
+        image_processor=None,
+        tokenizer=None,
         id2label: dict[int, str] | None = None,
         problem_type: str | None = None,
-        **kwargs,
+        **parts,
     ):
-        super().__init__(image_processor, tokenizer, **kwargs)
+        parts |= {"image_processor": image_processor, "tokenizer": tokenizer}
+        for kind in prepared():
+            part = parts.pop(kind.part, None)
+            if not (
+                part is None or isinstance(part, kind.part_classes) or kind.part in MODALITY_TO_AUTOPROCESSOR_MAPPING
+            ):
+                wanted = " or ".join(own.__name__ for own in kind.part_classes)
+                raise TypeError(f"{kind.part} is a {type(part).__name__}: give a {wanted}.")
+            setattr(self, kind.part, part)
+        super().__init__(**{name: getattr(self, name) for name in self.get_attributes()}, **parts)
         if problem_type is None:
             problem_type = DEFAULT_PROBLEM
         if problem_type not in PROBLEM_TYPES:
@@ -75,22 +104,9 @@ class UMEProcessor(ProcessorMixin):
                     f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the "
                     "answers from 0 without gaps."
                 )
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            # What transformers makes, without a word, of a folder that lost its vocabulary.
-            raise ValueError(
-                f"The tokenizer ({type(tokenizer).__name__}) knows no token but "
-                f"{', '.join(tokenizer.all_special_tokens)}: its vocabulary (tokenizer.json, vocab.txt or the like) "
-                "is missing. Restore that file beside the others."
-            )
-        if tokenizer.pad_token is None:
-            # Decoder-only models were trained on single long texts and never had to pad. Which token fills the gap
-            # does not matter, as the mask hides it; it has to be one that the embedding table knows.
-            if tokenizer.eos_token is None:
-                raise ValueError(
-                    f"The tokenizer ({type(tokenizer).__name__}) has neither a padding nor an end-of-sequence token, "
-                    "so questions of different lengths cannot share a batch: set `tokenizer.pad_token` first."
-                )
-            tokenizer.pad_token = tokenizer.eos_token
+        for kind in prepared():
+            if self.part(kind) is not None:
+                kind.check_part(self.part(kind))
         self.id2label = id2label
         self.problem_type = problem_type
         # Saving writes it and loading drops it: set here, a processor says the same of itself before and after.
@@ -98,11 +114,13 @@ class UMEProcessor(ProcessorMixin):
         self._forget_private()
 
     def _forget_private(self) -> None:
-        for name in self.get_attributes():
-            forget_private(getattr(self, name))
-        for name in ("id2label", "problem_type"):
-            # Releases hand everything that `from_pretrained` is given to the tokenizer, too.
-            self.tokenizer.init_kwargs.pop(name, None)
+        for kind in MODALITIES.values():
+            if (part := self.part(kind)) is None:
+                continue
+            forget_private(part)
+            for name in ("id2label", "problem_type"):
+                # Releases hand everything that `from_pretrained` is given to the tokenizer, too.
+                getattr(part, "init_kwargs", {}).pop(name, None)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in transformers, without what was given to load it: no token and no path gets into the files."""
@@ -110,8 +128,17 @@ class UMEProcessor(ProcessorMixin):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self, *args, **kwargs):
-        """As in transformers, without what is private."""
-        return storable(super().to_dict(*args, **kwargs))
+        """As in transformers, without what is private; parts of this project as the dicts that they are made of."""
+        said = super().to_dict(*args, **kwargs)
+        for kind in prepared():
+            part = self.part(kind)
+            if part is None:
+                said.pop(kind.part, None)
+                if kind in usual():  # older files do not say that they have these
+                    said[kind.part] = None
+            elif isinstance(part, kind.part_classes):
+                said[kind.part] = kind.part_to_dict(part)
+        return storable(said)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -137,55 +164,85 @@ class UMEProcessor(ProcessorMixin):
         return processor
 
     @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        """Of each modality that has one the part, which transformers loads or the file itself holds, or None."""
+        said, parts = processor_dict or {}, []
+        for kind in prepared():
+            fields = said.get(kind.part)
+            there = fields is not None or (kind in usual() and kind.part not in said)
+            part = kind.part_from_dict(fields) if isinstance(fields, dict) else None
+            if part is None and there and kind.part in cls.get_attributes():
+                loader = MODALITY_TO_AUTOPROCESSOR_MAPPING[kind.part]
+                part = load_trusted(loader.from_pretrained, pretrained_model_name_or_path, **kwargs)
+            if part is None and there:
+                raise ValueError(
+                    f"{kind.part} in {PROCESSOR_NAME} of {str(pretrained_model_name_or_path)!r} is of no kind that is "
+                    f"known ({str(fields)[:80]}): save the processor again, or take a newer release of this package."
+                )
+            parts.append(part)
+        return parts
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+        """As in transformers, from the parts that `_get_arguments_from_pretrained` has found."""
+        returns_unused = kwargs.pop("return_unused_kwargs", False)
+        parts = dict(zip((kind.part for kind in prepared()), args, strict=True))
+        own = {name: processor_dict[name] for name in ("id2label", "problem_type") if name in processor_dict}
+        known = {*parts, "id2label", "problem_type", "chat_template"}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+        processor = cls(**{**own, **parts, **given})
+        return (processor, kwargs) if returns_unused else processor
+
+    @classmethod
     def from_encoders_pretrained(
         cls,
-        text_name: str | os.PathLike,
-        vision_name: str | os.PathLike,
+        text_name: str | os.PathLike | None = None,
+        vision_name: str | os.PathLike | None = None,
         id2label: dict[int, str] | None = None,
         problem_type: str | None = None,
         image_size: int | None = None,
         **kwargs,
     ) -> "UMEProcessor":
         r"""
-        The processor that fits two pretrained encoders.
+        The processor that fits pretrained encoders, of any modalities.
 
         Args:
-            text_name (`str`): Hub name or folder with the text encoder's tokenizer.
-            vision_name (`str`): Hub name or folder with the image encoder's image processor.
+            text_name (`str`, *optional*): Hub name or folder with the text encoder's tokenizer.
+            vision_name (`str`, *optional*): Hub name or folder with the image encoder's image processor.
             id2label, problem_type: as in [`UMEProcessor`].
             image_size (`int`, *optional*):
                 Height and width in pixels of the images that the model gets, instead of what the image processor says.
-            kwargs: where the files lie (`token`, `revision`, `cache_dir`, `subfolder`, `local_files_only`, …), for
-                both, or with `text_` or `vision_` before it for one; it is not stored.
+            kwargs: `…_name` of any other modality of `MODALITIES`, and its settings; a part of the processor that is
+                there already, by its name; where the files lie (`token`, `revision`, `cache_dir`, `subfolder`,
+                `local_files_only`, …), for all, or with `text_`, `vision_` … before it for one, which is not stored.
 
         Raises:
-            ValueError: if the tokenizer or the image processor cannot be loaded; the message says what is missing. Or
-                for an argument that is none of these.
+            ValueError: if a part cannot be loaded; the message says what is missing. Or for an argument that is none
+                of these, or has nothing to be about.
         """
-        places = {name: {} for name, kind in MODALITIES.items() if kind.part is not None}
-        known = [*PLACE_ARGUMENTS, *(f"{modality}_{name}" for modality in places for name in PLACE_ARGUMENTS)]
-        for name in kwargs:
-            if name not in known:
-                own = [*inspect.signature(cls.from_encoders_pretrained).parameters, *known]
+        names = {f"{kind.name}_name": kind for kind in prepared()}
+        given = {"text_name": text_name, "vision_name": vision_name, "image_size": image_size, **kwargs}
+        given = {name: value for name, value in given.items() if value is not None}
+        places = [f"{start}{name}" for start in ("", *(f"{k.name}_" for k in prepared())) for name in PLACE_ARGUMENTS]
+        settings = {setting: kind for kind in prepared() for setting in kind.part_settings}
+        ready = {name: given.pop(name) for name in list(given) if name in {kind.part for kind in prepared()}}
+        for name in given:
+            if name not in (*names, *places, *settings):
+                own = [*inspect.signature(cls.from_encoders_pretrained).parameters, *names, *places, *settings]
                 raise ValueError(f"{name} is no argument of from_encoders_pretrained.{nearest(name, own)}")
-        for modality, place in places.items():
-            for name in PLACE_ARGUMENTS:
-                for given in (name, f"{modality}_{name}"):
-                    if given in kwargs:
-                        place[name] = kwargs[given]
-        tokenizer = tokenizer_of(str(text_name), **places["text"])
-        try:
-            image_processor = load_trusted(AutoImageProcessor.from_pretrained, vision_name, **places["vision"])
-        except ForeignCodeError:
-            raise
-        except (OSError, ValueError, ImportError) as error:
-            raise ValueError(
-                f"No image processor can be loaded from {str(vision_name)!r}: a folder needs its "
-                f"preprocessor_config.json, a Hub repository must be one of an image model ({error})"
-            ) from error
-        if image_size is not None:
-            image_processor = with_image_size(image_processor, image_size)
-        return cls(image_processor, tokenizer, id2label=id2label, problem_type=problem_type)
+            if name in settings and f"{settings[name].name}_name" not in given:
+                raise ValueError(f"{name} was given without {settings[name].name}_name: leave it out.")
+        parts = {}
+        for name, kind in names.items():
+            if name not in given:
+                continue
+            hub = {place: given[place] for place in PLACE_ARGUMENTS if place in given}
+            hub |= {p: given[f"{kind.name}_{p}"] for p in PLACE_ARGUMENTS if f"{kind.name}_{p}" in given}
+            own = {setting: given[setting] for setting in kind.part_settings if setting in given}
+            parts[kind.part] = kind.load_part(str(given[name]), own, **hub)
+        if not {**parts, **ready}:
+            raise ValueError(f"There is no encoder to prepare inputs for: give {' or '.join(names)}.")
+        return cls(**parts, **ready, id2label=id2label, problem_type=problem_type)
 
     def __call__(
         self,

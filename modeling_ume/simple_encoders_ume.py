@@ -297,6 +297,14 @@ class UMEVGGModel(_SimpleEncoder):
         return BaseModelOutputWithPooling(last_hidden_state=grid, pooler_output=fc7)
 
 
+def vgg_of(fields: dict) -> UMEVGGConfig | None:
+    """The config of our VGG for what the config.json of timm's says; None for any other."""
+    published = {f"vgg{depth}": depth for depth in CONVOLUTIONS}
+    if fields.get("model_type") == "timm_wrapper" and fields.get("architecture") in published:
+        return UMEVGGConfig(depth=published[fields["architecture"]])
+    return None
+
+
 SIMPLE_ENCODERS: dict[str, type[PreTrainedModel]] = {
     "ume_lstm": UMELSTMModel,
     "ume_vgg": UMEVGGModel,

@@ -108,6 +108,28 @@ class Text(Modality):
         states = in_given_order(outputs, order)  # [B, L, D]
         return Stream(states, mask, pooled, mask.any(1), modality=self.name), outputs
 
+    def load_part(self, name, settings, **hub):
+        return tokenizer_of(name, **hub)
+
+    def check_part(self, part):
+        """Raises ValueError for a tokenizer without a vocabulary, or that cannot pad; one that can gets a token for
+        it."""
+        if len(part) <= len(set(part.all_special_ids)):
+            # What transformers makes, without a word, of a folder that lost its vocabulary.
+            raise ValueError(
+                f"The tokenizer ({type(part).__name__}) knows no token but {', '.join(part.all_special_tokens)}: its "
+                "vocabulary (tokenizer.json, vocab.txt or the like) is missing. Restore that file beside the others."
+            )
+        if part.pad_token is None:
+            # Decoder-only models were trained on single long texts and never had to pad. Which token fills the gap
+            # does not matter, as the mask hides it; it has to be one that the embedding table knows.
+            if part.eos_token is None:
+                raise ValueError(
+                    f"The tokenizer ({type(part).__name__}) has neither a padding nor an end-of-sequence token, so "
+                    "questions of different lengths cannot share a batch: set `tokenizer.pad_token` first."
+                )
+            part.pad_token = part.eos_token
+
     def option_names(self, part):
         return tokenizer_names(part)
 

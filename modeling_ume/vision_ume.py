@@ -5,15 +5,19 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, ViTImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import ModelOutput
 
 from .arguments_ume import image_names
-from .images_ume import from_array, is_array, process_images, read_image
+from .images_ume import from_array, is_array, process_images, read_image, with_image_size
 from .modality_base_ume import Modality
 from .padding_ume import is_padded, padded, read_each_size, unpadded
+from .simple_encoders_ume import vgg_of
 from .streams_ume import Stream, described
+from .trust_ume import ForeignCodeError, load_trusted
 
 
 class Vision(Modality):
@@ -26,6 +30,7 @@ class Vision(Modality):
     later_inputs = ("pixel_mask",)
     argument = "images"
     part = "image_processor"
+    part_settings = ("image_size",)
     column = "image"
     default_config = "vit"
     halves = ("vision_config", "image_config")
@@ -71,6 +76,30 @@ class Vision(Modality):
             stream.states, stream.grid = average_grid(stream.states, stream.grid, adapter.feature_grid)
             stream.mask = torch.ones(stream.states.shape[:2], dtype=torch.bool, device=stream.states.device)
         return stream, outputs
+
+    def load_part(self, name, settings, **hub):
+        """A pretrained image encoder's own image processor; of timm's VGG, whose own only timm reads, ImageNet's."""
+        try:
+            if vgg_of(PretrainedConfig.get_config_dict(name, **hub)[0]) is not None:
+                part = ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+            else:
+                part = load_trusted(AutoImageProcessor.from_pretrained, name, **hub)
+        except ForeignCodeError:
+            raise
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(
+                f"No image processor can be loaded from {name!r}: a folder needs its preprocessor_config.json, a Hub "
+                f"repository must be one of an image model ({str(error).strip().partition(chr(10))[0]})."
+            ) from error
+        size = settings.get("image_size")
+        return part if size is None else with_image_size(part, size)
+
+    def new_part(self, config, settings):
+        return ViTImageProcessor(
+            size=dict.fromkeys(("height", "width"), settings["image_size"]),
+            image_mean=settings.get("image_mean") or [0.5] * 3,
+            image_std=settings.get("image_std") or [0.5] * 3,
+        )
 
     def option_names(self, part):
         return image_names(part)

@@ -10,7 +10,7 @@ from vqa_files import write_vqa_files
 from configuration_ume.parsing import parse_recipe, shipped_recipes
 from configuration_ume.thesis_rows import OFFICIAL, ROWS, THESIS
 from modeling_ume import FUSIONS
-from training_ume.build.processor import load_image_processor
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.commands.thesis import main
 from training_ume.evidence import thesis
 from training_ume.evidence.thesis import (
@@ -108,7 +108,7 @@ def test_shipped_recipes_leave_the_files_of_accelerate_out():
 
 def test_timms_vgg_is_shown_images_as_imagenet_has_them(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vgg16", "pretrained_cfg": {}}))
-    assert tuple(load_image_processor(str(tmp_path), "main").image_mean) == (0.485, 0.456, 0.406)
+    assert tuple(MODALITIES["vision"].load_part(str(tmp_path), {}).image_mean) == (0.485, 0.456, 0.406)
 
 
 def test_a_wrong_row_is_refused_with_the_rows_there_are():

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, ViTImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from configuration_ume.arguments import DataArguments, ModelArguments
 from modeling_ume import UMEProcessor
-from modeling_ume.images_ume import with_image_size
-from modeling_ume.loading_ume import load_config
-from modeling_ume.trust_ume import ForeignCodeError, load_trusted
+from modeling_ume.modalities_ume import prepared
+from training_ume.build.model import encoder_config
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.collator import VQACollator
-from training_ume.records.files import first_line
 
 
 def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabulary) -> UMEProcessor:
-    """The processor: the tokenizer, the image encoder's own image processor or a plain one, and the answers."""
-    if args.vision_model is not None:
-        try:
-            image_processor = load_image_processor(args.vision_model, args.vision_revision or "main")
-        except ForeignCodeError:
-            raise
-        except (OSError, ValueError, ImportError) as error:
-            raise ValueError(
-                f"No image processor can be loaded from {args.vision_model!r} ({first_line(error)})."
-            ) from error
-        if args.image_size is not None:
-            image_processor = with_image_size(image_processor, args.image_size)
-    else:
-        image_processor = ViTImageProcessor(
-            size={"height": args.image_size, "width": args.image_size},
-            image_mean=args.image_mean or [0.5] * 3,
-            image_std=args.image_std or [0.5] * 3,
-        )
-    return UMEProcessor(image_processor, tokenizer, id2label=dict(vocabulary.id2label), problem_type=args.problem_type)
+    """
+    The processor: the tokenizer, of every other modality its encoder's own part or a plain one, and the answers.
 
-
-def load_image_processor(name: str, revision: str):
-    """A pretrained image encoder's own image processor; of timm's VGG, whose own only timm reads, ImageNet's."""
-    fields, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-    if fields.get("model_type") == "timm_wrapper" and load_config(name, revision=revision).model_type == "ume_vgg":
-        return ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
-    return load_trusted(AutoImageProcessor.from_pretrained, name, revision=revision)
+    Args:
+        tokenizer: None for a recipe without text.
+    """
+    parts, settings = {}, vars(args)
+    for kind in prepared():
+        if kind.name not in args.modalities:
+            continue
+        name, revision = getattr(args, f"{kind.name}_model"), getattr(args, f"{kind.name}_revision")
+        if kind.part == "tokenizer":
+            parts[kind.part] = tokenizer
+        elif name is not None:
+            parts[kind.part] = kind.load_part(name, settings, revision=revision or "main")
+        else:
+            parts[kind.part] = kind.new_part(encoder_config(getattr(args, kind.config_field), None, None), settings)
+    return UMEProcessor(**parts, id2label=dict(vocabulary.id2label), problem_type=args.problem_type)
 
 
 def build_collator(

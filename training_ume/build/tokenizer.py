@@ -14,7 +14,10 @@ from training_ume.records.files import first_line
 
 
 def build_tokenizer(args: ModelArguments, train: Dataset):
-    """The text model's tokenizer, the one that is named, or a word-level one made from the training questions."""
+    """The text model's tokenizer, the one that is named, or a word-level one made from the training questions; None
+    for a recipe without text."""
+    if "text" not in args.modalities:
+        return None
     if args.tokenizer == "words":
         texts = train["question"][:]
         if not any(map(str.split, texts)):  # pictures alone: a tokenizer has to know some word

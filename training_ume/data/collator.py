@@ -33,7 +33,7 @@ class VQACollator:
     `soft_targets`.
 
     Args:
-        processor: has a `tokenizer` and an `image_processor`, as `UMEProcessor` does.
+        processor: has the parts that prepare what is taken of the rows, as `UMEProcessor` does.
         vocabulary (`AnswerVocabulary`, *optional*): makes the labels; without it there are none.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): which kind of labels.
         soft_targets (`bool`, *optional*, defaults to `False`): soft scores for a softmax, too.

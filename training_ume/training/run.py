@@ -145,7 +145,7 @@ class Prepared:
         words = (key, *map(repr, (model.tokenizer, model.text_model, model.text_revision, model.text_config)))
         if words not in self.tokenizers:
             self.tokenizers[words] = tokenizer = build_tokenizer(model, data.train)
-            if data.inputs != "image":
+            if tokenizer is not None and data.inputs != "image":
                 parts = {"training": data.train, data.scored_on: data.scored}
                 unknown = {name: unknown_tokens(tokenizer, part["question"][:]) for name, part in parts.items()}
                 data.remarks["unknown_tokens"] = unknown

@@ -1,0 +1,125 @@
+"""A processor's parts: any may be absent, one of this project's own is kept in the file, all come back on loading."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_processing import ANSWERS, bert_tokenizer, image_processor, picture
+
+from modeling_ume import UMEProcessor
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modality_base_ume import Modality
+
+
+class Halver:
+    """A part of this project: a small object that a dict holds."""
+
+    def __init__(self, by: float):
+        self.by = by
+
+    def to_dict(self):
+        return {"by": self.by}
+
+    @classmethod
+    def from_dict(cls, fields):
+        return cls(**fields)
+
+
+class Heights(Modality):
+    name = "heights"
+    part = "heights_scaler"
+    part_classes = (Halver,)
+
+    def collate(self, part, values):
+        return {"heights": torch.tensor(values) / part.by}
+
+
+@pytest.fixture
+def with_heights(monkeypatch):
+    monkeypatch.setitem(MODALITIES, "heights", Heights())
+
+
+@pytest.mark.parametrize(
+    ("parts", "gone", "what"),
+    [
+        ({"tokenizer": bert_tokenizer}, "image_processor", {"text": "red ?"}),
+        ({"image_processor": image_processor}, "tokenizer", {"images": picture()}),
+    ],
+)
+def test_a_processor_without_text_or_without_images_is_saved_and_loaded_whole(parts, gone, what, tmp_path):
+    processor = UMEProcessor(**{name: make() for name, make in parts.items()}, id2label=ANSWERS)
+    processor.save_pretrained(tmp_path)
+    again = UMEProcessor.from_pretrained(tmp_path)
+    assert getattr(again, gone) is None
+    assert again.id2label == ANSWERS
+    assert again.to_dict() == processor.to_dict()
+    before, after = processor(**what), again(**what)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert again.decode_answers(torch.tensor([[0.0, 3.0, 1.0]]))[0][0]["answer"] == "blue"
+    with pytest.raises(ValueError, match="was given, but this processor reads"):
+        again(**{"images": picture(), "text": "red ?"})
+
+
+def test_a_processor_loads_by_its_auto_class_in_a_process_that_knows_nothing_of_it(tmp_path):
+    UMEProcessor(image_processor(), id2label=ANSWERS).save_pretrained(tmp_path / "processor")
+    code = (
+        "import sys; from transformers import AutoProcessor\n"
+        "found = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'modeling_ume' not in sys.modules\n"
+        "print(type(found).__name__, found.tokenizer, found.id2label)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "processor")],
+        capture_output=True, text=True, cwd=tmp_path, env=env, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == f"UMEProcessor None {ANSWERS}", done.stderr
+
+
+def test_a_part_of_this_project_is_kept_in_the_processors_file(with_heights, tmp_path):
+    processor = UMEProcessor(heights_scaler=Halver(2.0), tokenizer=bert_tokenizer(), id2label=ANSWERS)
+    processor.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "processor_config.json").read_text())
+    assert said["heights_scaler"] == {"heights_scaler_type": "Halver", "by": 2.0}
+    again = UMEProcessor.from_pretrained(tmp_path)
+    assert again.image_processor is None
+    assert again(heights=[4.0, 6.0])["heights"].tolist() == [2.0, 3.0]
+    assert UMEProcessor.from_pretrained(tmp_path, heights_scaler=Halver(1.0)).heights_scaler.by == 1.0
+
+
+def test_a_part_of_an_unknown_kind_is_refused(with_heights, tmp_path):
+    UMEProcessor(heights_scaler=Halver(2.0), id2label=ANSWERS).save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    file.write_text(file.read_text().replace("Halver", "Doubler"))
+    with pytest.raises(
+        ValueError, match=r"heights_scaler in processor_config\.json of .* is of no kind that is known"
+    ):
+        UMEProcessor.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="heights_scaler is a int: give a Halver"):
+        UMEProcessor(heights_scaler=2)
+
+
+def test_one_encoder_is_enough_to_take_a_processor_from(tmp_path):
+    image_processor().save_pretrained(tmp_path)
+    processor = UMEProcessor.from_encoders_pretrained(vision_name=tmp_path, image_size=12, id2label=ANSWERS)
+    assert processor.tokenizer is None
+    assert processor(images=picture())["pixel_values"].shape == (1, 3, 12, 12)
+    with pytest.raises(ValueError, match="There is no encoder to prepare inputs for: give text_name or vision_name"):
+        UMEProcessor.from_encoders_pretrained()
+    with pytest.raises(ValueError, match="image_size was given without vision_name"):
+        UMEProcessor.from_encoders_pretrained(tmp_path, image_size=12)
+    with pytest.raises(ValueError, match=r"vision_nam is no argument .* Did you mean vision_name"):
+        UMEProcessor.from_encoders_pretrained(vision_nam=tmp_path)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "image_processor"])
+def test_a_file_that_was_written_before_parts_could_be_absent_has_both(part, tmp_path):
+    UMEProcessor(image_processor(), bert_tokenizer(), id2label=ANSWERS).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "processor_config.json").read_text())
+    assert "tokenizer" not in said
+    assert getattr(UMEProcessor.from_pretrained(tmp_path), part) is not None
