@@ -8,6 +8,7 @@ import copy
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 from transformers.utils import logging
 
+from .answers_ume import NUMBER_FIELDS, as_numbers, check_numbers, checked_answers, inverted, settle_answers
 from .arguments_ume import route_arguments  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
@@ -93,10 +94,20 @@ class UMEConfig(PretrainedConfig):
             Average the image's tokens over a g×g grid before the head sees them (7: 49 instead of a ViT-B/16's 196);
             class tokens stay. Left out, the head sees the encoder's own grid.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`):
-            `"single_label_classification"` (cross-entropy) or `"multi_label_classification"` (binary cross-entropy on
-            soft answer scores).
+            `"single_label_classification"` (cross-entropy), `"multi_label_classification"` (binary cross-entropy on
+            soft answer scores) or `"regression"` (one or several numbers).
         id2label (`dict[int, str]`, *optional*):
-            The answers. `num_labels=n` gives n unnamed ones; it and `label2id` always follow from this field.
+            The answers, or the names of the numbers. `num_labels=n` gives n unnamed ones; it and `label2id` always
+            follow from this field.
+        label_mean, label_std (`float` or `list[float]`, *optional*):
+            For `"regression"`, one a number: mean and standard deviation of the labels, after `label_transform`. The
+            model learns standardised numbers; its logits are in the labels' own unit. Left out: 0 and 1.
+        label_transform (`str`, *optional*):
+            For `"regression"`, `"log"`: the logarithm of the labels is learned, as of prices. Logits are in the
+            labels' own unit all the same.
+        regression_loss (`str`, *optional*):
+            For `"regression"`, the loss of the standardised numbers: `"mse"`, the default, or `"huber"`, which labels
+            far off dominate less.
 
         fusion_file (`str`, *optional*):
             Where a head from outside this package is from, `"my_head.py:MyHead"`: it says so by itself. A file that a
@@ -144,6 +155,10 @@ class UMEConfig(PretrainedConfig):
         problem_type=DEFAULT_PROBLEM,
         fusion_num_members=1,
         fusion_file=None,
+        label_mean=None,
+        label_std=None,
+        label_transform=None,
+        regression_loss=None,
         **kwargs,
     ):
         kwargs = {**_by_field(encoder_configs, kwargs), **kwargs}
@@ -164,7 +179,12 @@ class UMEConfig(PretrainedConfig):
         self.classifier_dropout = classifier_dropout
         self.modality_dropout = modality_dropout
         self.feature_grid = feature_grid
-        super().__init__(problem_type=problem_type, **_settle_answers(kwargs))
+        self.label_mean = as_numbers("label_mean", label_mean)
+        self.label_std = as_numbers("label_std", label_std)
+        self.label_transform = label_transform
+        self.regression_loss = regression_loss
+        self.problem_type = problem_type  # how many answers are enough depends on it
+        super().__init__(problem_type=problem_type, **settle_answers(kwargs, problem_type))
         if self.output_attentions and self._attn_implementation is None:
             self._attn_implementation = "eager"  # as setting the field later does: the others keep no attentions
         # A loaded config brings these with the address of the repo it came from; the plain form is right everywhere.
@@ -249,6 +269,8 @@ class UMEConfig(PretrainedConfig):
         given = {name: value for name, value in given.items() if value is not None}
         if given and given != {"num_labels": len(fields.get("id2label") or ())}:
             fields = {name: value for name, value in fields.items() if name not in ANSWERS} | given
+            # What is known of other numbers says nothing of these.
+            fields = {name: value for name, value in fields.items() if name not in ("label_mean", "label_std")}
         return super().from_dict(fields, **kwargs)
 
     @classmethod
@@ -260,8 +282,9 @@ class UMEConfig(PretrainedConfig):
         """As in transformers, without what is private, and of fields only those that are defined."""
         known = known_fields(type(self))
         fields = {name: value for name, value in super().to_dict().items() if name in known}
-        if fields["fusion_file"] is None:
-            del fields["fusion_file"]
+        for name in ("fusion_file", *NUMBER_FIELDS):  # most models have none
+            if fields[name] is None:
+                del fields[name]
         for name, kind in MODALITIES.items():  # what it has no encoder of is not said to be summarised
             if name not in self.modalities:
                 fields.pop(kind.pooling_field, None)
@@ -292,7 +315,7 @@ class UMEConfig(PretrainedConfig):
     @id2label.setter
     def id2label(self, answers):
         if answers is not None:
-            answers = _checked_answers(answers)
+            answers = checked_answers(answers, self.problem_type)
         vars(self)["id2label"] = answers
 
     @property
@@ -303,7 +326,7 @@ class UMEConfig(PretrainedConfig):
     @label2id.setter
     def label2id(self, ids):
         if ids is not None:  # the base class says so while it has no answers yet
-            self.id2label = _inverted(ids)
+            self.id2label = inverted(ids, self.problem_type)
 
     def _check(self):
         def one_of(field, allowed):
@@ -325,6 +348,7 @@ class UMEConfig(PretrainedConfig):
         for kind in MODALITIES.values():
             one_of(kind.pooling_field, POOLINGS)
         one_of("problem_type", PROBLEM_TYPES)
+        check_numbers(self)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")
         at_least_one("fusion_num_members")
@@ -341,67 +365,6 @@ class UMEConfig(PretrainedConfig):
         FUSIONS[self.fusion].check_config(self)
         if self.fusion_num_members > 1:
             MembersFusion.check_config(self)
-
-
-def _settle_answers(fields: dict) -> dict:
-    """The fields with the answers in `id2label` alone, or as `num_labels` where they have no names.
-
-    Raises:
-        ValueError: where what is given of `id2label`, `label2id` and `num_labels` contradicts each other.
-    """
-    fields = dict(fields)
-    id2label, label2id, num_labels = (fields.pop(name, None) for name in ("id2label", "label2id", "num_labels"))
-    if num_labels is not None and (isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 2):
-        raise ValueError(f"num_labels={num_labels!r}: a model that chooses an answer needs two or more.")
-    if num_labels is not None:
-        check_own_size("num_labels", num_labels)
-    if id2label is not None:
-        id2label = _checked_answers(id2label)
-    if label2id is not None and id2label is None:
-        id2label = _inverted(label2id)
-    elif label2id is not None and (
-        not isinstance(label2id, dict) or id2label != {_whole_number(key): label for label, key in label2id.items()}
-    ):
-        raise ValueError("label2id contradicts id2label: give one of them, the other follows.")
-    if id2label is None:
-        return fields if num_labels is None else {**fields, "num_labels": num_labels}
-    if num_labels not in (None, len(id2label)):
-        raise ValueError(f"num_labels={num_labels} contradicts id2label, which has {len(id2label)} answers.")
-    return {**fields, "id2label": id2label}
-
-
-def _checked_answers(id2label) -> dict[int, str]:
-    """The answers in the order of their ids. ValueError where they are no two or more different words from 0 on."""
-    if not isinstance(id2label, dict):
-        raise ValueError(f"id2label is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}.")
-    for key, label in id2label.items():
-        if not isinstance(label, str):
-            raise ValueError(f"id2label={{{key!r}: {label!r}}}: an answer must be a string.")
-    answers = {_whole_number(key): label for key, label in id2label.items()}
-    if sorted(answers) != list(range(len(id2label))):
-        raise ValueError(
-            f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
-            "from 0 without gaps."
-        )
-    if len(set(answers.values())) != len(answers):
-        raise ValueError("id2label gives the same answer to several ids: every answer must appear once.")
-    if len(answers) < 2:
-        raise ValueError(f"id2label={id2label!r}: a model that chooses an answer needs two or more.")
-    return dict(sorted(answers.items()))
-
-
-def _inverted(label2id) -> dict[int, str]:
-    """The answers by their ids. ValueError where they are none; see `_checked_answers`."""
-    if not isinstance(label2id, dict):
-        raise ValueError(f"label2id is a {type(label2id).__name__}: give a dict of answers and ids, {{'no': 0, …}}.")
-    if len(set(label2id.values())) < len(label2id):
-        raise ValueError("label2id gives the same id to several answers: every id must appear once.")
-    return _checked_answers({key: label for label, key in label2id.items()})
-
-
-def _whole_number(key):
-    """An id, which JSON turns into a string; -1, which no id is, for anything else."""
-    return int(key) if isinstance(key, int) or (isinstance(key, str) and key.isdecimal() and len(key) < 20) else -1
 
 
 def _by_field(encoder_configs: tuple, named: dict) -> dict:

@@ -17,15 +17,28 @@ class LateFusion(FusionHead):
     A view is the modality's summary at the common width. Absent modalities have no say; an example without any is
     answered from the stand-ins of all. Probabilities are the softmax of the logits for
     `"single_label_classification"` and their sigmoid for `"multi_label_classification"`; the same function gives the
-    joint probabilities back from what `combine` returns.
+    joint probabilities back from what `combine` returns. Numbers (`"regression"`) are standardised here.
+
+    Attributes:
+        joins_numbers: what numbers say together is defined, too, and not only what answers from a list do.
     """
 
+    joins_numbers = False
     cost = "O(D), and a classifier a modality"
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
         self.num_views = len(widths)
         self.project = Projections(config, pooled_widths=self.pooled_widths)
+
+    @classmethod
+    def check_config(cls, config):
+        if not (cls.joins_numbers or PROBLEM_TYPES[config.problem_type].chooses):
+            raise ValueError(
+                f"fusion={config.fusion!r} combines the probabilities of answers from a list, and problem_type="
+                f"{config.problem_type!r} gives numbers, which have none: choose late_mean, late_weighted, or a head "
+                "that does not combine late."
+            )
 
     def forward(self, streams):
         present = presence(streams)
@@ -45,9 +58,10 @@ class LateFusion(FusionHead):
 
 
 class LateMeanFusion(LateFusion):
-    """`late_mean`, ensemble of classifiers: the mean of the modalities' probabilities."""
+    """`late_mean`, ensemble of classifiers: the mean of the modalities' probabilities, or of their numbers."""
 
     source = "ensemble of classifiers"
+    joins_numbers = True
 
     def forward(self, streams):
         output = super().forward(streams)
@@ -59,12 +73,15 @@ class LateMeanFusion(LateFusion):
         """As in the base; log_shares [B, K]: what `forward` returned (default: computed anew)."""
         logits = widen(logits)
         log_shares = self.log_shares(present, logits.dtype) if log_shares is None else log_shares
+        if not PROBLEM_TYPES[problem_type].chooses:
+            return (logits * log_shares.exp()[..., None]).sum(1)
         yes, no = self.log_mean(logits, log_shares, problem_type)
         return yes if no is None else yes - no
 
 
 class LateWeightedFusion(LateMeanFusion):
-    """`late_weighted`, weighted ensemble: Σ_m w_m p_m of the probabilities, w = softmax(learned) over the present."""
+    """`late_weighted`, weighted ensemble: Σ_m w_m p_m of probabilities or numbers, w = softmax(learned) over the
+    present."""
 
     source = "weighted ensemble of classifiers"
 

@@ -79,8 +79,10 @@ class MembersFusion(FusionHead):
         return FusionOutput(torch.cat([o.fused for o in outputs], dim=1), weights, present)
 
     def combine(self, logits, present, problem_type):
-        """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'."""
+        """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'; of numbers their mean."""
         logits = widen(logits)
+        if not PROBLEM_TYPES[problem_type].chooses:
+            return logits.mean(1)
         if PROBLEM_TYPES[problem_type].exclusive:
             return logits.log_softmax(-1).logsumexp(1) - math.log(self.num_views)
         return F.logsigmoid(logits).logsumexp(1) - F.logsigmoid(-logits).logsumexp(1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from .answers_ume import check_numbers  # noqa: F401
 from .arguments_ume import route_arguments  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
 from .choices_ume import find_choices  # noqa: F401
@@ -41,6 +42,7 @@ from .tasks_ume import (
     ViewClassifiers,
     answer_loss,
     decode_logits,  # noqa: F401
+    label_scale,
 )
 from .text_ume import position_limit
 from .travelling_ume import own_name  # noqa: F401
@@ -447,7 +449,10 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             labels (`torch.Tensor`, *optional*): for `"single_label_classification"` the answer's id, `(batch,)` of
                 type long, −100 where it is not among the answers (the example then has no loss), or a score for every
                 answer, `(batch, num_labels)`, whose shares in their sum are the target; for
-                `"multi_label_classification"` the soft score of every answer in [0, 1], `(batch, num_labels)`.
+                `"multi_label_classification"` the soft score of every answer in [0, 1], `(batch, num_labels)`; for
+                `"regression"` the numbers in their own unit, `(batch, num_labels)` or, of one, `(batch,)`, nan where
+                one is not known. Their loss is that of the standardised numbers, the mean over those of an example;
+                `logits` are numbers in the labels' unit, at least in float32.
             loss_weights (`torch.Tensor` of shape `(batch,)`, *optional*): what each example counts in the loss, which
                 is their weighted mean.
 
@@ -460,7 +465,7 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
         shares = {} if output.view_log_shares is None else {"log_shares": output.view_log_shares}
         logits = head.combine(views, output.view_present, self.config.problem_type, **shares)  # [B, C]
-        logits = logits.to(views.dtype)
+        logits, scale = logits.to(views.dtype), label_scale(self.config)
         loss = None
         if labels is not None:
             shares = None
@@ -468,10 +473,10 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
                 counts = widen(output.view_present.to(views.dtype))
                 shares = counts / counts.sum(1, keepdim=True)
             scored = logits if shares is None else views
-            loss = answer_loss(scored, labels, self.config.problem_type, shares, loss_weights)
+            loss = answer_loss(scored, labels, self.config.problem_type, shares, loss_weights, scale)
         output = UMEVQAOutput(
             loss=loss,
-            logits=logits,
+            logits=logits if scale is None else scale.in_unit(logits),
             fused=output.fused,
             fusion_weights=output.fusion_weights,
         )

@@ -27,7 +27,7 @@ from .processing_ume import UMEProcessor
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
 from .stored_ume import storable  # noqa: F401
 from .streams_ume import Stream  # noqa: F401
-from .tasks_ume import decode_logits  # noqa: F401
+from .tasks_ume import check_choosing, decode_logits  # noqa: F401
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
@@ -167,6 +167,8 @@ class UMEVQAPipeline(Pipeline):
         if top_k is not None:
             _check_count("top_k", top_k)
             params["top_k"] = top_k
+        kind = self.model.config.problem_type
+        check_choosing(kind, candidate_labels=candidate_labels, min_probability=min_probability)
         if candidate_labels is not None:
             params["choices"] = find_choices(candidate_labels, self.model.config.id2label)
             if unknown := about_unknown(params["choices"]):

@@ -1,5 +1,6 @@
 """The tasks: what labels are, what the loss is, how logits become an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,9 @@ from torch.nn import functional as F
 
 from .numerics_ume import widen
 from .streams_ume import check_ids
+
+LABEL_TRANSFORMS = ("log",)
+REGRESSION_LOSSES = ("mse", "huber")
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,17 @@ class ProblemType:
     Attributes:
         name: the key in `PROBLEM_TYPES`, transformers' own name.
         exclusive: one answer of all is right, so that their probabilities sum to 1; otherwise each is for itself.
+        chooses: answers are chosen from a list, each with a probability; otherwise each is a number of its own.
+        least_labels: so many answers, or numbers, a model needs.
     """
 
     name: str
     exclusive: bool
+    chooses: bool = True
+    least_labels: int = 2
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """logits [..., C] → each answer's probability, at least in float32."""
+        """logits [..., C] → each answer's probability, at least in float32; of numbers these themselves."""
         logits = widen(logits)
         return logits.softmax(-1) if self.exclusive else logits.sigmoid()
 
@@ -34,6 +42,126 @@ class ProblemType:
             return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
         return labels != -100 if labels.ndim == 1 else labels.sum(1) > 0
 
+    def losses(self, logits: Tensor, labels: Tensor, scale: "LabelScale | None" = None) -> Tensor:
+        """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
+        if self.exclusive and labels.ndim == 1 and len(labels) == len(logits):
+            if not torch.compiler.is_compiling():
+                check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
+            return F.cross_entropy(widen(logits), labels.long(), ignore_index=-100, reduction="none")
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
+                f"{self.name!r} takes a score for every answer, [batch, num_labels]"
+                + (", or one answer id an example, [batch]." if self.exclusive else ".")
+            )
+        logits = widen(logits)
+        scores = labels.to(logits.dtype)
+        if self.exclusive:
+            shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+            return F.cross_entropy(logits, shares, reduction="none")
+        # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
+        return F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(1)
+
+    def decode(self, logits: Tensor, id2label: dict[int, str], top_k: int) -> list[list[dict]]:
+        """logits [B, C] → what [`decode_logits`] returns."""
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= len(id2label):
+            raise ValueError(
+                f"top_k={top_k!r} is impossible: choose a whole number from 1 to {len(id2label)}, the number of "
+                "answers."
+            )
+        scores, ids = self.probabilities(logits.detach()).topk(top_k, dim=-1)  # [B, top_k] each
+        return [
+            [{"answer": id2label[i], "score": score} for i, score in zip(row_ids, row_scores, strict=True)]
+            for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Numbers(ProblemType):
+    """One or several numbers, learned standardised and given in the labels' own unit."""
+
+    exclusive: bool = False
+    chooses: bool = False
+    least_labels: int = 1
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return widen(logits)
+
+    def known(self, labels: Tensor) -> Tensor:
+        known = ~labels.isnan()
+        return known if labels.ndim == 1 else known.any(1)
+
+    def losses(self, logits: Tensor, labels: Tensor, scale: "LabelScale | None" = None) -> Tensor:
+        """Standardised numbers [B, C] and labels in their unit → the mean loss of each example's known numbers [B]."""
+        labels = labels[:, None] if labels.ndim == 1 and logits.shape[1] == 1 else labels
+        if labels.shape != logits.shape or labels.dtype == torch.bool or labels.is_complex():
+            raise ValueError(
+                f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {logits.shape[1]} number"
+                f"{'s' * (logits.shape[1] > 1)} an example and {len(logits)} examples: problem_type={self.name!r} "
+                "takes floats [batch, num_labels], or [batch] for one number, nan where one is not known."
+            )
+        logits, scale = widen(logits), scale or LabelScale()
+        wanted = scale.standardised(widen(labels if labels.is_floating_point() else labels.float())).to(logits.dtype)
+        known = ~wanted.isnan()
+        wanted = wanted.masked_fill(~known, 0.0)
+        apart = F.huber_loss if scale.loss == "huber" else F.mse_loss
+        losses = apart(logits, wanted, reduction="none").masked_fill(~known, 0.0)
+        return losses.sum(1) / known.sum(1).clamp(min=1)
+
+    def decode(self, logits: Tensor, id2label: dict[int, str], top_k: int) -> list[list[dict]]:
+        names = [id2label[i] for i in range(len(id2label))]
+        return [
+            [{"answer": number, "name": name} for name, number in zip(names, row, strict=True)]
+            for row in widen(logits.detach()).tolist()
+        ]
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """
+    How numbers are standardised: z = (t(y) − mean) / std, with t the logarithm or nothing.
+
+    Args:
+        mean, std: one a number, in what `transform` makes of the labels; None: 0 and 1.
+        transform: one of `LABEL_TRANSFORMS` or None.
+        loss: one of `REGRESSION_LOSSES`, of what is standardised.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    transform: str | None = None
+    loss: str = "mse"
+
+    def standardised(self, labels: Tensor) -> Tensor:
+        """
+        labels [B, C] in their unit → standardised.
+
+        Raises:
+            ValueError: for an infinite label, or one that has no logarithm.
+        """
+        if not torch.compiler.is_compiling():
+            if labels.isinf().any():
+                raise ValueError("A label is infinite: give finite numbers, and nan where one is not known.")
+            if self.transform == "log" and (labels <= 0).any():
+                raise ValueError(
+                    f"A label is {labels[labels <= 0].min():g}, which has no logarithm, and label_transform is 'log': "
+                    "give numbers above 0, or leave label_transform out."
+                )
+        if self.transform == "log":
+            labels = labels.log()
+        if self.mean is not None:
+            labels = labels - labels.new_tensor(self.mean)
+        return labels if self.std is None else labels / labels.new_tensor(self.std)
+
+    def in_unit(self, numbers: Tensor) -> Tensor:
+        """The reverse, at least in float32: half precision ends at 65,504."""
+        numbers = widen(numbers)
+        if self.std is not None:
+            numbers = numbers * numbers.new_tensor(self.std)
+        if self.mean is not None:
+            numbers = numbers + numbers.new_tensor(self.mean)
+        return numbers.exp() if self.transform == "log" else numbers
+
 
 # The first is the default everywhere.
 PROBLEM_TYPES = {
@@ -41,9 +169,27 @@ PROBLEM_TYPES = {
     for problem in (
         ProblemType("single_label_classification", exclusive=True),
         ProblemType("multi_label_classification", exclusive=False),
+        Numbers("regression"),
     )
 }
 DEFAULT_PROBLEM = next(iter(PROBLEM_TYPES))
+
+
+def label_scale(config) -> LabelScale | None:
+    """How a config's numbers are standardised; None where its answers are chosen from a list."""
+    if PROBLEM_TYPES[config.problem_type].chooses:
+        return None
+    return LabelScale(config.label_mean, config.label_std, config.label_transform, config.regression_loss or "mse")
+
+
+def check_choosing(problem_type: str, **options) -> None:
+    """Raises ValueError for options (by name) that only answers from a list can have, as choices have."""
+    given = [name for name, value in options.items() if value is not None]
+    if given and not PROBLEM_TYPES[problem_type].chooses:
+        raise ValueError(
+            f"{given[0]} is about answers from a list, and this model gives numbers (problem_type={problem_type!r}): "
+            "leave it out."
+        )
 
 
 class ViewClassifiers(nn.Module):
@@ -63,9 +209,10 @@ def answer_loss(
     problem_type: str,
     shares: Tensor | None = None,
     loss_weights: Tensor | None = None,
+    scale: LabelScale | None = None,
 ) -> Tensor:
     """
-    The loss of answers from a list, the mean over the examples.
+    The loss of answers from a list, or of numbers, the mean over the examples.
 
     Args:
         logits (`torch.Tensor` of shape `(B, C)`): a score for each answer; `(B, K, C)` of K views, with `shares`.
@@ -73,22 +220,23 @@ def answer_loss(
         problem_type (`str`): one of `PROBLEM_TYPES`.
         shares (`torch.Tensor` of shape `(B, K)`, *optional*): what each view's own loss counts.
         loss_weights (`torch.Tensor` of shape `(B,)`, *optional*): what each example counts in the mean.
+        scale ([`LabelScale`], *optional*): how numbers are standardised, which the logits are.
 
     Raises:
         ValueError: for labels of another shape, or an id that no answer has.
     """
+    problem = PROBLEM_TYPES[problem_type]
     if shares is None:
-        losses = _losses(logits, labels, problem_type)  # [B]
+        losses = problem.losses(logits, labels, scale)  # [B]
     else:
         views = zip(logits.unbind(1), shares.unbind(1), strict=True)
-        losses = sum(share * _losses(view, labels, problem_type) for view, share in views)
+        losses = sum(share * problem.losses(view, labels, scale) for view, share in views)
     if loss_weights is not None and loss_weights.shape != losses.shape:
         raise ValueError(
             f"loss_weights have shape {tuple(loss_weights.shape)} for {len(losses)} examples: give one weight an "
             "example, [batch]."
         )
-    problem = PROBLEM_TYPES[problem_type]
-    if problem.exclusive:
+    if problem.exclusive or not problem.chooses:
         # Not the built-in mean: it is NaN for a batch in which no answer is known.
         known = problem.known(labels)
         if loss_weights is None:
@@ -99,41 +247,21 @@ def answer_loss(
     return (losses * loss_weights).sum() / loss_weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
-def _losses(logits: Tensor, labels: Tensor, problem_type: str) -> Tensor:
-    """logits [B, C] → each example's loss [B], 0 where its answer is unknown."""
-    softmax = PROBLEM_TYPES[problem_type].exclusive
-    if softmax and labels.ndim == 1 and len(labels) == len(logits):
-        if not torch.compiler.is_compiling():
-            check_ids("labels", labels[labels != -100], logits.shape[1], "the answers")
-        return F.cross_entropy(widen(logits), labels.long(), ignore_index=-100, reduction="none")
-    if labels.shape != logits.shape:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} for logits of shape {tuple(logits.shape)}: problem_type="
-            f"{problem_type!r} takes a score for every answer, [batch, num_labels]"
-            + (", or one answer id an example, [batch]." if softmax else ".")
-        )
-    logits = widen(logits)
-    scores = labels.to(logits.dtype)
-    if softmax:
-        shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
-        return F.cross_entropy(logits, shares, reduction="none")
-    # Summed over the answers: the mean over thousands of them would make the gradient depend on their number.
-    return F.binary_cross_entropy_with_logits(logits, scores, reduction="none").sum(1)
-
-
 def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: str, top_k: int) -> list[list[dict]]:
     """
     The best answers of each row and their probabilities.
 
     Args:
-        logits (`torch.Tensor` of shape [B, C]): what the classifier gives, any float type.
-        id2label (`dict[int, str]`): the C answers.
+        logits (`torch.Tensor` of shape [B, C]): what the model gives, any float type.
+        id2label (`dict[int, str]`): the C answers, or the names of the C numbers.
         problem_type (`str`): `"single_label_classification"` (softmax: the scores of all C answers sum to 1) or
-            `"multi_label_classification"` (sigmoid: each answer has its own score).
+            `"multi_label_classification"` (sigmoid: each answer has its own score), or `"regression"` (numbers, which
+            have none).
         top_k (`int`): answers a row, 1 … C.
 
     Returns:
-        `list[list[dict]]`: B lists of top_k `{"answer": str, "score": float}`, the best first.
+        `list[list[dict]]`: B lists of top_k `{"answer": str, "score": float}`, the best first; of numbers, whatever
+        top_k is, all C of them, `{"answer": float, "name": str}`, in their order and in the labels' unit.
 
     Raises:
         ValueError: if the logits do not have one column an answer, or top_k is not in 1 … C.
@@ -143,13 +271,4 @@ def decode_logits(logits: torch.Tensor, id2label: dict[int, str], problem_type: 
             f"Logits of shape {list(logits.shape)} do not fit {len(id2label)} answers: the shape must be "
             f"[rows, {len(id2label)}], one column an answer. Do the model and id2label belong together?"
         )
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= len(id2label):
-        raise ValueError(
-            f"top_k={top_k!r} is impossible: choose a whole number from 1 to {len(id2label)}, the number of answers."
-        )
-    scores = PROBLEM_TYPES[problem_type].probabilities(logits.detach())  # [B, C]
-    scores, ids = scores.topk(top_k, dim=-1)  # [B, top_k] each
-    return [
-        [{"answer": id2label[i], "score": score} for i, score in zip(row_ids, row_scores, strict=True)]
-        for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True)
-    ]
+    return PROBLEM_TYPES[problem_type].decode(logits, id2label, top_k)

@@ -764,6 +764,10 @@ FIELDS = {
     "problem_type": st.sampled_from(
         ["single_label_classification", "multi_label_classification", "regression", "", 1, ["x"]]
     ),
+    "label_mean": st.sampled_from([None, 0, 1.5, [1.0, 2.0], [], "1", float("nan"), [None], True]),
+    "label_std": st.sampled_from([None, 0, 1.5, [1.0, 2.0], -1, [[1.0]], float("inf")]),
+    "label_transform": st.sampled_from([None, "log", "sqrt", 1, ["log"]]),
+    "regression_loss": st.sampled_from([None, "mse", "huber", "", 1]),
     "num_labels": st.sampled_from([2, 3, 1, 0, -1, True, "7", 2.0]),
     "id2label": st.one_of(
         st.dictionaries(st.one_of(st.integers(-1, 4), st.sampled_from(["0", "1", "x", None, 1.5])), junk, max_size=4),

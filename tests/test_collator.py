@@ -182,7 +182,7 @@ def test_the_collator_reaches_data_loader_workers_by_pickle(processor, vocabular
     ("option", "message"),
     [
         ({"inputs": "text"}, "inputs='text' must be one of both, question, image"),
-        ({"problem_type": "regression"}, "problem_type='regression' must be one of"),
+        ({"problem_type": "ranking"}, "problem_type='ranking' must be one of"),
         ({"answer_scores": "half"}, "answer_scores='half' must be one of thirds, official"),
         ({"max_question_length": 0}, "max_question_length=0"),
         ({"image_cache_bytes": -1}, "image_cache_bytes=-1"),

@@ -162,7 +162,7 @@ def test_an_encoder_without_what_the_pooling_asks_for_is_refused():
     [
         ("fusion", "umme", "fusion='umme' is not known: choose one of .*ume"),
         ("text_pooling", "max", "text_pooling='max' is not known"),
-        ("problem_type", "regression", "problem_type='regression' is not known"),
+        ("problem_type", "ranking", "problem_type='ranking' is not known"),
         ("fusion_hidden_size", 0, "fusion_hidden_size=0 is impossible"),
         ("fusion_num_layers", 1.5, r"fusion_num_layers=1\.5 is impossible"),
         ("fusion_num_members", 0, "fusion_num_members=0 is impossible"),

@@ -257,8 +257,8 @@ def test_a_processor_without_answers_says_how_to_get_them():
 def test_answers_with_gaps_and_unknown_problem_types_are_refused():
     with pytest.raises(ValueError, match="without gaps"):
         UMEProcessor(image_processor(), bert_tokenizer(), id2label={0: "a", 2: "b"})
-    with pytest.raises(ValueError, match="problem_type='regression' is not known"):
-        UMEProcessor(image_processor(), bert_tokenizer(), problem_type="regression")
+    with pytest.raises(ValueError, match="problem_type='ranking' is not known"):
+        UMEProcessor(image_processor(), bert_tokenizer(), problem_type="ranking")
 
 
 @pytest.mark.parametrize(

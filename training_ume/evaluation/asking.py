@@ -8,6 +8,7 @@ from typing import Any
 from modeling_ume import UMEVQAPipeline
 from modeling_ume.choices_ume import about_unknown, check_probability, find_choices
 from modeling_ume.images_ume import read_image
+from modeling_ume.tasks_ume import check_choosing
 from training_ume.evaluation.load import load_checkpoint
 
 
@@ -44,6 +45,7 @@ def ask(
     if min_probability is not None:
         check_probability(min_probability)
     model, processor = load_checkpoint(name, trust_remote_code)
+    check_choosing(model.config.problem_type, choices=choices, min_probability=min_probability)
     options = {"top_k": top_k, "min_probability": min_probability}
     if choices is not None:
         options["candidate_labels"] = find_choices(choices, model.config.id2label)

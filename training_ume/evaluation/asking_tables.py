@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.choices_ume import about_unknown, check_probability, decode_choices, find_choices
+from modeling_ume.tasks_ume import check_choosing
 from training_ume.data.collator import VQACollator, allow_lacks
 from training_ume.data.inputs import lacked_by_all
 from training_ume.evaluation.answering import batch_logits
@@ -90,6 +91,7 @@ def ask_table(
     if len(rows) == 0:
         raise ValueError("There are no questions to ask: the table is empty.")
     model, processor = load_checkpoint(name, trust_remote_code)
+    check_choosing(model.config.problem_type, choices=choices, min_probability=min_probability)
     chosen = None if choices is None else find_choices(choices, model.config.id2label)
     if chosen is not None and (unknown := about_unknown(chosen)):
         say(unknown)
