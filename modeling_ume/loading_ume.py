@@ -7,7 +7,7 @@ something is computed with them.
 import importlib
 import os
 from collections.abc import Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -201,8 +201,9 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
             f"The weights in {name!r} are a pickle ({pickled[0]}), and reading one may run whatever is in it. If you "
             "trust it, load it once with use_safetensors=False and save it again."
         )
-    # Whether a half's weights lie under its own names in the file of the whole shows when they are looked for there.
-    with _without_reports() if is_half else nullcontext():
+    # Weights of a pretraining's head are left out on purpose, and those that lack are looked at below: a report of
+    # both would only frighten. Whether a half's weights lie under its own names in the whole's file shows there, too.
+    with _without_reports():
         encoder, absent = _load(encoder_class(config), name, config, {**kwargs, **pooling_kwargs(config, pooling)})
     adapter = EncoderAdapter(encoder, modality, pooling)
     lost = adapter.read_of(encoder, absent)

@@ -6,7 +6,8 @@
 extra=test
 # The fast ones in as many processes as there are processors for this one, each file in one of them. The others start
 # processes of their own, or look at how much memory is used.
-processes=(-n "$(nproc)" --dist loadfile)
+# nproc counts what OMP_NUM_THREADS allows to one process, which is not how many may run.
+processes=(-n "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)" --dist loadfile)
 if [ "${1:-}" = --slow ]; then
     shift
     processes=()
