@@ -13,6 +13,7 @@ from .arguments_ume import route_arguments  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
+from .fusion_many_ume import heard  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, MembersFusion
@@ -77,8 +78,8 @@ class UMEConfig(PretrainedConfig):
             Layers (blocks) of the heads that have layers.
         fusion_rank (`int`, *optional*):
             Rank of the bilinear heads: the inner width of `mlb`, the summed factors of `mutan`, `mfb`, `block` and
-            `low_rank_tensor`, the inner width of `ban`'s attention as a multiple of D. `None` takes the head's own
-            default (`FUSIONS[fusion].default_rank`).
+            `low_rank_tensor`, the inner width of `ban`'s attention as a multiple of D; of `bottleneck` and `perceiver`
+            the number of shared tokens. `None` takes the head's own default (`FUSIONS[fusion].default_rank`).
         fusion_dropout (`float`, *optional*, defaults to 0.1):
             Dropout inside the head, on the projected vectors and in its blocks.
         classifier_dropout (`float`, *optional*, defaults to 0.1):

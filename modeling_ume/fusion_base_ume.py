@@ -58,26 +58,31 @@ class Projections(FusionModule):
     def init_weights(self):
         init.normal_(self.absent, std=1.0)  # the scale of a LayerNorm's output, which it stands in for
 
-    def forward(self, streams: list[Stream], part: str) -> list[tuple[Tensor, Tensor | None]]:
-        """Each stream's `part` (`"states"` or `"pooled"`) at the common width, and the row each example has."""
-        projected = []
-        for m, (stream, project, absent) in enumerate(zip(streams, self.streams, self.absent, strict=True)):
+    def forward(self, streams: list[Stream], part: str | list[str]) -> list[tuple[Tensor, Tensor | None]]:
+        """Each stream's `part` (`"states"` or `"pooled"`, for all or one each) at the common width, and the
+        row that each example has."""
+        projected, parts = [], [part] * len(streams) if isinstance(part, str) else part
+        rows = zip(streams, parts, self.streams, self.absent, strict=True)
+        for m, (stream, part, project, absent) in enumerate(rows):
             if part == "pooled" and str(m) in self.pooled_streams:
                 project = self.pooled_streams[str(m)]
             projected.append(self._project(stream, part, project, absent))
         return projected
 
-    def tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor]]:
-        """For each stream its tokens [B, N_m, D] and their mask [B, N_m]; every row has at least one True."""
-        return [(take(tokens, index), mask) for tokens, mask, index in self.distinct_tokens(streams)]
+    def tokens(self, streams: list[Stream], part: str | list[str] = "states") -> list[tuple[Tensor, Tensor]]:
+        """For each stream its tokens [B, N_m, D], or the `part` named, and their mask [B, N_m]; every row has at least
+        one True."""
+        return [(take(tokens, index), mask) for tokens, mask, index in self.distinct_tokens(streams, part)]
 
-    def distinct_tokens(self, streams: list[Stream]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    def distinct_tokens(
+        self, streams: list[Stream], part: str | list[str] = "states"
+    ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """As `tokens`, each shared image once: tokens [U, N_m, D], their mask [B, N_m], and the row each example has,
         [B] (None: its own)."""
         projected = []
         # By a call of the module, here and below: offloaded weights are there only while its forward runs.
-        for stream, (tokens, index) in zip(streams, self(streams, "states"), strict=True):
-            first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        for stream, (tokens, index) in zip(streams, self(streams, part), strict=True):
+            first = torch.arange(stream.mask.shape[1], device=tokens.device) == 0
             present = is_present(stream)[:, None]
             # Not torch.where: onnxruntime has none for truth values.
             projected.append((tokens, (stream.mask & present) | (first & ~present), index))

@@ -29,6 +29,14 @@ from .fusion_late_ume import (
     LateVoteFusion,
     LateWeightedFusion,
 )
+from .fusion_many_ume import (
+    BottleneckFusion,
+    FiLMFusion,
+    GMUFusion,
+    MixtureFusion,
+    PerceiverFusion,
+    TokenTransformerFusion,
+)
 from .fusion_pairs_ume import BANFusion, EVCFusion, PairFusion, UMEFusion
 from .fusion_pooled_ume import (
     BlockFusion,
@@ -76,7 +84,11 @@ class MembersFusion(FusionHead):
         outputs = [member(streams) for member in self.members]
         weights = {name: torch.stack([o.weights[name] for o in outputs]).mean(0) for name in outputs[0].weights}
         present = torch.ones_like(presence(streams)[:, :1]).expand(-1, self.num_views)  # each always has its say
-        return FusionOutput(torch.cat([o.fused for o in outputs], dim=1), weights, present)
+        output = FusionOutput(torch.cat([o.fused for o in outputs], dim=1), weights, present)
+        if outputs[0].fewer is not None:
+            output.fewer = torch.cat([o.fewer for o in outputs], dim=1)
+            output.fewer_present = outputs[0].fewer_present  # the same for all: it is the examples' own
+        return output
 
     def combine(self, logits, present, problem_type):
         """logits [B, M, C] → [B, C], whose softmax or sigmoid is the mean of the members'; of numbers their mean."""
@@ -97,6 +109,7 @@ def build_fusion(config, widths: list[int], pooled_widths: list[int] | None = No
 FUSIONS: dict[str, type[FusionHead]] = {
     "ban": BANFusion,
     "block": BlockFusion,
+    "bottleneck": BottleneckFusion,
     "co_attention": CoAttentionFusion,
     "concat": ConcatFusion,
     "cross_attention": CrossAttentionFusion,
@@ -105,7 +118,9 @@ FUSIONS: dict[str, type[FusionHead]] = {
     "early_input": EarlyInputFusion,
     "early_summation": EarlySummationFusion,
     "evc": EVCFusion,
+    "film": FiLMFusion,
     "gated_cross_attention": GatedCrossAttentionFusion,
+    "gmu": GMUFusion,
     "hierarchical_multi_to_one": HierarchicalMultiToOneFusion,
     "hierarchical_one_to_multi": HierarchicalOneToMultiFusion,
     "late_max": LateMaxFusion,
@@ -115,10 +130,13 @@ FUSIONS: dict[str, type[FusionHead]] = {
     "late_weighted": LateWeightedFusion,
     "low_rank_tensor": LowRankTensorFusion,
     "mfb": MFBFusion,
+    "mixture": MixtureFusion,
     "mlb": MLBFusion,
     "mutan": MutanFusion,
     "pair": PairFusion,
+    "perceiver": PerceiverFusion,
     "product": ProductFusion,
     "sum": SumFusion,
+    "token_transformer": TokenTransformerFusion,
     "ume": UMEFusion,
 }

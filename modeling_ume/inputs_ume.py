@@ -1,11 +1,17 @@
-"""What a model's `forward` takes, by the table of modalities, and what it makes of arguments that it does not know."""
+"""What a model's `forward` takes, by the table of modalities, and what it makes of arguments that it does not know;
+what an encoder once said as a stream, and as these inputs."""
 
 import functools
 import inspect
 from collections.abc import Iterable
 
+import torch
+from torch import Tensor
+
 from .modalities_ume import MODALITIES, usual
+from .modality_base_ume import Modality
 from .stored_ume import nearest
+from .streams_ume import Stream
 
 
 def positional_inputs(labels: tuple[str, ...] = ()) -> list[str]:
@@ -82,3 +88,18 @@ def refuse_unknown(known: list[str], unknown: Iterable[str]) -> None:
     for name in unknown:
         hint = nearest(name, known) or f" It takes {', '.join(dict.fromkeys(known))}."
         raise TypeError(f"forward() has no argument {name!r}.{hint}")
+
+
+def as_inputs(stream: Stream) -> dict[str, Tensor]:
+    """A stream of distinct rows as what `forward` takes."""
+    kind = MODALITIES[stream.modality]
+    grid = {} if stream.grid is None else {kind.grid: torch.tensor(stream.grid)}
+    return {kind.states: stream.states, kind.pooled: stream.pooled, kind.mask: stream.mask, **grid}
+
+
+def as_stream(kind: Modality, encoded: dict[str, Tensor]) -> Stream:
+    """The reverse of `as_inputs`."""
+    states, mask, grid = encoded[kind.states], encoded.get(kind.mask), encoded.get(kind.grid)
+    mask = torch.ones(states.shape[:2]) if mask is None else mask
+    mask, grid = mask.to(states.device).bool(), None if grid is None else tuple(grid.tolist())
+    return Stream(states, mask, encoded[kind.pooled], mask.any(1), grid, modality=kind.name)

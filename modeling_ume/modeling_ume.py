@@ -16,11 +16,12 @@ from .encoders_ume import encoder_class  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
+from .fusion_many_ume import heard  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion
 from .images_ume import read_image  # noqa: F401
-from .inputs_ume import takes_inputs
+from .inputs_ume import as_inputs, as_stream, takes_inputs
 from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
 from .modalities_ume import MODALITIES
@@ -167,6 +168,8 @@ class UMEModel(UMEEncoders):
             fusion_weights=output.weights,
             view_present=output.present,
             view_log_shares=output.log_shares,
+            fewer_fused=output.fewer,
+            fewer_present=output.fewer_present,
         )
         output = add_records(output, recorded)
         return output if self._wants_dict(return_dict) else output.to_tuple()
@@ -326,21 +329,6 @@ class UMEModel(UMEEncoders):
         )
 
 
-def _as_inputs(stream: Stream) -> dict[str, Tensor]:
-    """A stream of distinct rows as what `forward` takes."""
-    kind = MODALITIES[stream.modality]
-    grid = {} if stream.grid is None else {kind.grid: torch.tensor(stream.grid)}
-    return {kind.states: stream.states, kind.pooled: stream.pooled, kind.mask: stream.mask, **grid}
-
-
-def _as_stream(kind: Modality, encoded: dict[str, Tensor]) -> Stream:
-    """The reverse of `_as_inputs`."""
-    states, mask, grid = encoded[kind.states], encoded.get(kind.mask), encoded.get(kind.grid)
-    mask = torch.ones(states.shape[:2]) if mask is None else mask
-    mask, grid = mask.to(states.device).bool(), None if grid is None else tuple(grid.tolist())
-    return Stream(states, mask, encoded[kind.pooled], mask.any(1), grid, modality=kind.name)
-
-
 class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
     r"""
     [`UMEModel`] with a classifier over the answers of `config.id2label`.
@@ -419,11 +407,11 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
             `dict`: what `forward` takes instead: `…_states`, `…_pooled`, the mask of the states and, where they form
             one, `…_grid`.
         """
-        return _as_inputs(self.ume.encode(modality, **inputs))
+        return as_inputs(self.ume.encode(modality, **inputs))
 
     def join_images(self, encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What `encode_images` said of several images one by one → what it says of all of them together."""
-        return _as_inputs(join_streams([_as_stream(MODALITIES["vision"], image) for image in encoded]))
+        return as_inputs(join_streams([as_stream(MODALITIES["vision"], image) for image in encoded]))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by part (`"encoders"`, `"fusion"`, `"classifier"`), e.g. for a learning rate each."""
@@ -462,10 +450,14 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         output = self.ume(**inputs, return_dict=True, **record)
         recorded = recorded_in(output)
         head = self.ume.fusion
-        views = self.classifier(self.classifier_dropout(output.fused))  # [B, K, C]
-        shares = {} if output.view_log_shares is None else {"log_shares": output.view_log_shares}
-        logits = head.combine(views, output.view_present, self.config.problem_type, **shares)  # [B, C]
-        logits, scale = logits.to(views.dtype), label_scale(self.config)
+        log_shares = {} if output.view_log_shares is None else {"log_shares": output.view_log_shares}
+
+        def answer(fused: Tensor) -> tuple[Tensor, Tensor]:
+            views = self.classifier(self.classifier_dropout(fused))  # [B, K, C]
+            logits = head.combine(views, output.view_present, self.config.problem_type, **log_shares)  # [B, C]
+            return views, logits.to(views.dtype)
+
+        (views, logits), scale = answer(output.fused), label_scale(self.config)
         loss = None
         if labels is not None:
             shares = None
@@ -473,7 +465,11 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
                 counts = widen(output.view_present.to(views.dtype))
                 shares = counts / counts.sum(1, keepdim=True)
             scored = logits if shares is None else views
-            loss = answer_loss(scored, labels, self.config.problem_type, shares, loss_weights, scale)
+            fewer = None
+            if output.fewer_fused is not None:
+                less = answer(output.fewer_fused)
+                fewer = less[1] if shares is None else less[0], output.fewer_present
+            loss = answer_loss(scored, labels, self.config.problem_type, shares, loss_weights, scale, fewer)
         output = UMEVQAOutput(
             loss=loss,
             logits=logits if scale is None else scale.in_unit(logits),

@@ -78,6 +78,9 @@ class UMEModelOutput(EncoderRecords, ModelOutput):
         view_present (`torch.BoolTensor` of shape `(batch, K)`, of the heads that combine late): which views count.
         view_log_shares (`torch.Tensor` of shape `(batch, K)`, of the heads that average views): ln of how much each
             counts.
+        fewer_fused, fewer_present (`torch.Tensor` of shapes `(batch, K, fusion_hidden_size)` and `(batch,)`, in
+            training, of the heads that compare): what `fused` would be without some of an example's modalities, and
+            which examples have that.
         text_hidden_states, …: see [`EncoderRecords`].
     """
 
@@ -85,6 +88,8 @@ class UMEModelOutput(EncoderRecords, ModelOutput):
     fusion_weights: dict[str, Tensor] | None = None
     view_present: Tensor | None = None
     view_log_shares: Tensor | None = None
+    fewer_fused: Tensor | None = None
+    fewer_present: Tensor | None = None
 
 
 @_with_records

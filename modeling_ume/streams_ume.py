@@ -62,12 +62,17 @@ class FusionOutput:
         weights: what the head attended to, by name, each non-negative and summing to 1 over what is real.
         present: [B, K] bool, which views count, of the heads that combine late; at least one an example.
         log_shares: [B, K], ln of how much each view counts, of the heads that learn it; `combine` takes it.
+        fewer: [B, K, D], what `fused` would be without some of the modalities that an example has, where a head wants
+            that to give no better answers: the loss of such a view then has a term max(0, its own − that of fewer).
+        fewer_present: [B] bool, which examples have such a comparison.
     """
 
     fused: Tensor
     weights: dict[str, Tensor] = field(default_factory=dict)
     present: Tensor | None = None
     log_shares: Tensor | None = None
+    fewer: Tensor | None = None
+    fewer_present: Tensor | None = None
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:

@@ -210,6 +210,7 @@ def answer_loss(
     shares: Tensor | None = None,
     loss_weights: Tensor | None = None,
     scale: LabelScale | None = None,
+    fewer: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """
     The loss of answers from a list, or of numbers, the mean over the examples.
@@ -221,16 +222,25 @@ def answer_loss(
         shares (`torch.Tensor` of shape `(B, K)`, *optional*): what each view's own loss counts.
         loss_weights (`torch.Tensor` of shape `(B,)`, *optional*): what each example counts in the mean.
         scale ([`LabelScale`], *optional*): how numbers are standardised, which the logits are.
+        fewer (`tuple` of two `torch.Tensor`, *optional*): logits from fewer modalities, of the shape of `logits`, and
+            which examples have them, `(B,)` bool. The loss ℓ of these becomes ℓ + max(0, ℓ − ℓ(fewer)), in which
+            ℓ(fewer) has no gradient: it is a mark to be reached, and nothing to be made worse.
 
     Raises:
         ValueError: for labels of another shape, or an id that no answer has.
     """
     problem = PROBLEM_TYPES[problem_type]
-    if shares is None:
-        losses = problem.losses(logits, labels, scale)  # [B]
-    else:
+
+    def own(logits: Tensor) -> Tensor:  # [B]
+        if shares is None:
+            return problem.losses(logits, labels, scale)
         views = zip(logits.unbind(1), shares.unbind(1), strict=True)
-        losses = sum(share * problem.losses(view, labels, scale) for view, share in views)
+        return sum(share * problem.losses(view, labels, scale) for view, share in views)
+
+    losses = own(logits)
+    if fewer is not None:
+        worse = losses - own(fewer[0].detach())
+        losses = losses + worse.clamp(min=0).masked_fill(~fewer[1], 0.0)
     if loss_weights is not None and loss_weights.shape != losses.shape:
         raise ValueError(
             f"loss_weights have shape {tuple(loss_weights.shape)} for {len(losses)} examples: give one weight an "
