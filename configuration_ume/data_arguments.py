@@ -43,13 +43,18 @@ class DataArguments:
         },
     )
     images: str | None = field(
-        default=None, metadata={"help": "Folder that the table's image names start from (left out: the table's own)."}
+        default=None,
+        metadata={
+            "help": "Folder that the table's names of images, sounds and other files start from (left out: the "
+            "table's own)."
+        },
     )
+    files: str | None = field(default=None, metadata={"help": "The same as images, where the files are none."})
     columns: dict | str | None = field(
         default=None,
         metadata={
             "help": "Which column of `data` is what, where that is not clear: image=img_name question=sentence "
-            "answer=label …"
+            "answer=label audio=wav table=area,rooms series=ecg,speed …"
         },
     )
     where: dict | str | None = field(
@@ -209,6 +214,12 @@ class DataArguments:
             self.eval_split = "validation"
 
     def _check_table(self) -> None:
+        if self.files is not None:
+            if self.images not in (None, self.files):
+                raise ValueError(
+                    f"images={self.images!r} and files={self.files!r} are two names of one folder: give one of them."
+                )
+            self.images, self.files = self.files, None
         for name in ("data", "eval_data"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .answers_ume import NUMBER_FIELDS, as_numbers, check_numbers, checked_answers, inverted, settle_answers
 from .arguments_ume import route_arguments  # noqa: F401
+from .cells_ume import missing  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from .cells_ume import numbers_in
 from .numerics_ume import cut_off
 from .streams_ume import Stream, check_ids, check_shape, described
 
@@ -21,6 +22,7 @@ class Modality:
         name: the key in `MODALITIES`, and the start of its fields, weights and stored states.
         short: what the inputs that say who has it, and which, begin with.
         noun, nouns: what one and several of it are called in a sentence.
+        file_noun: what a file of it is called by who has it.
         called: how the encoder is called in a sentence: "the image encoder".
         aliases: other names that callers have for it.
         inputs: what `forward` takes of it, the encoder's main input first.
@@ -45,10 +47,18 @@ class Modality:
         ordered: whether its tokens have a last one that has seen all others, as words have.
         reads_empty: whether an encoder can be given an empty cell, as a text without words.
         reads: what encoders of it read, for a sentence that tells to choose one.
+        column_names: names of a table's columns that mean it, the surest first; of two in one tier, neither is surer.
+            That of `column` itself needs no mention.
+        suffixes: endings of the files that a cell may name.
+        beside: folders beside a table in which such files are sought, too.
+        joins: whether several columns of a table may make one cell.
+        by_name: whether a cell keeps the columns that it is made of apart, under their names.
+        as_folder: whether a folder of files may stand for one file.
+        depth: how deep its numbers lie in lists, where a cell holds them itself; 0: as the first one does.
     """
 
     name = ""
-    short = noun = nouns = called = ""
+    short = noun = nouns = called = file_noun = ""
     aliases: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
@@ -65,6 +75,11 @@ class Modality:
     has_grid = in_files = ordered = reads_empty = False
     shard_rows, batch_rows = 4096, 128
     reads = ""
+    column_names: tuple[tuple[str, ...], ...] = ()
+    suffixes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    joins = by_name = as_folder = False
+    depth = 0
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -72,6 +87,7 @@ class Modality:
         cls.short = cls.short or cls.name
         cls.noun = cls.noun or cls.name
         cls.mask = cls.mask or f"{cls.name}_mask"
+        cls.file_noun = cls.file_noun or cls.noun
         cls.nouns = cls.nouns or f"{cls.noun}s"
         cls.called = cls.called or cls.noun
         cls.inputs = cls.inputs or (cls.name,)
@@ -81,6 +97,11 @@ class Modality:
         cls.reads = cls.reads or f"a model that reads {cls.nouns}"
 
     # ------------------------------------------------------------------------------------------------------ names
+
+    @property
+    def file_nouns(self) -> str:
+        """What several of its files are called."""
+        return self.nouns if self.file_noun == self.noun else f"{self.file_noun}s"
 
     @property
     def config_field(self) -> str:
@@ -344,6 +365,26 @@ class Modality:
     def together(self, rows: list[Tensor]) -> dict[str, Tensor]:
         """The reverse of `apart`."""
         return {self.main_input: torch.stack(rows)}
+
+    def cell(self, cells: dict):
+        """
+        What a row holds of it, of a table whose cells hold the numbers themselves.
+
+        Args:
+            cells: what stands in each column that is of it, by the column's name; several only where it `joins`.
+
+        Returns:
+            Lists of numbers in lists; None where the row has none of it.
+
+        Raises:
+            ValueError: for what is no numbers.
+        """
+        (value,) = cells.values()
+        return numbers_in(value)
+
+    def names_file(self, cell) -> bool:
+        """Whether a row's cell is the path of a file, whose content counts."""
+        return self.in_files
 
     def lacks(self, cell) -> bool:
         """Whether a row's cell says that the row has none: nothing, or no numbers and no file's name."""

@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 from .answers_ume import check_numbers  # noqa: F401
 from .arguments_ume import route_arguments  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
+from .cells_ume import missing  # noqa: F401
 from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
 from .encoders_ume import encoder_class  # noqa: F401

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Pipeline
 
 from .arguments_ume import route_arguments  # noqa: F401
+from .cells_ume import missing  # noqa: F401
 from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
 from .images_ume import is_image, read_image
 from .modalities_ume import modality_named  # noqa: F401

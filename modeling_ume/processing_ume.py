@@ -14,6 +14,7 @@ from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 from transformers.utils import PROCESSOR_NAME, logging
 
 from .arguments_ume import route_arguments
+from .cells_ume import missing  # noqa: F401
 from .images_ume import process_images  # noqa: F401
 from .modalities_ume import MODALITIES, prepared, usual
 from .modality_base_ume import Modality

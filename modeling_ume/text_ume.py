@@ -32,6 +32,9 @@ class Text(Modality):
     marks = ("vocab_size",)
     ordered = reads_empty = True
     reads = "a model that reads text"
+    column_names = (
+        ("questions", "question_text", "query", "sentence", "text", "prompt", "caption", "sent", "statement"),
+    )
 
     def check(self, adapter, encoder, inputs):
         embeddings, ids = inputs.get("inputs_embeds"), inputs.get(self.main_input)

@@ -25,6 +25,7 @@ class Vision(Modality):
 
     name = "vision"
     short = noun = called = "image"
+    file_noun = "picture"
     aliases = ("image",)
     inputs = ("pixel_values",)
     later_inputs = ("pixel_mask",)
@@ -38,6 +39,15 @@ class Vision(Modality):
     has_grid = in_files = True
     shard_rows, batch_rows = 256, 32
     reads = "a model that reads single pictures"
+    column_names = (
+        (
+            "img", "image_path", "img_path", "image_file", "img_file", "image_filename", "image_file_name",
+            "img_filename", "image_name", "img_name", "file_name", "filename", "picture", "picture_path",
+            "picture_name", "photo", "image_url", "img_url", "pic", "images",
+        ),
+    )  # fmt: skip
+    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+    beside = ("images", "imgs", "img", "pictures")
 
     def check(self, adapter, encoder, inputs):
         if inputs.get(self.main_input) is not None:

@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_trust_option(parser)
     table = parser.add_argument_group("a table of questions, instead of an image")
     add_table_options(table)
-    table.add_argument("--images", help="folder with the images")
+    table.add_argument("--images", "--files", help="folder with the images, sounds and other files")
     table.add_argument("--source", help="a data set's name, for a table in its layout")
     table.add_argument("--split", help="the part of a folder, of a Hub data set or of a table with a column split")
     table.add_argument("--out", help="where the answers go, a .csv or .tsv file; what it holds is not asked again")

@@ -24,8 +24,12 @@ RECIPE = "own_table"
 def parse(argv: list[str]):
     parser = command_parser("data", __doc__)
     parser.add_argument("data", nargs="+", metavar="file", help="a table, as --data of `ume train` takes it")
-    parser.add_argument("--images", help="folder that the table's image names start from")
-    parser.add_argument("--columns", nargs="+", help="which column is what: image=img_name answer=label …")
+    parser.add_argument(
+        "--images", "--files", help="folder that the table's names of images, sounds and other files start from"
+    )
+    parser.add_argument(
+        "--columns", nargs="+", help="which column is what: image=img_name answer=label table=area,rooms audio=wav …"
+    )
     parser.add_argument("--where", nargs="+", help="rows to keep, by column: q_lang=en …")
     parser.add_argument("--source", help="layout of a known data set, such as slake (left out: found out)")
     parser.add_argument("--split", help="split of a data set that has several")

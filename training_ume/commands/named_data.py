@@ -27,7 +27,7 @@ def add_data_options(group: argparse._ArgumentGroup, *, annotations: str, source
     group.add_argument("--split", help="split of easy_vqa (default: test) or of a Hub data set (default: validation)")
     group.add_argument("--questions", help="questions JSON (plain, .gz or .zip)")
     group.add_argument("--annotations", help=annotations)
-    group.add_argument("--images", help="folder with the images")
+    group.add_argument("--images", "--files", help="folder with the images, sounds and other files")
     group.add_argument("--image_pattern", help="file name of an image, for example COCO_val2014_{image_id:012d}.jpg")
     group.add_argument("--name", help="configuration of a Hub data set")
 

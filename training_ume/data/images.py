@@ -7,15 +7,16 @@ import os
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from PIL import Image
 
 from modeling_ume.images_ume import to_rgb
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _BadEntry, _is_number, _short
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = frozenset(MODALITIES["vision"].suffixes)
 # The shape of a numbered image's name: what stands before the last digits, the digits, the suffix.
 NUMBERED_NAME = re.compile(r"(.*?)(\d+)(\.[A-Za-z]+)", re.ASCII)
 
@@ -64,15 +65,18 @@ def _inside(root: str, file_name: str) -> str:
 class _Listing:
     """Which files exist, by listing each folder once: 82,783 images cost one scan instead of 82,783 look-ups."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: bool = False) -> None:
         self._names: dict[str, set[str]] = {}
+        self.folders = folders  # whether a folder counts as a file
 
     def has_file(self, path: str) -> bool:
         folder, file_name = os.path.split(path)
         if folder not in self._names:
             try:
                 with os.scandir(folder) as entries:
-                    self._names[folder] = {entry.name for entry in entries if entry.is_file()}
+                    self._names[folder] = {
+                        entry.name for entry in entries if entry.is_file() or (self.folders and entry.is_dir())
+                    }
             except OSError:
                 self._names[folder] = set()
         return file_name in self._names[folder]
@@ -96,7 +100,9 @@ def _pattern_takes_number(pattern: str) -> bool:
     return False
 
 
-def infer_image_pattern(folder: str | os.PathLike, image_ids: Iterable[str]) -> str:
+def infer_image_pattern(
+    folder: str | os.PathLike, image_ids: Iterable[str], suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> str:
     """The file-name pattern that leads from image ids to the files of a folder, where only one does.
 
     Raises `VQADataError` when no pattern finds any image, or when several do.
@@ -109,7 +115,7 @@ def infer_image_pattern(folder: str | os.PathLike, image_ids: Iterable[str]) -> 
     with os.scandir(folder) as entries:
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() not in IMAGE_SUFFIXES:
+            if suffix.lower() not in suffixes:
                 continue
             examples.append(entry.name)
             if stem in wanted:

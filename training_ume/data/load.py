@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from modeling_ume.modality_base_ume import Modality
 from training_ume.data.images import open_image
 from training_ume.data.json_entries import JSONEntries, VQADataError
 from training_ume.data.rows import FEATURES, _BadEntry, _label, _Problems, _question_id, _select
@@ -173,20 +174,28 @@ def _refuse_foreign_arguments(source: str, **given: Any) -> None:
 
 def broken_images(paths: Iterable[str]) -> dict[str, str]:
     """Decodes every image once, exactly as training will: `{path: what is wrong with it}` of the broken ones."""
-    paths = list(paths)
+    return _broken(list(paths), open_image, "images")
+
+
+def broken_files(kind: Modality, paths: Iterable[str]) -> dict[str, str]:
+    """The same of the files of any modality."""
+    return _broken(list(paths), kind.open, kind.nouns)
+
+
+def _broken(paths: list[str], opened: Callable[[str], Any], nouns: str) -> dict[str, str]:
     broken: dict[str, str] = {}
 
     def trouble(path: str) -> tuple[str, str | None]:
         try:
-            open_image(path)
-        except VQADataError as error:
+            opened(path)
+        except ValueError as error:
             return path, str(error)
         return path, None
 
     # PIL lets go of the interpreter lock while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         checked = pool.map(trouble, paths)
-        for path, reason in tqdm(checked, total=len(paths), desc="checking images", disable=None, leave=False):
+        for path, reason in tqdm(checked, total=len(paths), desc=f"checking {nouns}", disable=None, leave=False):
             if reason is not None:
                 broken[path] = reason
     return broken

@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 
 from metrics.vqa_accuracy.vqa_accuracy import most_common_answer
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.order import words
 from training_ume.data.pictures import copies
 from training_ume.data.rows import FEATURES, logger
@@ -39,8 +40,9 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
     Returns:
         `dict`: what was `understood`; `rows`, and those `unusable` (their number by kind, and `examples`); `questions`
         with their lengths in words and tokens, `pictures` with the share of `copies`, `answers` with the most common
-        ones and the `coverage` by the size of the vocabulary, `columns` that go along with how many values they
-        have, `unknown_tokens`; `advice`: fields for `ume train`, and why.
+        ones and the `coverage` by the size of the vocabulary, of each `further` modality how many rows have it,
+        `columns` that go along with how many values they have, `unknown_tokens`; `advice`: fields for `ume train`,
+        and why.
 
     Raises:
         VQADataError: where no row can be used.
@@ -56,6 +58,7 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
         unusable = _unusable(log)
     asked = [question for question in rows["question"][:] if question.strip()]
     shown = [path for path in rows["image"][:] if path]
+    known = {*FEATURES, *(kind.column for kind in MODALITIES.values())}
     facts = {
         "understood": found.as_dict(),
         "rows": len(rows),
@@ -63,10 +66,20 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
         "questions": _questions(asked, tokenizer),
         "pictures": _pictures(shown),
         "answers": _answers(rows),
-        "columns": {name: len(set(map(str, rows[name][:]))) for name in rows.column_names if name not in FEATURES},
+        "further": _further(rows),
+        "columns": {name: len(set(map(str, rows[name][:]))) for name in rows.column_names if name not in known},
         "unknown_tokens": unknown_tokens(tokenizer, asked) if tokenizer is not None else None,
     }
     return {**facts, "advice": advice(facts)}
+
+
+def _further(rows: Dataset) -> dict[str, dict]:
+    """How many rows have what is neither a question nor an image, by the name of the modality."""
+    kinds = [kind for kind in MODALITIES.values() if kind.column in rows.column_names and kind.column not in FEATURES]
+    return {
+        kind.column: {"rows": sum(not kind.lacks(cell) for cell in rows[kind.column][:]), "noun": kind.noun}
+        for kind in kinds
+    }
 
 
 def _unusable(log: Path) -> dict:

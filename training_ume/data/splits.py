@@ -5,7 +5,9 @@ from __future__ import annotations
 import datasets
 import numpy as np
 
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.stored_ume import nearest
+from training_ume.data.inputs import paths_in
 from training_ume.data.pictures import copies
 
 # ------------------------------------------------------------------------------------------------------------ splits
@@ -46,8 +48,9 @@ def split_rows(
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Splits off `fraction` of what must stay together: (train, held_out).
 
-    Pictures stay together, as in `split_by_image`, whose choice this is where every row has one; so do, of rows
-    without a picture, those that ask the same; and with `by` all rows that have one value in that column. The fraction
+    Pictures stay together, as in `split_by_image`, whose choice this is where every row has one and no other file; so
+    do the files of every other modality, sounds say; of rows without any, those that ask the same, unless they have
+    more than a question; and with `by` all rows that have one value in that column. The fraction
     is one of these groups, not of the rows.
 
     Args:
@@ -58,7 +61,8 @@ def split_rows(
     """
     plain = dataset.with_format(None)
     image_ids, paths = plain["image_id"][:], plain["image"][:]
-    if by is None and all(image_ids):
+    files = {column: paths for column, paths in paths_in(plain).items() if column != "image"}
+    if by is None and all(image_ids) and not any(map(any, files.values())):
         return split_by_image(dataset, fraction, seed)
     if by is not None and by not in dataset.column_names:
         raise ValueError(
@@ -69,24 +73,30 @@ def split_rows(
         raise ValueError(f"fraction={fraction!r} must lie between 0 and 1: the share of the groups to hold out.")
     shown = [(image_id, path) for image_id, path in zip(image_ids, paths, strict=True) if image_id]
     picture_of = _image_groups([image_id for image_id, _ in shown], [path for _, path in shown])
-    questions = plain["question"][:]
-    kept_together = [
-        ("image", picture_of[image_id]) if image_id else ("question", " ".join(question.lower().split()))
-        for image_id, question in zip(image_ids, questions, strict=True)
-    ]
-    values = [None] * len(dataset) if by is None else [("value", str(value)) for value in plain[by][:]]
-    parent = {key: key for pair in zip(kept_together, values, strict=True) for key in pair if key is not None}
+    keys: list[list[tuple]] = [[("image", picture_of[i])] if i else [] for i in image_ids]
+    for column, paths in files.items():
+        same = copies(paths)
+        for of_row, path in zip(keys, paths, strict=True):
+            of_row += [(column, same[path])] if path else []
+    further = _have_more(plain)
+    for row, (of_row, question) in enumerate(zip(keys, plain["question"][:], strict=True)):
+        if not of_row:
+            of_row.append(("row", row) if further[row] else ("question", " ".join(question.lower().split())))
+    if by is not None:
+        for of_row, value in zip(keys, plain[by][:], strict=True):
+            of_row.append(("value", str(value)))
+    parent = {key: key for of_row in keys for key in of_row}
 
     def root(key):
         while parent[key] != key:
             parent[key] = key = parent[parent[key]]
         return key
 
-    for first, value in zip(kept_together, values, strict=True):
-        if value is not None:
-            small, large = sorted((root(first), root(value)))
+    for first, *others in keys:
+        for other in others:
+            small, large = sorted((root(first), root(other)))
             parent[large] = small
-    group_of_row = [root(key) for key in kept_together]
+    group_of_row = [root(of_row[0]) for of_row in keys]
     groups = sorted(set(group_of_row))
     if len(groups) < 2:
         what = f"values of {by!r}" if by is not None else "pictures or questions"
@@ -96,6 +106,16 @@ def split_rows(
     held_out = {groups[index] for index in chosen}
     is_held_out = np.array([group in held_out for group in group_of_row])
     return dataset.select(np.flatnonzero(~is_held_out)), dataset.select(np.flatnonzero(is_held_out))
+
+
+def _have_more(rows: datasets.Dataset) -> list[bool]:
+    """Which rows have what is neither a question nor a file: numbers of their own, by which they differ."""
+    found = [False] * len(rows)
+    for kind in MODALITIES.values():
+        if kind.column != "question" and kind.column in rows.column_names and not kind.in_files:
+            for row, cell in enumerate(rows[kind.column][:]):
+                found[row] = found[row] or not kind.lacks(cell)
+    return found
 
 
 def _image_groups(image_ids: list[str], paths: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.choices_ume import about_unknown, check_probability, decode_choices, find_choices
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.tasks_ume import check_choosing
 from training_ume.data.collator import VQACollator, allow_lacks
 from training_ume.data.inputs import lacked_by_all
@@ -98,7 +99,9 @@ def ask_table(
     top_k = min(top_k, len(model.config.id2label) if chosen is None else len(chosen.ids))
     ours = _answer_columns(top_k, min_probability)
     rows = rows.rename_columns({column: f"given_{column}" for column in ours if column in rows.column_names})
-    further = [column for column in rows.column_names if column not in (*KEYS, *LEFT_OUT)]
+    # Numbers in lists are no cells of a text; the columns of a table stand beside them anyway.
+    numbers = [kind.column for kind in MODALITIES.values() if kind.column not in KEYS and not kind.in_files]
+    further = [column for column in rows.column_names if column not in (*KEYS, *LEFT_OUT, *numbers)]
     columns = [*KEYS, *further, *ours]
     made_by = {
         "weights": fingerprint(model), "columns": columns, "choices": choices, "min_probability": min_probability,

@@ -22,9 +22,10 @@ def data_lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"{understood['name']}: {understood['container']}{layout}.", *_left(uses)]
     lines += [*understood["made"], *understood["remarks"], ""]
     questions, pictures, unusable = facts["questions"], facts["pictures"], facts["unusable"]
+    further = "".join(f"{one['rows']:,} with {one['noun']}, " for one in facts.get("further", {}).values())
     lines.append(
         f"{facts['rows']:,} rows can be used: {questions['rows']:,} with a question ({questions['distinct']:,} "
-        f"different ones), {pictures['rows']:,} with a picture ({pictures['distinct']:,} different ones), "
+        f"different ones), {pictures['rows']:,} with a picture ({pictures['distinct']:,} different ones), {further}"
         f"{facts['answers']['rows']:,} with an answer."
     )
     if unusable["count"]:

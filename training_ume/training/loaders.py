@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSample
 from transformers.trainer_utils import seed_worker
 
 from training_ume.data.collator import allow_lacks
-from training_ume.data.order import words
+from training_ume.data.order import shared_files, words
 from training_ume.data.sampler import GroupedByImageSampler, ProcessBatches
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.rows import as_rows, check_rows
@@ -40,7 +40,7 @@ class Loaders:
                 sampler = SequentialSampler(dataset)
             else:
                 # Ungrouped, every question counts as an image of its own.
-                images = dataset["image"][:] if self.group_by_image else range(len(dataset))
+                images = shared_files(dataset) if self.group_by_image else range(len(dataset))
                 lengths = words(dataset["question"][:]) if self.bucket_by_length else None
                 sampler = GroupedByImageSampler(images, size * args.world_size, seed, lengths)
             batches = ProcessBatches(sampler, size, args.world_size, args.process_index, args.dataloader_drop_last)

@@ -13,6 +13,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from configuration_ume.arguments import DataArguments
+from training_ume.data.inputs import cell_keys, paths_in
 from training_ume.data.pictures import copies
 from training_ume.records.files import first_line, read_json
 from training_ume.records.predictions import PREDICTIONS, read_predictions
@@ -104,7 +105,8 @@ def run_part(folder: str | Path, part: str) -> tuple[Dataset, str | None, list[s
 
 def trained_on(folder: str | Path, rows: Dataset) -> dict | None:
     """
-    How many of the rows the model in a folder was trained on, told by the pictures' bytes and the questions' words.
+    How many of the rows the model in a folder was trained on, told by the pictures' bytes and the questions' words,
+    and by whatever else a row has.
 
     Returns:
         `dict`: `rows` (the same picture and question), `pictures` (that it was trained on with any question), of
@@ -116,9 +118,10 @@ def trained_on(folder: str | Path, rows: Dataset) -> dict | None:
         train = run_rows(folder).train
     except (ValueError, OSError, ImportError, TypeError) as error:
         return {"unknown": first_line(error)}
-    picture = copies([*rows["image"][:], *train["image"][:]])
-    seen = {*_keys(train, picture)}
-    keys, paths = _keys(rows, picture), {picture[path] for path in rows["image"][:] if path}
+    files = [path for part in (rows, train) for paths in paths_in(part).values() for path in paths]
+    picture = copies(files)
+    seen = {*cell_keys(train, picture)}
+    keys, paths = cell_keys(rows, picture), {picture[path] for path in rows["image"][:] if path}
     of_train = {picture[path] for path in train["image"][:] if path}
     return {
         "rows": sum(key in seen for key in keys),
@@ -126,11 +129,6 @@ def trained_on(folder: str | Path, rows: Dataset) -> dict | None:
         "pictures": len(paths & of_train),
         "of_pictures": len(paths),
     }
-
-
-def _keys(rows: Dataset, picture: dict[str, str]) -> list[tuple[str, str]]:
-    pairs = zip(rows["image"][:], rows["question"][:], strict=True)
-    return [(picture[path], " ".join(question.casefold().split())) for path, question in pairs]
 
 
 def describe_trained_on(found: dict | None) -> str | None:

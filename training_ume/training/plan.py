@@ -7,7 +7,7 @@ from pathlib import Path
 from configuration_ume.arguments import Recipe
 from modeling_ume import FUSIONS
 from modeling_ume.own_heads_ume import FILE, check_travels, known_head
-from training_ume.data.inputs import BLIND
+from training_ume.data.inputs import BLIND, one_alone
 from training_ume.records.checkpoints import last_whole_checkpoint
 from training_ume.records.files import read_json
 from training_ume.records.run_folder import Run
@@ -36,7 +36,7 @@ def plan_runs(recipe: Recipe) -> list[Run]:
             raise ValueError(f"beside names {name!r}, which the recipe trains anyway: leave it out.")
         if name not in FUSIONS and name not in BLIND:
             raise ValueError(f"beside names {name!r}, which is unknown: choose from {', '.join([*FUSIONS, *BLIND])}.")
-        if name in FUSIONS and inputs != "both":
+        if name in FUSIONS and one_alone(inputs):
             raise ValueError(
                 f"beside names the head {name!r}, but the recipe's inputs={inputs!r} leave nothing to fuse."
             )

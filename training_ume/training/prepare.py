@@ -10,7 +10,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from configuration_ume.data_arguments import HELD_OUT, DataArguments
+from modeling_ume.modalities_ume import ALL, MODALITIES, seen_by, usual
 from training_ume.data.answers import AnswerVocabulary, several_spellings
+from training_ume.data.inputs import there
 from training_ume.data.load import load_vqa, skipped_entries
 from training_ume.data.order import in_image_order
 from training_ume.data.pictures import shared_pictures
@@ -137,21 +139,24 @@ def load_data(
 
 def what_there_is(inputs: str, rows: Dataset) -> str:
     """
-    What a model sees of these rows: both, or the one that any row has where no row has the other.
+    What a model sees of these rows: all, or those of the usual modalities that any row has.
 
     Raises:
         ValueError: where no row has what `inputs` asks for.
     """
-    there = [name for name, column in (("question", "question"), ("image", "image")) if any(rows[column][:])]
-    if inputs == "both" and len(there) == 2:
-        return inputs
-    if not there or (inputs != "both" and inputs not in there):
-        missing = "question or image" if not there else inputs
+    has = [kind.column for kind in there(rows)]
+    asked = [MODALITIES[name].column for name in seen_by(inputs)]
+    missing = [column for column in asked if column not in has]
+    if inputs == ALL and has:
+        lacked = [kind.column for kind in usual() if kind.column not in has]
+        return "+".join(has) if lacked else ALL
+    if missing:
+        what = "question or image" if inputs == ALL else missing[0]
         raise ValueError(
-            f"inputs={inputs!r}, but no row has any {missing}: say with --columns which column it is in, or choose "
+            f"inputs={inputs!r}, but no row has any {what}: say with --columns which column it is in, or choose "
             f"other inputs."
         )
-    return there[0] if inputs == "both" else inputs
+    return inputs
 
 
 def load_shards(args: DataArguments) -> VQAData:
@@ -263,10 +268,11 @@ def describe_data(data: VQAData) -> str:
     left_out = summary["train_questions_left_out"]
     fits = fitting_score(data.scored["answers"][:])
     parts = {"train": "training", "validation": "validation", "test": "test"}
-    asked = {"both": "questions", "question": "questions", "image": "rows"}[data.inputs]
+    seen = [MODALITIES[name].column for name in seen_by(data.inputs)]
+    asked = "questions" if "question" in seen else "rows"
     counts = [
         f"{summary[f'{name}_questions']:,} {adjective} {asked}"
-        + ("" if data.inputs == "question" else f" about {summary[f'{name}_images']:,} images")
+        + (f" about {summary[f'{name}_images']:,} images" if "image" in seen else "")
         for name, adjective in parts.items()
         if f"{name}_questions" in summary
     ]
@@ -307,13 +313,17 @@ def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset]
     lines = []
     nothing_to_validate_on = args.is_table and args.validation_fraction is None and not args.has_eval_part
     if nothing_to_validate_on and (rows is None or "validation" not in rows):
-        what = "pictures" if args.split_by is None else f"values of {args.split_by}"
-        what = "questions" if args.split_by is None and data.inputs == "question" else what
+        seen = [MODALITIES[name] for name in seen_by(data.inputs)]
+        files = [kind.file_nouns for kind in seen if kind.in_files and any(data.train[kind.column][:])]
+        what = " and ".join(files) or ("questions" if data.inputs == "question" else "rows")
+        what = what if args.split_by is None else f"values of {args.split_by}"
         lines.append(
             f"Nothing to validate on is given: {HELD_OUT:.0%} of the {what} are held out to choose the epoch, and "
             "scored. Give --eval_data, or another --validation_fraction."
         )
     if data.inputs != args.inputs:
-        without = {"image": "question", "question": "image"}[data.inputs]
-        lines.append(f"No row has any {without}: the model sees the {data.inputs} alone (inputs={data.inputs}).")
+        seen = [MODALITIES[name].column for name in seen_by(data.inputs)]
+        without = " or ".join(kind.column for kind in usual() if kind.column not in seen)
+        alone = f"{seen[0]} alone" if len(seen) == 1 else " and ".join(seen)
+        lines.append(f"No row has any {without}: the model sees the {alone} (inputs={data.inputs}).")
     return lines

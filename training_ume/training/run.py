@@ -22,12 +22,13 @@ from configuration_ume.arguments import Recipe, UMETrainingArguments
 from configuration_ume.requirements import check_run
 from configuration_ume.scores import NAMES
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.modalities_ume import ALL, seen_by
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.build.model import build_model, count_parameters, encoder_sources, start_from
 from training_ume.build.processor import build_collator, build_processor
 from training_ume.build.tokenizer import build_tokenizer
 from training_ume.data.answers import AnswerVocabulary
-from training_ume.data.inputs import BLIND
+from training_ume.data.inputs import BLIND, one_alone
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.data.unknown import unknown_tokens, unknown_warning
 from training_ume.evaluation.answering import predict
@@ -145,7 +146,7 @@ class Prepared:
         words = (key, *map(repr, (model.tokenizer, model.text_model, model.text_revision, model.text_config)))
         if words not in self.tokenizers:
             self.tokenizers[words] = tokenizer = build_tokenizer(model, data.train)
-            if tokenizer is not None and data.inputs != "image":
+            if "text" in seen_by(data.inputs) and tokenizer is not None:
                 parts = {"training": data.train, data.scored_on: data.scored}
                 unknown = {name: unknown_tokens(tokenizer, part["question"][:]) for name, part in parts.items()}
                 data.remarks["unknown_tokens"] = unknown
@@ -156,9 +157,9 @@ class Prepared:
 
 def as_there_is(recipe: Recipe, run: Run, data: VQAData) -> tuple[Recipe, Run]:
     """A run, and its recipe, that see of questions and images what the rows have."""
-    if data.inputs == recipe.data.inputs or run.inputs != "both":
+    if data.inputs == recipe.data.inputs or run.inputs != ALL:
         return recipe, run
-    name = next(name for name, sees in BLIND.items() if sees == data.inputs)
+    name = next((name for name, sees in BLIND.items() if sees == data.inputs), run.fusion)
     name = run.name.replace(run.fusion, name, 1)
     recipe = recipe._replace(data=dataclasses.replace(recipe.data, inputs=data.inputs))
     return recipe, dataclasses.replace(run, inputs=data.inputs, name=name)
@@ -327,7 +328,7 @@ def build_trainer(
         inputs (`str`): what the model sees.
     """
     args, training = recipe.model, recipe.training
-    if inputs != "both":  # a blind model beside others has no image to weigh its question against
+    if one_alone(inputs):  # a blind model beside others has no image to weigh its question against
         training = copy.copy(training)
         training.rubi_weight = 0.0
     collator = build_collator(

@@ -8,8 +8,8 @@ from typing import Any
 
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _Problems
-from training_ume.data.tables.columns import NAMES
 from training_ume.data.tables.containers import open_table
+from training_ume.data.tables.roles import roles
 from training_ume.data.tables.table import Table
 
 
@@ -99,7 +99,7 @@ class Source:
         for layout in self.layouts:
             if layout.fits(table.columns):
                 found = {role: c for role, c in layout.columns.items() if c in table.columns}
-                return {**dict.fromkeys(NAMES), **found}
+                return {**dict.fromkeys(roles()), **found}
         there = [column for column in table.columns if column not in self.makes]
         lacking = [
             ", ".join(sorted({c for c in layout.columns.values() if c} | layout.marks)) for layout in self.layouts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from glob import escape as glob_escape
 from glob import glob
@@ -114,11 +115,11 @@ class _ImageStore:
 
     SUFFIXES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 
-    def __init__(self, source: str, images, cache_dir):
+    def __init__(self, source: str, images, cache_dir, suffixes: Sequence[str] = ()):
         self.local, self.images_given = os.path.isdir(source), bool(images)
         self.root = os.path.abspath(images or source) if images or self.local else None
         self.folder = os.path.join(os.path.abspath(cache_dir or datasets.config.HF_DATASETS_CACHE), "ume_images")
-        self.listing = _Listing()
+        self.listing, self.suffixes = _Listing(), suffixes
 
     def path(self, image: dict | str | bytes | None) -> tuple[str, str]:
         """(absolute path, what identifies the image when the data set itself has no image_id)."""
@@ -143,11 +144,14 @@ class _ImageStore:
 
     def kept(self, digest: str) -> str | None:
         """The path of an image that was written under this name before."""
-        paths = (os.path.join(self.folder, digest[:2], digest + end) for _, end in (*self.SUFFIXES, (b"", ".image")))
+        ends = dict.fromkeys((*(end for _, end in self.SUFFIXES), ".image", *self.suffixes))
+        paths = (os.path.join(self.folder, digest[:2], digest + end) for end in ends)
         return next(filter(os.path.isfile, paths), None)
 
-    def _write(self, content: bytes, digest: str) -> str:
-        suffix = next((suffix for magic, suffix in self.SUFFIXES if content.startswith(magic)), ".image")
+    def _write(self, content: bytes, digest: str, said: str = "") -> str:
+        """Keeps a file's content; its suffix is that of what it begins with, or else the one that is `said`."""
+        own = said if said and said in self.suffixes else ".image"
+        suffix = next((suffix for magic, suffix in self.SUFFIXES if content.startswith(magic)), own)
         path = os.path.join(self.folder, digest[:2], digest + suffix)
         if not os.path.exists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from training_ume.data.images import IMAGE_SUFFIXES
+from modeling_ume.cells_ume import NO_NUMBER, as_number, decimal_sign, missing, numbers_in
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modality_base_ume import Modality
 
 NO_ANSWER_WORDS = {"nan", "none", "null", "na", "n/a", "<na>"}
 HEAD = 1000  # rows that are looked at to tell what a column holds
+LOOKED_INTO = 20  # of texts that may be lists
 
 
 # ---------------------------------------------------------------------------------------------------------- one cell
@@ -77,8 +82,10 @@ class Holding:
         self.kinds: set[str] = set()
         self.distinct: set[str] = set()
         self.parts: set[type] = set()  # of lists
-        self.filled = self.empty = self.images = self.lists = self.sentences = self.none_words = 0
-        self.example = ""
+        self.files: Counter[str] = Counter()  # names of files, by the modality that reads such
+        self.fields: dict[str, Holding] = {}  # of cells that are columns themselves, by name
+        self.filled = self.empty = self.lists = self.sentences = self.none_words = 0
+        self.example, self.first = "", None
 
     def add(self, values: Sequence[Any]) -> None:
         for value in values:
@@ -88,13 +95,16 @@ class Holding:
                 continue
             self.filled += 1
             if not self.example:
-                self.example = _example(value)
+                self.example, self.first = _example(value), value
             kind = self._kind(value)
             self.kinds.add(kind)
             if len(self.distinct) <= HEAD and kind != "image":
                 self.distinct.add(value if isinstance(value, str) else repr(value))
-            if kind == "image" or (isinstance(value, str) and _names_image(value)):
-                self.images += 1
+            if isinstance(value, str) or kind == "image":
+                self.files.update(files_of(value))
+            if isinstance(value, dict) and kind == "other":
+                for name, inner in value.items():
+                    self.fields.setdefault(str(name), Holding(self.typed)).add([inner])
             if isinstance(value, str):
                 self.sentences += value.rstrip().endswith(("?", "？")) or len(value.split()) > 2
                 self.none_words += value.strip().lower() in NO_ANSWER_WORDS
@@ -110,8 +120,10 @@ class Holding:
             return "bool"
         if isinstance(value, int):
             return "whole"
-        if isinstance(value, float):
+        if isinstance(value, (float, Decimal)):
             return "number"
+        if isinstance(value, np.ndarray) and value.dtype != np.uint8 and value.dtype.kind in "iuf":
+            return "array"
         if is_picture(value):
             return "image"
         if isinstance(value, (list, tuple)):
@@ -124,7 +136,51 @@ class Holding:
     @property
     def is_image(self) -> bool:
         """Whether nine of ten cells are pictures or names of them."""
-        return self.filled > 0 and self.images >= 0.9 * self.filled
+        return self.is_file_of(MODALITIES["vision"])
+
+    def is_file_of(self, kind: Modality) -> bool:
+        """Whether nine of ten cells are files that a modality reads, or names of them."""
+        return self.filled > 0 and self.files[kind.name] >= 0.9 * self.filled
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether every cell is an array of numbers, or numbers in lists."""
+        if self.kinds == {"text"} and all(text.lstrip().startswith("[") for text in self.distinct):
+            return all(map(_reads_as_numbers, list(self.distinct)[:LOOKED_INTO]))
+        return bool(self.kinds) and self.kinds <= {"list", "array"} and self.parts <= {int, float, list, np.ndarray}
+
+    @property
+    def depth(self) -> int:
+        """How deep the lists of numbers are that its cells hold, by the first; 1 for numbers alone."""
+        value, found = self.first, 0
+        if isinstance(value, str):
+            value = numbers_in(value)
+        while isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and getattr(value, "ndim", 0)):
+            value, found = (value[0] if len(value) else None), found + 1
+        return max(found, 1)
+
+    @property
+    def is_value(self) -> bool:
+        """Whether cells are numbers, truth values, or words of which few differ."""
+        if not self.filled or not self.kinds <= {"text", "whole", "number", "bool"} or self.lists > 0:
+            return False
+        if any(self.is_file_of(kind) for kind in MODALITIES.values()):
+            return False
+        return (
+            self.kinds <= {"whole", "number", "bool"}
+            or self.number_sign() is not None
+            or (len(self.distinct) <= max(20, self.filled // 2) and not self.is_text)
+        )
+
+    def number_sign(self) -> str | None:
+        """Which sign stands before the decimals of a column of texts that are all numbers; None for one of words, or
+        where the numbers leave it open."""
+        texts = [text for text in self.distinct if not missing(text, NO_NUMBER)]
+        sign = decimal_sign(texts)
+        try:
+            return sign if texts and all(as_number(text, sign) is not None for text in texts) else None
+        except ValueError:
+            return None
 
     @property
     def is_number(self) -> bool:
@@ -152,8 +208,13 @@ class Holding:
         if not self.filled:
             return "nothing"
         empty = f", {self.empty:,} empty" if self.empty else ""
-        if self.is_image:
-            return ("pictures" if "image" in self.kinds else "names of pictures") + empty
+        for kind in MODALITIES.values():
+            if self.is_file_of(kind):
+                return (kind.file_nouns if "image" in self.kinds else f"names of {kind.file_nouns}") + empty
+        if self.fields:
+            return f"{len(self.fields)} columns by name{empty}"
+        if self.kinds == {"array"}:
+            return f"arrays{empty}"
         if self.reads_as_list or "list" in self.kinds:
             return "lists" + empty
         number = f"{len(self.distinct):,}" if len(self.distinct) <= HEAD else f"over {HEAD:,}"
@@ -170,9 +231,29 @@ def is_picture(value: Any) -> bool:
     return type(value).__module__.startswith("PIL.")
 
 
-def _names_image(text: str) -> bool:
-    end = text.split("?")[0] if "://" in text else text
-    return end.strip().lower().endswith(tuple(IMAGE_SUFFIXES)) or text.startswith("data:image/")
+def _reads_as_numbers(text: str) -> bool:
+    try:
+        return numbers_in(text) is not None
+    except ValueError:
+        return False
+
+
+def files_of(value: Any) -> list[str]:
+    """The modalities that read a cell's file, which stands in it or is named: by its ending, else it is a picture."""
+    text = value
+    if isinstance(value, dict):
+        text = value.get("path")
+    if not isinstance(text, str) or not text:
+        return (
+            []
+            if isinstance(value, (str, dict)) and not (isinstance(value, dict) and value.get("bytes"))
+            else ["vision"]
+        )
+    if text.startswith("data:"):
+        return ["vision"] if text.startswith("data:image/") else []
+    end = (text.split("?")[0] if "://" in text else text).strip().lower()
+    found = [kind.name for kind in MODALITIES.values() if kind.suffixes and end.endswith(kind.suffixes)]
+    return found or (["vision"] if isinstance(value, dict) else [])
 
 
 def _example(value: Any) -> str:

@@ -5,111 +5,25 @@ Where several would do, that is an error which names them: a wrong guess would t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from modeling_ume.modality_base_ume import Modality
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.tables.cells import Holding
+from training_ume.data.tables.roles import ALL_LEFT, column_kind, columns_of, further, modality_roles, normal, roles
 
-# By role: names that mean it, the surest first. Of two in one tier, neither is surer.
-NAMES = {
-    "image": (
-        ("image",),
-        (
-            "img", "image_path", "img_path", "image_file", "img_file", "image_filename", "image_file_name",
-            "img_filename", "image_name", "img_name", "file_name", "filename", "picture", "picture_path",
-            "picture_name", "photo", "image_url", "img_url", "pic", "images",
-        ),
-    ),
-    "question": (
-        ("question",),
-        ("questions", "question_text", "query", "sentence", "text", "prompt", "caption", "sent", "statement"),
-    ),
-    "answers": (
-        ("answers",),
-        ("answer",),
-        ("multiple_choice_answer",),
-        ("direct_answers",),
-        (
-            "label", "labels", "target", "class", "class_name", "category", "response", "ground_truth", "gt_answer",
-            "correct_answer", "label_name",
-        ),
-    ),
-    "question_id": (("question_id",), ("qid", "questionid", "id", "uid", "sample_id", "row_id")),
-    "image_id": (("image_id",), ("img_id", "imageid")),
-    "question_type": (("question_type",),),
-    "answer_type": (("answer_type",),),
-}  # fmt: skip
 # Names that mean a picture only where the column holds names of pictures.
 PERHAPS_IMAGE = re.compile(
     r"(.*_)?(image|img|picture|photo|file_name|filename|file|filepath|file_path|path|url)(_.*)?"
 )
-# Other words for a role in `columns`.
-ROLE_WORDS = {
-    "text": "question",
-    "sentence": "question",
-    "answer": "answers",
-    "label": "answers",
-    "labels": "answers",
-    "target": "answers",
-    "id": "question_id",
-    "picture": "image",
-}
 # What is said of a row and asked of nobody: never taken for the answer by its content.
 ABOUT = re.compile(
     r"(.*_)?(id|index|idx|split|part|fold|set|patient|subject|speaker|person|user|author|annotator|rater|worker|house|"
     r"site|hospital|source|dataset|origin|language|lang|locale|date|time|timestamp|year|age|sex|gender|width|height|"
     r"license|licence|url|modality|location|difficulty|confidence|comment|note|notes)(_.*)?"
 )
-
-
-def normal(name: str) -> str:
-    """A name as `NAMES` has it: `imageId`, `Image-ID` and `image id` are `image_id`."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[\s.\-/]+", "_", name).strip("_").lower()
-
-
-KNOWN_NAMES = {name for tiers in NAMES.values() for tier in tiers for name in tier}
-
-
-def given_columns(columns: Mapping[str, Any] | None, there: Sequence[str], file: str) -> tuple[dict, dict[str, str]]:
-    """
-    What `columns` says: ({role: column, list of columns, or None}, {new name: column} of others).
-
-    Raises:
-        VQADataError: for a column that is not there, a role given twice, or a role that is nearly spelled like one.
-    """
-    roles: dict[str, Any] = {}
-    others: dict[str, str] = {}
-    for word, column in (columns or {}).items():
-        role = ROLE_WORDS.get(word, word)
-        for name in column if isinstance(column, (list, tuple)) else [column]:
-            if name is not None and name not in there:
-                near = difflib.get_close_matches(str(name), there, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise VQADataError(
-                    f"{file} has no column {name!r}, which columns gives for {word!r}: it has "
-                    f"{', '.join(map(repr, there))}.{hint}"
-                )
-        if role not in NAMES:
-            near = difflib.get_close_matches(word, [*NAMES, *ROLE_WORDS], 1, 0.8)
-            if near and word != column:
-                raise VQADataError(
-                    f"columns gives {column!r} for {word!r}, which is no role. Did you mean {near[0]!r}? Roles are "
-                    f"{', '.join(NAMES)}."
-                )
-            if not isinstance(column, str):
-                raise VQADataError(f"columns gives {column!r} for {word!r}: give the name of one column.")
-            others[word] = column
-        elif role in roles:
-            raise VQADataError(f"columns gives two columns for {role!r}: {roles[role]!r} and {column!r}. Give one.")
-        elif isinstance(column, (list, tuple)) and role != "answers":
-            raise VQADataError(f"columns gives several columns for {word!r}; only answers may have several.")
-        else:
-            roles[role] = column
-    return roles, others
 
 
 def find_columns(
@@ -136,7 +50,8 @@ def find_columns(
     for role, column in given.items():
         if column is not None:
             found[role] = (column, "columns says so")
-    taken = _taken(found)
+    taken = _taken(found, columns)
+    kinds, own = modality_roles(), further()
 
     def left() -> list[str]:
         return [name for name in columns if name not in taken and held[name].filled]
@@ -148,11 +63,16 @@ def find_columns(
             found[role] = (fitting[0], why)
             taken.add(fitting[0])
 
-    for role, tiers in NAMES.items():
+    for role, tiers in roles().items():
         if role in given:
             continue
         for tier in tiers:
             fitting = [name for name in columns if normal(name) in tier and name not in taken]
+            if role in own:
+                # A column that is called video, and holds the names of rooms, is none.
+                fitting = [name for name in fitting if fits(own[role], held[name])]
+            elif role in kinds and kinds[role].in_files:
+                fitting = [name for name in fitting if not _of_another(held[name], kinds[role])]
             if role == "image" and len(fitting) > 1:
                 fitting = [name for name in fitting if held[name].is_image] or fitting
             if len(fitting) > 1:
@@ -163,7 +83,7 @@ def find_columns(
                 break
     if "image" not in given and "image" in found and not held[found["image"][0]].is_image:
         # A column `image` of numbers beside one `image_path` of names: the names are the pictures.
-        names = {name for tier in NAMES["image"] for name in tier}
+        names = {name for tier in roles()["image"] for name in tier}
         better = [name for name in columns if normal(name) in names and name not in taken and held[name].is_image]
         if better:
             taken.discard(found.pop("image")[0])
@@ -173,29 +93,84 @@ def find_columns(
         pictures = [name for name in left() if held[name].is_image]
         named = [name for name in pictures if PERHAPS_IMAGE.fullmatch(normal(name))]
         take("image", named or pictures, "it holds pictures")
+    for role, kind in own.items():
+        if role not in found and role not in given and kind.in_files:
+            take(role, [name for name in left() if held[name].is_file_of(kind)], f"it holds {kind.file_nouns}")
     if "image" not in found and "image" not in given:
         there = [name for name in left() if _are_files(held[name], is_file)]
         take("image", there, "files of these names are there")
-    if "image" not in found and "image" not in given and "image_id" in found:
+    if "image" not in found and "image" not in given and "image_id" in found and not own.keys() & found.keys():
         found["image"] = (found["image_id"][0], "the pictures are found by their ids")
     if "question" not in found and "question" not in given:
         take("question", [name for name in left() if held[name].is_text], "it reads like questions or sentences")
-    if "answers" not in found and "answers" not in given and {"image", "question"} & found.keys():
+    if "answers" not in found and "answers" not in given and kinds.keys() & found.keys():
         fitting = [name for name in left() if held[name].is_class and not ABOUT.fullmatch(normal(name))]
         take("answers", fitting, "few different values, and no other column is the answer")
-    if not {"image", "question"} & found.keys():
+    if not kinds.keys() & found.keys():
         raise VQADataError(
             f"{file} has no column that is known as a picture or a question: it has "
             f"{', '.join(map(repr, columns))}. Say which is which, e.g. columns={{'image': {columns[0]!r}, "
             "'question': …, 'answer': …}."
         )
+    _all_that_are_left(found, columns, held, own, taken)
+    _refuse_shared(found, columns, own, file)
     return found
 
 
-def _taken(found: Mapping[str, tuple[Any, str]]) -> set[str]:
-    return {
-        name for column, _ in found.values() for name in (column if isinstance(column, (list, tuple)) else [column])
-    }
+def fits(kind: Modality, holding: Holding) -> bool:
+    """Whether a column plainly holds what a modality's cells hold: files, numbers in lists, or columns by name."""
+    if kind.in_files:
+        return holding.is_file_of(kind)
+    if kind.by_name:
+        return bool(holding.fields)
+    return holding.is_numbers or holding.is_file_of(kind)
+
+
+def _of_another(holding: Holding, kind: Modality) -> bool:
+    """Whether a column holds files that another modality reads."""
+    others = [other for other in modality_roles().values() if other is not kind and other.in_files]
+    return any(holding.is_file_of(other) for other in others)
+
+
+# Numbers and words that are said of a row, which say what the row is and not what is so: by them a model would know
+# its data by heart.
+NO_CONTENT = re.compile(r"(.*_)?(id|ids|index|idx|split|fold|uuid|hash)|unnamed_\d+|row(_number)?|")
+
+
+def _all_that_are_left(found, columns: Sequence[str], held, own: Mapping[str, Modality], taken: set[str]) -> None:
+    """Puts the columns that no role has in the place of `*`, in place."""
+    for role in own.keys() & found.keys():
+        column, why = found[role]
+        if ALL_LEFT not in columns_of(column):
+            continue
+        said = [name for name in columns_of(column) if name != ALL_LEFT]
+        rest = [
+            name
+            for name in columns
+            if name not in taken and held[name].is_value and not NO_CONTENT.fullmatch(normal(name))
+        ]
+        found[role] = ([*said, *rest], f"{why}: all that are left")
+        taken.update(rest)
+
+
+def _refuse_shared(found, columns: Sequence[str], own: Mapping[str, Modality], file: str) -> None:
+    """Raises VQADataError where a column of a further modality has another role, too: the answer, above all."""
+    seen: dict[str, str] = {}
+    for role in sorted(found, key=lambda role: role in own):
+        names = [column_kind(name, columns)[0] for name in columns_of(found[role][0])]
+        for name in names:
+            other = seen.setdefault(name, role)
+            if role in own and names.count(name) > 1:
+                raise VQADataError(f"{file}: columns gives {name!r} twice for {role!r}. Give it once.")
+            if role in own and other != role:
+                what = "the answer, which a model would read off" if other == "answers" else f"{other!r}, too"
+                raise VQADataError(
+                    f"{file}: the column {name!r} is given for {role!r} and is {what}: leave it out of one."
+                )
+
+
+def _taken(found: Mapping[str, tuple[Any, str]], columns: Sequence[str]) -> set[str]:
+    return {column_kind(name, columns)[0] for column, _ in found.values() for name in columns_of(column)}
 
 
 def _are_files(holding: Holding, is_file: Callable[[str], bool]) -> bool:

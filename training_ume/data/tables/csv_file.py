@@ -11,7 +11,7 @@ from itertools import islice
 
 from training_ume.data.json_entries import VQADataError, check_count
 from training_ume.data.tables.cells import is_number
-from training_ume.data.tables.columns import KNOWN_NAMES, normal
+from training_ume.data.tables.roles import known_names, normal
 from training_ume.data.tables.table import BATCH, Batch, refuse_double_names
 from training_ume.data.tables.text import encoding_of, open_bytes, suffix_of
 
@@ -153,14 +153,14 @@ def _separator(start: str) -> str:
             continue
         width = len(records[0])
         even = sum(len(cells) == width for cells in records) / len(records)
-        named = sum(normal(name.strip('"')) in KNOWN_NAMES for name in records[0])
+        named = sum(normal(name.strip('"')) in known_names() for name in records[0])
         best = max(best, (named, even, -order, separator))
     return best[3]
 
 
 def _looks_like_data(names: list[str], rows: list[list[str]]) -> str:
     """Why a first line is no header but a row; "" where it may be one."""
-    if any(normal(name) in KNOWN_NAMES for name in names):
+    if any(normal(name) in known_names() for name in names):
         return ""
     for position, name in enumerate(names):
         lower = name.lower()

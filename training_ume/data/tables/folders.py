@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import datasets
 import pyarrow as pa
 
-from training_ume.data.images import IMAGE_SUFFIXES
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.tables.files import SUFFIXES, from_files
 from training_ume.data.tables.memory import from_dataset, from_entries
@@ -19,6 +19,12 @@ from training_ume.data.tables.text import suffix_of
 TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")  # a text beside pictures is mostly a note
 NO_TABLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def readers_of(file: str) -> list[str]:
+    """What the files are called that some modality reads which end as this one does; none: no modality does."""
+    end = os.path.splitext(file)[1].lower()
+    return [kind.file_nouns for kind in MODALITIES.values() if kind.in_files and end in kind.suffixes]
 
 
 def part_of(parts: Mapping, split: str | None, name: str):
@@ -105,15 +111,16 @@ def _part_folder(path: str, split: str | None) -> str:
 
 
 def _labelled(root: str) -> Table | None:
-    """Pictures in folders named by their label, or pictures alone; None where there are no pictures."""
-    rows, others = [], 0
+    """Files in folders named by their label, or files alone, that some modality reads; None where there are none."""
+    rows, others, nouns = [], 0, set()
     for folder, folders, files in os.walk(root):
         folders.sort()
         label = os.path.relpath(folder, root).split(os.sep)[0]
         for file in sorted(files):
             if file.startswith("."):
                 continue
-            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+            if read_by := readers_of(file):
+                nouns.update(read_by)
                 name = os.path.relpath(os.path.join(folder, file), root)
                 rows.append({"file_name": name, "label": None if label == "." else label})
             else:
@@ -123,9 +130,10 @@ def _labelled(root: str) -> Table | None:
     named = any(row["label"] for row in rows)
     table = from_entries(rows if named else [{"file_name": row["file_name"]} for row in rows])
     table.name, table.folder = root, os.path.abspath(root)
-    table.container = "pictures in folders named by their label" if named else "a folder of pictures"
+    what = " and ".join(sorted(nouns))
+    table.container = f"{what} in folders named by their label" if named else f"a folder of {what}"
     if others:
-        table.notes.append(f"{others:,} files of the folder are no pictures by their suffix and are not read.")
+        table.notes.append(f"{others:,} files of the folder are no {what} by their suffix and are not read.")
     return table
 
 
@@ -139,8 +147,9 @@ def _say_unlisted(table: Table, root: str, metadata: str) -> None:
         os.path.relpath(os.path.join(folder, file), root)
         for folder, _, files in os.walk(root)
         for file in files
-        if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
+        if readers_of(file)
     ]
     unlisted = sum(picture not in listed for picture in pictures)
     if unlisted:
-        table.notes.append(f"{unlisted:,} of the {len(pictures):,} pictures in {root} are in no row of {metadata}.")
+        what = " and ".join(sorted({noun for picture in pictures for noun in readers_of(picture)}))
+        table.notes.append(f"{unlisted:,} of the {len(pictures):,} {what} in {root} are in no row of {metadata}.")

@@ -1,4 +1,5 @@
-"""The picture of a row: a name beside the table or in a folder, an address, or the picture itself."""
+"""The file of a row, a picture or what else is read of files: a name beside the table or in a folder, an address, or
+the content itself."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from modeling_ume.images_ume import to_rgb
+from modeling_ume.modality_base_ume import Modality
 from training_ume.data.images import (
-    IMAGE_SUFFIXES,
     _inside,
     _Listing,
     _pattern_takes_number,
@@ -35,18 +36,18 @@ MAX_IMAGE_BYTES = 2**28
 FETCHERS = 8
 REMOTE = ("http", "https", "hf", "s3", "gs")  # what a table from elsewhere may name
 RECENT = 50_000  # names whose files are remembered: of few pictures, each is sought once
-NEAR = ("images", "imgs", "img", "pictures")  # folders beside a table that are tried for its pictures
 
 
-class RowImages:
+class RowFiles:
     """
-    Finds the pictures of a table.
+    Finds the files of a table that one modality reads.
 
     Args:
+        kind: the modality.
         folder: where names begin, beside the table: a folder, an address, or None.
         images: the folder that the user gives, or None.
         own: whether absolute names may lead anywhere; a table from elsewhere must not.
-        cache_dir: where pictures that are no files yet are kept.
+        cache_dir: where what is no file yet is kept.
         near: folders beside the table that are tried, too.
         patterns: file names of pictures by their ids, e.g. `{image_id:012d}.jpg`; tried first.
 
@@ -55,22 +56,34 @@ class RowImages:
     """
 
     def __init__(
-        self, folder: str | None, images, own: bool, cache_dir, near: Sequence[str] = (), patterns: Sequence[str] = ()
+        self,
+        kind: Modality,
+        folder: str | None,
+        images,
+        own: bool,
+        cache_dir,
+        near: Sequence[str] = (),
+        patterns: Sequence[str] = (),
     ):
+        self.kind, self.noun, self.nouns = kind, kind.file_noun, kind.file_nouns
+        self.missing, self.broken = f"missing_{kind.noun}", f"broken_{kind.noun}"
+        self.ambiguous = f"ambiguous_{kind.noun}"
         self.address = folder if folder and ADDRESS.match(folder) else None
         self.own, self.images = own, images and os.path.abspath(os.path.expanduser(images))
         self.patterns, self.pattern = patterns, None
         if self.images and not os.path.isdir(self.images):
             hint = " Unpack the archive and give the folder." if os.path.isfile(self.images) else " Check the path."
-            raise VQADataError(f"The image folder {self.images} does not exist or is not a folder.{hint}")
+            raise VQADataError(f"The {kind.noun} folder {self.images} does not exist or is not a folder.{hint}")
         beside = [os.path.abspath(folder)] if folder and not self.address else []
         inner = [
-            os.path.normpath(os.path.join(root, name)) for root in beside for name in dict.fromkeys((*near, *NEAR))
+            os.path.normpath(os.path.join(root, name))
+            for root in beside
+            for name in dict.fromkeys((*near, *kind.beside))
         ]
         self.roots = [*beside, *([self.images] if self.images else []), *filter(os.path.isdir, inner)]
         if self.images:
             self.roots += [path for name in near if os.path.isdir(path := os.path.join(self.images, name))]
-        self.listing, self.store = _Listing(), _ImageStore("", None, cache_dir)
+        self.listing, self.store = _Listing(kind.as_folder), _ImageStore("", None, cache_dir, kind.suffixes)
         self.fetched: dict[str, str | _BadEntry] = {}
         self.elsewhere: dict[str, str] = {}  # file here: the name on another machine that led to it
         self.done: dict[str, str] = {}  # by rule: the sentence that says that names were not taken as they are
@@ -94,7 +107,7 @@ class RowImages:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(int(value)) if value == int(value) else str(value)
         if not isinstance(value, str):
-            raise _BadEntry("missing_image", f"{_short(value)} is neither a picture nor the name of one")
+            raise _BadEntry(self.missing, f"{_short(value)} is neither {_a(self.noun)} nor the name of one")
         if value.startswith("file://"):
             value = value.removeprefix("file://")
         if ADDRESS.match(value):
@@ -104,7 +117,7 @@ class RowImages:
         else:
             path = self._known(value)
         if path is None:
-            raise _BadEntry("missing_image", self._where(value) + self.source)
+            raise _BadEntry(self.missing, self._where(value) + self.source)
         return path, path
 
     def is_there(self, name: str) -> bool:
@@ -154,7 +167,7 @@ class RowImages:
             if self.listing.has_file(path):
                 return path
         if unsafe is not None:
-            advice = "give the folder that holds all pictures as images, and names that begin there"
+            advice = f"give the folder that holds all {self.nouns} as images, and names that begin there"
             raise _BadEntry(unsafe.kind, f"{unsafe.reason}; {advice}")
         return None
 
@@ -166,9 +179,9 @@ class RowImages:
             if path.startswith(os.path.join(self.images, "")) and self.listing.has_file(path):
                 if self.elsewhere.setdefault(path, name) != name:
                     reason = f"{name!r} and {self.elsewhere[path]!r} are of another machine, and both lead to {path}"
-                    raise _BadEntry("ambiguous_image", f"{reason}; write names as they are in the folder")
+                    raise _BadEntry(self.ambiguous, f"{reason}; write names as they are in the folder")
                 self.done["elsewhere"] = (
-                    f"Names of pictures are paths of another machine ({name}): the file of the same end in "
+                    f"Names of {self.nouns} are paths of another machine ({name}): the file of the same end in "
                     f"{self.images} counts."
                 )
                 return path
@@ -177,16 +190,16 @@ class RowImages:
     def _completed(self, name: str) -> str | None:
         """A name without its suffix, or the number of a picture in a folder of numbered ones."""
         name = name.strip().replace("\\", "/") if os.sep == "/" else name.strip()
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or not name or os.path.isabs(name):
+        if os.path.splitext(name)[1].lower() in self.kind.suffixes or not name or os.path.isabs(name):
             return None
         for root in self.roots:
             found = [
-                path for end in sorted(IMAGE_SUFFIXES) if self.listing.has_file(path := _inside(root, name + end))
+                path for end in sorted(self.kind.suffixes) if self.listing.has_file(path := _inside(root, name + end))
             ]
             if len(found) > 1:
-                raise _BadEntry("ambiguous_image", f"{name!r} may be {' or '.join(map(os.path.basename, found))}")
+                raise _BadEntry(self.ambiguous, f"{name!r} may be {' or '.join(map(os.path.basename, found))}")
             if found:
-                self.done["suffix"] = f"Names of pictures have no suffix ({name}): it is read off the folder."
+                self.done["suffix"] = f"Names of {self.nouns} have no suffix ({name}): it is read off the folder."
                 return found[0]
         if not name.isascii() or not name.isdecimal():
             return None
@@ -199,18 +212,20 @@ class RowImages:
             return None
         if self.pattern is None:
             try:
-                self.pattern = infer_image_pattern(self.images, self.ids or [name])
+                self.pattern = infer_image_pattern(self.images, self.ids or [name], self.kind.suffixes)
             except VQADataError as error:
-                raise _BadEntry("missing_image", str(error)) from error
-            self.done["pattern"] = f"Pictures are found by their ids, as {self.pattern} in {self.images}."
+                raise _BadEntry(self.missing, str(error)) from error
+            self.done["pattern"] = (
+                f"{self.nouns.capitalize()} are found by their ids, as {self.pattern} in {self.images}."
+            )
         numbered = self.pattern.format(image_id=int(name) if _pattern_takes_number(self.pattern) else name)
         return path if self.listing.has_file(path := _inside(self.images, numbered)) else None
 
     def _where(self, name: str) -> str:
         if WINDOWS_PATH.match(name) and os.sep == "/" and not self.images:
-            return f"{name!r} is a path of a Windows machine; give the folder that holds the pictures here as images"
+            return f"{name!r} is a path of a Windows machine; give the folder of the {self.nouns} here as images"
         if not self.roots:
-            return f"the image is only the name {_short(name)}; give the folder that holds it as images"
+            return f"the {self.kind.noun} is only the name {_short(name)}; give the folder that holds it as images"
         if os.path.isabs(name):
             inside = f" inside {self.images}" if self.images else ""
             return f"there is no file {name}{inside}; mend the path, or give the folder that holds it as images"
@@ -227,22 +242,23 @@ class RowImages:
     # ------------------------------------------------------------------------------------------ what is no file yet
 
     def _embedded(self, value: Any) -> tuple[str, str]:
+        suffix = ""
         if isinstance(value, dict):
             content, path = value.get("bytes"), value.get("path")
             if content is None and isinstance(path, str) and path:
                 return self.find(path)
-            value = content
+            value, suffix = content, os.path.splitext(path or "")[1].lower()
         if isinstance(value, np.ndarray):
             if value.dtype != np.uint8:
-                raise _BadEntry("broken_image", f"an array of {value.dtype} is no picture: give bytes (uint8)")
+                raise _BadEntry(self.broken, f"an array of {value.dtype} is no picture: give bytes (uint8)")
             value = Image.fromarray(value)
         if isinstance(value, Image.Image):
             value = _as_png(value)
         if not value:
-            raise _BadEntry("missing_image", "the row's picture is empty")
+            raise _BadEntry(self.missing, f"the row's {self.noun} is empty")
         content = bytes(value)
         digest = hashlib.sha256(content).hexdigest()
-        return self.store._write(content, digest), digest
+        return self.store._write(content, digest, suffix), digest
 
     def prefetch(self, values: Iterable[Any]) -> None:
         """Fetches what is at addresses, several at a time."""
@@ -270,11 +286,15 @@ class RowImages:
                 content = remote.read(MAX_IMAGE_BYTES + 1)
         # Whatever lies behind an address raises what it likes.
         except Exception as error:
-            reason = f"the picture {address} cannot be fetched ({type(error).__name__}: {error})"
-            return _BadEntry("missing_image", f"{reason}; check the address, or fetch it and give its path")
+            reason = f"the {self.noun} {address} cannot be fetched ({type(error).__name__}: {error})"
+            return _BadEntry(self.missing, f"{reason}; check the address, or fetch it and give its path")
         if not content or len(content) > MAX_IMAGE_BYTES:
-            return _BadEntry("missing_image", f"at {address} are {len(content)} bytes, which is no picture")
-        return self.store._write(content, digest)
+            return _BadEntry(self.missing, f"at {address} are {len(content)} bytes, which is no {self.noun}")
+        return self.store._write(content, digest, os.path.splitext(address.partition("?")[0])[1].lower())
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _as_png(image: Image.Image) -> bytes:

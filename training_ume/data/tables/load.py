@@ -22,6 +22,7 @@ def load_rows(
     *,
     source: str | Source | None = None,
     images: str | os.PathLike | None = None,
+    files: str | os.PathLike | None = None,
     columns: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     split: str | None = None,
@@ -44,6 +45,10 @@ def load_rows(
     | `answers` | list of strings | one an annotator; a single answer is that of one annotator; `[]` in a test set |
     | `question_type`, `answer_type` | string | `""` where the table has none |
 
+    A table that has more than questions and images has a column for each further modality of `MODALITIES`: the path
+    of a file (`""` where the row has none), numbers in lists, or a struct of named columns (numbers as float64, others
+    as strings, null where a cell is empty; null as a whole where all are).
+
     Every other column goes along under its own name, for `split_by` and for scores by its values.
 
     Args:
@@ -54,18 +59,21 @@ def load_rows(
         source (`str`, *optional*):
             The name of a data set (a key of `SOURCES`) whose layout the data has. Left out, it is recognised where
             just one fits, and else columns are found by name and content.
-        images (path, *optional*): The folder of the pictures, for names that are not found beside the table.
+        images, files (path, *optional*): The folder of the pictures, sounds, films … for names that are not found
+            beside the table; either word will do.
         columns (`dict`, *optional*):
-            Which column is what: `{"image": …, "question": …, "answer": …, "question_id": …, "image_id": …}`. `None`
-            says that there is none; several columns of answers are several annotators'; any other key is a new name
-            for a column that goes along.
+            Which column is what: `{"image": …, "question": …, "answer": …, "question_id": …, "image_id": …}`, and of
+            every further modality under its name: `{"audio": "wav", "series": ["ecg", "speed"], "table": ["area",
+            "rooms", "zip:category"]}`, where `"*"` are all that are left, and `mfcc_*` those that fit. `None` says
+            that there is none; several columns of answers are several annotators'; any other key is a new name for a
+            column that goes along.
         where (`dict`, *optional*): Keeps the rows whose columns have these values (one, or a list of them).
         split (`str`, *optional*): The part of a folder, a Hub data set or a table with a column `split`.
         name (`str`, *optional*): The configuration of a Hub data set.
         on_error (`str`, *optional*, defaults to `"raise"`):
             `"raise"` or `"skip"`: leave out rows that cannot be used, count them, and list them in `skipped_log`.
         skipped_log (path, *optional*): Where they are listed, each with its reason. Required for skipping.
-        check_images (`bool`, *optional*): Whether every picture is decoded now; by default when skipping.
+        check_images (`bool`, *optional*): Whether every picture, sound … is read now; by default when skipping.
         cache_dir (path, *optional*): Where what comes from the network, and pictures that a table holds, are kept.
         say (`callable`, *optional*): Is given the text of what was understood, before rows are read, e.g. `print`.
 
@@ -78,7 +86,9 @@ def load_rows(
         raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
     if on_error == "skip" and skipped_log is None:
         raise ValueError("on_error='skip' needs skipped_log, the file that will list what was left out and why.")
-    reading = Rows(data, source, images, columns, where, split, name, cache_dir, stops=on_error == "raise")
+    reading = Rows(
+        data, source, _folder(images, files), columns, where, split, name, cache_dir, stops=on_error == "raise"
+    )
     if say is not None:
         say(reading.understood.table())
     return reading.rows(on_error, skipped_log, on_error == "skip" if check_images is None else check_images)
@@ -89,6 +99,7 @@ def understand(
     *,
     source: str | Source | None = None,
     images: str | os.PathLike | None = None,
+    files: str | os.PathLike | None = None,
     columns: Mapping[str, Any] | None = None,
     where: Mapping[str, Any] | None = None,
     split: str | None = None,
@@ -101,4 +112,13 @@ def understand(
     Raises:
         as `load_rows` does, but for what is wrong with single rows.
     """
-    return Reading(data, source, images, columns, where, split, name, cache_dir, stops=False).understood
+    return Reading(
+        data, source, _folder(images, files), columns, where, split, name, cache_dir, stops=False
+    ).understood
+
+
+def _folder(images, files):
+    """The folder of the files that cells name, by either of its names."""
+    if images is not None and files is not None and os.fspath(images) != os.fspath(files):
+        raise ValueError(f"images={images!r} and files={files!r} are two names of one folder: give one of them.")
+    return files if images is None else images

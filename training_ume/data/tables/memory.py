@@ -10,14 +10,17 @@ import pyarrow as pa
 from training_ume.data.json_entries import VQADataError, check_count
 from training_ume.data.tables.table import BATCH, SMALL_BATCH, Table, classes_of, holds_bytes, refuse_double_names
 
+# Columns whose cells stand for files, which are not opened before they are needed.
+IN_FILES = tuple(getattr(datasets, name) for name in ("Image", "Audio", "Video") if hasattr(datasets, name))
+
 
 def from_dataset(data: datasets.Dataset, name: str, container: str = "a Dataset", own: bool = True) -> Table:
     refuse_double_names(name, data.column_names)
     if not len(data):
         raise VQADataError(f"{name} has no rows.")
     for column, feature in data.features.items():
-        if isinstance(feature, datasets.Image):
-            data = data.cast_column(column, datasets.Image(decode=False))
+        if isinstance(feature, IN_FILES):
+            data = data.cast_column(column, type(feature)(decode=False))
     plain = data.with_format("arrow")
     size = SMALL_BATCH if holds_bytes(data.features.arrow_schema) else BATCH
 
@@ -38,8 +41,8 @@ def from_stream(data: datasets.IterableDataset) -> Table:
     name = "the IterableDataset"
     features = data.features
     for column, feature in (features or {}).items():
-        if isinstance(feature, datasets.Image):
-            data = data.cast_column(column, datasets.Image(decode=False))
+        if isinstance(feature, IN_FILES):
+            data = data.cast_column(column, type(feature)(decode=False))
     first = next(iter(data), None)
     if first is None:
         raise VQADataError(f"{name} has no rows.")

@@ -12,9 +12,18 @@ from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import FEATURES, _Problems
 from training_ume.data.sources.table import SOURCES, find_source
 from training_ume.data.tables.cells import HEAD, Holding, class_name, comparable
-from training_ume.data.tables.columns import KNOWN_NAMES, find_columns, given_columns, normal
+from training_ume.data.tables.columns import find_columns
 from training_ume.data.tables.containers import open_table
-from training_ume.data.tables.images import RowImages
+from training_ume.data.tables.images import RowFiles
+from training_ume.data.tables.roles import (
+    columns_of,
+    further,
+    given_columns,
+    known_names,
+    modality_roles,
+    normal,
+)
+from training_ume.data.tables.row_cells import Named, RowCell, row_cell
 from training_ume.data.tables.table import PART_NAMES
 from training_ume.data.tables.understood import ColumnUse, Understood
 
@@ -46,17 +55,16 @@ class Reading:
         roles, renamed = given_columns(columns, table.columns, table.name)
         given = {**(self.source.roles(table) if self.source else {}), **roles}
         self.where = self._conditions(where, split)
-        self.finder = RowImages(
-            table.folder,
-            images,
-            table.own,
-            cache_dir,
-            self.source.near if self.source else (),
-            self.source.image_patterns if self.source else (),
-        )
+        self.finders: dict[str, RowFiles] = {}
+        for role, kind in modality_roles().items():
+            # What a data set by name says of its files is said of pictures.
+            own = self.source if role == "image" else None
+            near, patterns = (own.near, own.image_patterns) if own else ((), ())
+            self.finders[role] = RowFiles(kind, table.folder, images, table.own, cache_dir, near, patterns)
+        self.finder = self.finders["image"]
         if self.source:
             self.finder.source = f". {self.source.title}'s pictures: {self.source.pictures.rstrip('.')}"
-        named = any(normal(column) in KNOWN_NAMES for column in table.columns)
+        named = any(normal(column) in known_names() for column in table.columns)
         if table.cells_are_text and not named and (shown := next(filter(self.finder.is_there, table.columns), None)):
             raise VQADataError(
                 f"{table.name} seems to have no line of column names: {shown!r} in its first line is the name of a "
@@ -70,6 +78,11 @@ class Reading:
                 for role, (column, why) in found.items()
             }
         self.column = {role: column for role, (column, _) in found.items()}
+        self.cells: dict[str, RowCell] = {
+            role: row_cell(kind, self.column[role], table, self.held, self.finders[role])
+            for role, kind in further().items()
+            if role in self.column
+        }
         self._plan_ids()
         self.extras = self._extras(renamed)
         if picture := self.column.get("image"):
@@ -156,7 +169,11 @@ class Reading:
 
     def _extras(self, renamed: Mapping[str, str]) -> list[tuple[str, str, pa.DataType]]:
         """(its name in the rows, column, Arrow type) of every column that goes along."""
-        used = {self.column[role] for role in self.column if role != "answers"} | set(self._answer_columns())
+        used = {self.column[role] for role in self.column if role != "answers" and role not in self.cells}
+        used |= set(self._answer_columns())
+        for cell in self.cells.values():
+            # Rows may be split by what is in them: by columns that stay apart under their names.
+            used |= set() if isinstance(cell, Named) and not cell.inside else set(cell.columns)
         names = {column: new for new, column in renamed.items()}
         extras = []
         self.left_out = []
@@ -168,7 +185,7 @@ class Reading:
                 self.left_out.append(column)
                 continue
             name = names.get(column, column)
-            while name in FEATURES or name in [other for other, _, _ in extras]:
+            while name in FEATURES or name in self.cells or name in [other for other, _, _ in extras]:
                 name = f"source_{name}"
             extras.append((name, column, kind))
         return extras
@@ -210,7 +227,7 @@ class Reading:
     def _understood(self, found: dict, recognised: bool) -> Understood:
         table, role_of = self.table, {}
         for role, (column, why) in found.items():
-            for name in column if isinstance(column, (list, tuple)) else [column]:
+            for name in self.cells[role].columns if role in self.cells else columns_of(column):
                 other = role_of.get(name)
                 role_of[name] = (f"{other[0]}, {role}" if other else role, why)
         uses = []
@@ -233,12 +250,19 @@ class Reading:
             made.append("Each row has one answer, which counts as that of one annotator.")
         if self.listed:
             made.append("Answers are lists that are written out as text: each is read as a list.")
+        for cell in self.cells.values():
+            made += cell.described()
         for role, word in (("image", "a picture"), ("question", "a question")):
             column = self.column.get(role)
             if column is None:
                 made.append(f"No column is {word}: rows have none.")
             elif self.held[column].empty and self.held[column].filled:
                 made.append(f"{self.held[column].empty:,} of the rows looked at have no {role}: they go without one.")
+        for role, cell in self.cells.items():
+            held = self.held[cell.columns[0]]
+            if len(cell.columns) == 1 and held.empty and held.filled:
+                noun = modality_roles()[role].noun
+                made.append(f"{held.empty:,} of the rows looked at have no {noun}: they go without one.")
         for column in [*answers, *([self.column["question"]] if "question" in self.column else [])]:
             if words := self.held[column].none_words:
                 remarks.append(

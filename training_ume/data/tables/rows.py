@@ -14,10 +14,11 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from training_ume.data.json_entries import VQADataError
-from training_ume.data.load import broken_images
+from training_ume.data.load import broken_files
 from training_ume.data.rows import FEATURES, KEPT_PROBLEMS, MAX_ANSWERS, _BadEntry, _is_text, _short
 from training_ume.data.tables.cells import as_list, class_name, comparable, plain, written
 from training_ume.data.tables.reading import Reading
+from training_ume.data.tables.roles import modality_roles
 from training_ume.data.tables.writer import RowWriter
 
 INT64 = pa.int64()
@@ -68,21 +69,25 @@ class Rows(Reading):
     def _features(self) -> datasets.Features:
         kinds = {name: datasets.features.features.generate_from_arrow_type(kind) for name, _, kind in self.extras}
         ids = datasets.Value("int64" if self.id_type == pa.int64() else "string")
-        return datasets.Features({**FEATURES, "question_id": ids, **kinds})
+        cells = {
+            role: datasets.features.features.generate_from_arrow_type(cell.arrow) for role, cell in self.cells.items()
+        }
+        return datasets.Features({**FEATURES, "question_id": ids, **cells, **kinds})
 
     def _converted(self) -> Iterator[dict[str, list]]:
         """Batches of rows, column by column."""
         table, problems = self.table, self.problems
-        names = [*FEATURES, *(name for name, _, _ in self.extras)]
+        names = [*FEATURES, *self.cells, *(name for name, _, _ in self.extras)]
         position = 0
         with tqdm(total=self.count, desc="rows", unit="row", disable=None, leave=False) as progress:
             for (labels, cells), odd in table.batches():
                 for label, reason in odd:
                     problems.add("malformed_entry", table.name, table.label.format(label), reason)
                 kept = self._fitting(cells, len(labels))
-                picture = cells.get(self.column.get("image"))
-                if picture is not None:
-                    self.finder.prefetch(picture[i] for i in kept)
+                for role, finder in self.finders.items():
+                    files = cells.get(self.column[role]) if isinstance(self.column.get(role), str) else None
+                    if files is not None and finder.kind.suffixes:
+                        finder.prefetch(files[i] for i in kept)
                 batch: dict[str, list] = {name: [] for name in names}
                 used = []
                 for i in kept:
@@ -125,8 +130,12 @@ class Rows(Reading):
             name = column.get("image")
             value = None if name is None else _only(plain(cells[name][i]))
             path, image_id = ("", "") if value is None else self.finder.find(value)
-            if not path and not question:
-                raise _BadEntry("malformed_entry", "the row has neither a question nor a picture; fill one of them")
+            further = []
+            for cell in self.cells.values():
+                name = cell.columns[0] if len(cell.columns) == 1 else None
+                further.append(cell(cells, i))
+            if not path and not question and all(map(self._lacks, self.cells, further)):
+                raise _BadEntry("malformed_entry", self._empty_row())
             name = column.get("image_id")
             if name is not None and (own := plain(cells[name][i])) is not None:
                 image_id = self._text(own, "image_id")
@@ -139,13 +148,22 @@ class Rows(Reading):
             for role in ("question_type", "answer_type"):
                 name = column.get(role)
                 types.append("" if name is None else self._text(cells[name][i], role))
-            row = [question_id, image_id, question, path, answers, *types]
+            row = [question_id, image_id, question, path, answers, *types, *further]
             for _, name, kind in self.extras:
                 row.append(self._extra(cells[name][i], name, kind))
         except _BadEntry as bad:
-            bad.column = name
+            bad.column = getattr(bad, "column", name)
             raise
         return row
+
+    def _lacks(self, role: str, cell: Any) -> bool:
+        return self.cells[role].kind.lacks(cell)
+
+    def _empty_row(self) -> str:
+        if not self.cells:
+            return "the row has neither a question nor a picture; fill one of them"
+        kinds = [kind for role, kind in modality_roles().items() if role in self.column]
+        return f"the row has nothing to be read ({' or '.join(kind.noun for kind in kinds)}); fill one of its cells"
 
     def _id(self, value: Any) -> int | str:
         if type(value) is int and self.id_type == INT64 and -(2**63) <= value < 2**63:
@@ -286,12 +304,17 @@ class Rows(Reading):
                     places[question_id].append(self.table.label.format(labels[i]))
 
     def _broken(self, rows: datasets.Dataset) -> set[int]:
-        paths = rows["image"][:]
-        broken = broken_images(path for path in dict.fromkeys(paths) if path)
-        drop = {i for i, path in enumerate(paths) if path in broken} if broken else set()
-        for i in sorted(drop):
-            self.problems.add("broken_image", paths[i], f"question_id {rows[i]['question_id']}", broken[paths[i]])
-        return drop
+        dropped: set[int] = set()
+        for role, kind in modality_roles().items():
+            cells = rows[role][:] if role in rows.column_names and kind.suffixes else []
+            paths = [cell if cell and kind.names_file(cell) else "" for cell in cells]
+            broken = broken_files(kind, (path for path in dict.fromkeys(paths) if path))
+            drop = {i for i, path in enumerate(paths) if path in broken} - dropped if broken else set()
+            for i in sorted(drop):
+                said = f"question_id {rows[i]['question_id']}"
+                self.problems.add(f"broken_{kind.noun}", paths[i], said, broken[paths[i]])
+            dropped |= drop
+        return dropped
 
 
 def _only(value: Any) -> Any:
