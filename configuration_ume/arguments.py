@@ -20,6 +20,7 @@ from configuration_ume.encoder_arguments import (
 )
 from configuration_ume.training_arguments import UMETrainingArguments
 from modeling_ume.own_heads_ume import known_head
+from modeling_ume.streams_ume import check_modality_dropout
 from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 
 
@@ -69,8 +70,12 @@ class ModelArguments(EncoderArguments):
     )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
-    modality_dropout: float = field(
-        default=0.0, metadata={"help": "How often an example loses its question or its image in training, in [0, 1)."}
+    modality_dropout: float | str | dict[str, float] = field(
+        default=0.0,
+        metadata={
+            "help": "How often an example loses one of its modalities in training, in [0, 1); or how often each is "
+            "lost, as a mapping, here as audio=0.3 table=0.1."
+        },
     )
     feature_grid: int | None = field(
         default=None,
@@ -125,6 +130,7 @@ class ModelArguments(EncoderArguments):
 
     def __post_init__(self) -> None:
         check_encoders(self)
+        check_modality_dropout(self.modality_dropout, self.modalities)
         if self.text_config is not None and self.tokenizer is None:
             raise ValueError(
                 "text_config needs a tokenizer: give `words` (made from the training questions), a Hub name or a "

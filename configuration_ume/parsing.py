@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import re
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -25,7 +26,7 @@ from configuration_ume import RECIPES
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments, check_together
 from configuration_ume.data_arguments import OF_THE_LAYOUT, OWN_FIELDS, PAIRS, SWEPT
 from configuration_ume.training_arguments import NOT_COMPARED
-from configuration_ume.values import load_yaml, pairs, plain, scalar_text, truth_or_text
+from configuration_ume.values import load_yaml, pairs, plain, rate_or_rates, scalar_text, truth_or_text
 from modeling_ume.own_heads_ume import FILE
 from modeling_ume.stored_ume import nearest
 
@@ -90,9 +91,13 @@ class _RecipeParser(HfArgumentParser):
             if self.takes(action.dest, list) and action.nargs is None and action.type is not None:
                 action.nargs = "+"  # of one or several; parse_known_args makes one of one again
                 self.one_or_several.add(action.dest)
+            # Of a number or several by name, each value is one or the other.
+            rates = self.takes(action.dest, dict) and self.takes(action.dest, float)
+            if rates:
+                action.type = rate_or_rates
             if action.dest in PAIRS:
                 action.nargs, action.type = "+", str
-            elif action.nargs in (None, "?") and not self.takes(action.dest, dict):
+            elif action.nargs in (None, "?") and (rates or not self.takes(action.dest, dict)):
                 self.scalars.add(action.dest)
                 action.nargs = "*" if action.nargs == "?" else "+"
             if self.takes(action.dest, bool) and self.takes(action.dest, str):
@@ -135,6 +140,11 @@ class _RecipeParser(HfArgumentParser):
             value = getattr(namespace, name)
             if not isinstance(value, list):
                 continue
+            if len(value) > 1 and all(isinstance(one, dict) for one in value):
+                twice = [key for i, one in enumerate(value) for key in one if any(key in o for o in value[:i])]
+                if twice:
+                    raise ValueError(f"{name} has {twice[0]} twice: give it once.")
+                value = [{key: number for one in value for key, number in one.items()}]
             if len(value) > 1:
                 self._check_several(name, value)
                 self.sweep[name] = value
@@ -294,7 +304,7 @@ def _recipes(parser: _RecipeParser, source: Path, name: str, argv: list[str]) ->
     swept, variants = dict(sorted(parser.sweep.items(), key=lambda item: list(parser.options).index(item[0]))), []
     for values in itertools.product(*swept.values()) if swept else ():
         settings = dict(zip(swept, values, strict=True))
-        texts = [f"--{field}={'null' if value is None else value}" for field, value in settings.items()]
+        texts = [f"--{field}={_as_typed(value)}" for field, value in settings.items()]
         try:
             variant = parse([*argv, *texts], settings)
         except ValueError as error:
@@ -307,6 +317,11 @@ def _recipes(parser: _RecipeParser, source: Path, name: str, argv: list[str]) ->
         raise ValueError(f"Several of these runs would have one folder ({', '.join(folders)}): give other values.")
     recipe.sweep = tuple(variants)
     return recipe
+
+
+def _as_typed(value: Any) -> str:
+    """A value as the command line takes it."""
+    return "null" if value is None else json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _in_a_name(value: Any) -> str:

@@ -13,6 +13,7 @@ import inspect
 import json
 import re
 import typing
+from argparse import ArgumentTypeError
 from typing import Any
 
 import yaml
@@ -195,6 +196,25 @@ def pairs(name: str, texts: list[str]) -> dict[str, str | list[str]]:
         before = found.get(key)
         found[key] = value if before is None else [*(before if isinstance(before, list) else [before]), value]
     return found
+
+
+def rate_or_rates(text: str) -> float | dict[str, float]:
+    """
+    A number, or those that belong to names: `name=number`, or a JSON object.
+
+    Raises:
+        ArgumentTypeError: for what is neither.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json("a mapping", text, "'{\"audio\": 0.3}'")
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from error
+    name, equals, value = text.rpartition("=")
+    number = number_in(value)
+    if number is None or (equals and not name):
+        raise ArgumentTypeError(f"{text!r} is neither a number nor name=number")
+    return {name: float(number)} if equals else float(number)
 
 
 def number_in(text: str) -> int | float | None:

@@ -30,7 +30,7 @@ from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
-from .streams_ume import Stream  # noqa: F401
+from .streams_ume import check_modality_dropout
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 from .text_ume import Text  # noqa: F401
 from .travelling_ume import own_name  # noqa: F401
@@ -85,9 +85,11 @@ class UMEConfig(PretrainedConfig):
             Dropout inside the head, on the projected vectors and in its blocks.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
             Dropout on the fused vector before the classifier.
-        modality_dropout (`float`, *optional*, defaults to 0.0):
+        modality_dropout (`float` or `dict[str, float]`, *optional*, defaults to 0.0):
             Probability in training that an example with two modalities or more loses one of them, evenly chosen, so
-            that the model learns to answer without.
+            that the model learns to answer without. A dict has a probability for each modality that it names,
+            `{"audio": 0.3, "table": 0.1}`: each is lost independently of the others, but never the last that an
+            example has; where all would go, one, evenly chosen, stays.
         text_pooling, vision_pooling, …_pooling (`str`, *optional*, defaults to `"auto"`):
             What summarises a modality in one vector: `"cls"` (first token), `"mean"` (over real content tokens),
             `"pooler"` (the encoder's own), `"last"` (last real token), or `"auto"`, which picks by what the encoder
@@ -358,7 +360,8 @@ class UMEConfig(PretrainedConfig):
             if getattr(self, field) is not None:
                 at_least_one(field)
         check_head_size(self.fusion_hidden_size, self.fusion_num_layers, self.fusion_num_members)
-        for field in ("fusion_dropout", "classifier_dropout", "modality_dropout"):
+        check_modality_dropout(self.modality_dropout, self.modalities)
+        for field in ("fusion_dropout", "classifier_dropout"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")

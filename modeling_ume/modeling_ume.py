@@ -39,7 +39,17 @@ from .processing_ume import process_images  # noqa: F401
 from .retrieval_ume import UMEForImageTextRetrieval
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
-from .streams_ume import Stream, check_shape, drop_modality, looked_at, masked_mean, real_first, reorder, select_rows
+from .streams_ume import (
+    Stream,
+    check_shape,
+    drop_each,
+    drop_modality,
+    looked_at,
+    masked_mean,
+    real_first,
+    reorder,
+    select_rows,
+)
 from .tasks_ume import (
     ViewClassifiers,
     answer_loss,
@@ -158,8 +168,8 @@ class UMEModel(UMEEncoders):
             present = own[modality].get(MODALITIES[modality].present)
             if present is not None:
                 stream.present = stream.present & present.bool()
-        if self.training and self.config.modality_dropout > 0:
-            drop_modality(list(streams.values()), self.config.modality_dropout)
+        if self.training and (rate := self.config.modality_dropout):
+            (drop_each if isinstance(rate, dict) else drop_modality)(list(streams.values()), rate)
         if self.fusion.reads_in_encoder:
             streams, outputs = self._read_together(streams, inputs.get("token_type_ids"), record)
             recorded.update(records("text", outputs))

@@ -171,6 +171,39 @@ def drop_modality(streams: list[Stream], rate: float) -> None:
         stream.present = stream.present & ~(goes & here[:, k] & (order[:, k] == which))
 
 
+def drop_each(streams: list[Stream], rates: dict[str, float]) -> None:
+    """Takes each modality from each example with its own probability of `rates`, as if absent, but never the last: of
+    an example that would lose all it has, one that is evenly chosen stays."""
+    here = presence(streams)  # [B, K]
+    rate = torch.tensor([rates.get(stream.modality, 0.0) for stream in streams], device=here.device)
+    draw = torch.rand(here.shape, device=here.device)
+    goes = here & (draw < rate)
+    # Draws that all fell below their rates are even in [0, 1) as parts of these: the greatest is an even choice.
+    part = (draw / rate.clamp(min=torch.finfo(rate.dtype).tiny)).masked_fill(~here, -1.0)
+    last = part == part.amax(1, keepdim=True)
+    goes = goes & ~(last & ~(here & ~goes).any(1, keepdim=True))
+    for stream, gone in zip(streams, goes.unbind(1), strict=True):
+        stream.present = stream.present & ~gone
+
+
+def check_modality_dropout(value, modalities: list[str]) -> None:
+    """
+    Args:
+        value: a number, or a dict of numbers by the keys of modalities.
+
+    Raises:
+        ValueError: for a number outside [0, 1), and a modality that the model has not.
+    """
+    for name, rate in value.items() if isinstance(value, dict) else [(None, value)]:
+        if name is not None and name not in modalities:
+            raise ValueError(
+                f"modality_dropout names {name!r}, which is no modality of this model: it has {', '.join(modalities)}."
+            )
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            field = "modality_dropout" if name is None else f"modality_dropout[{name!r}]"
+            raise ValueError(f"{field}={rate!r} is impossible: a dropout lies in [0, 1).")
+
+
 def select_rows(rows: Stream, index: Tensor | None) -> Stream:
     """Gives each example its row: a stream of U distinct ones and index [B] → a stream of B rows; None: it is that."""
     if index is None:

@@ -758,7 +758,9 @@ FIELDS = {
     "feature_grid": COUNTS,
     "fusion_dropout": RATES,
     "classifier_dropout": RATES,
-    "modality_dropout": RATES,
+    "modality_dropout": st.one_of(
+        RATES, st.dictionaries(st.sampled_from(["text", "vision", "image", 3]), RATES, max_size=3)
+    ),
     "text_pooling": POOLINGS,
     "vision_pooling": POOLINGS,
     "problem_type": st.sampled_from(
@@ -806,8 +808,10 @@ def check_config(case: dict[str, Any]) -> None:
     assert whole_number(config.fusion_num_layers)
     for name in ("fusion_num_heads", "fusion_rank", "feature_grid"):
         assert getattr(config, name) is None or whole_number(getattr(config, name))
-    for name in ("fusion_dropout", "classifier_dropout", "modality_dropout"):
-        assert 0 <= getattr(config, name) < 1
+    lost = config.modality_dropout
+    lost = list(lost.values()) if isinstance(lost, dict) else [lost]
+    for rate in (config.fusion_dropout, config.classifier_dropout, *lost):
+        assert 0 <= rate < 1
     for name in ("text_pooling", "vision_pooling"):
         assert getattr(config, name) in ("auto", "cls", "mean", "pooler", "last")
     assert sorted(config.id2label) == list(range(config.num_labels))

@@ -10,10 +10,10 @@ from datasets import Dataset
 from transformers import ViTImageProcessor
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from configuration_ume.parsing import parse_recipe
+from configuration_ume.parsing import make_recipe, parse_recipe
 from configuration_ume.training_arguments import UMETrainingArguments
 from modeling_ume import Stream, UMEConfig, UMEProcessor
-from modeling_ume.streams_ume import drop_modality
+from modeling_ume.streams_ume import drop_each, drop_modality
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_processor
 from training_ume.build.tokenizer import words_tokenizer
@@ -149,6 +149,112 @@ def test_dropping_a_modality_has_no_data_dependent_control_flow():
 def test_an_impossible_modality_dropout_names_the_field_and_the_value(value):
     with pytest.raises(ValueError, match=f"modality_dropout={value} is impossible"):
         tiny_config(modality_dropout=value)
+
+
+RATES = {"text": 0.5, "audio": 0.2, "table": 0.9}
+
+
+def three(here):
+    """Streams of three modalities that are there by `here` [B, 3]."""
+    full = torch.ones(len(here), 1, dtype=torch.bool)
+    return [
+        Stream(torch.zeros(len(here), 1, 2), full, torch.zeros(len(here), 2), present.clone(), modality=modality)
+        for modality, present in zip(RATES, here.unbind(1), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("has", [(1, 1, 1), (1, 0, 1), (0, 1, 1)])
+def test_each_modality_is_lost_by_its_own_rate_and_never_the_last(has):
+    torch.manual_seed(0)
+    count = 20_000
+    streams = three(torch.tensor([has] * count).bool())
+    drop_each(streams, RATES)
+    left = torch.stack([stream.present for stream in streams], dim=1)
+    assert left.any(1).all()
+    assert not left[:, ~torch.tensor(has).bool()].any()
+    # All would go with the product of the rates, and then one of them, evenly chosen, stays after all.
+    rates = torch.tensor(list(RATES.values())) * torch.tensor(has)
+    together = float(rates[torch.tensor(has).bool()].prod())
+    kept = (1 - rates + together / sum(has)) * torch.tensor(has)
+    assert ((left.float().mean(0) - kept).abs() < 4 * (0.25 / count) ** 0.5).all()
+    if sum(has) == 3:  # one by one, and independently
+        both = float((~left[:, 0] & ~left[:, 1]).float().mean())
+        assert both == pytest.approx(0.5 * 0.2 * 0.1 + together / 3, abs=4 * (0.1 / count) ** 0.5)
+
+
+def test_what_a_dict_does_not_name_is_never_lost_and_the_only_one_stays():
+    streams = three(torch.tensor([[True, True, True], [True, False, False], [False, False, False]]))
+    for _ in range(20):
+        drop_each(streams, {"text": 0.99})
+    assert streams[0].present.tolist() == [False, True, False]
+    assert streams[1].present.tolist() == [True, False, False]
+    assert streams[2].present.tolist() == [True, False, False]
+
+
+def test_a_model_loses_each_modality_by_its_own_rate():
+    model, batch = without_dropout(modality_dropout={"vision": 0.6}), tiny_batch()
+    full = model.eval()(**batch).logits
+    alone = model(**batch, image_present=torch.zeros(3, dtype=torch.bool)).logits
+    seen = set()
+    for seed in range(8):
+        distance = (train_logits(model, batch, seed) - torch.stack([full, alone])).abs().amax(-1)
+        assert distance.amin(0).max() < 1e-5
+        seen.update(distance.argmin(0).tolist())
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"image": 0.1}, "modality_dropout names 'image', which is no modality of this model: it has text, vision."),
+        ({"vision": 1.0}, r"modality_dropout\['vision'\]=1.0 is impossible: a dropout lies in \[0, 1\)."),
+        ({"text": None}, r"modality_dropout\['text'\]=None is impossible"),
+    ],
+)
+def test_an_impossible_dropout_of_one_modality_is_named(value, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(modality_dropout=value)
+
+
+def test_the_dropouts_of_modalities_are_saved_with_the_config(tmp_path):
+    tiny_config(modality_dropout={"vision": 0.25}).save_pretrained(tmp_path)
+    assert UMEConfig.from_pretrained(tmp_path).modality_dropout == {"vision": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["0.25"], 0.25),
+        (["text=0.3", "vision=1e-1"], {"text": 0.3, "vision": 0.1}),
+        (['{"vision": 0.2}'], {"vision": 0.2}),
+    ],
+)
+def test_the_command_line_takes_one_rate_or_one_a_modality(given, expected):
+    recipe = parse_recipe(["easy_vqa", "--modality_dropout", *given])
+    assert recipe.model.modality_dropout == expected
+
+
+def test_a_recipe_names_a_rate_a_modality_and_several_are_tried_one_by_one():
+    mapping = {"vision": 0.2, "text": 0.1}
+    assert make_recipe("easy_vqa", {"modality_dropout": mapping}).model.modality_dropout == mapping
+    swept = parse_recipe(["easy_vqa", "--modality_dropout", "0.1", "text=0.2"], several=True).sweep
+    assert [recipe.model.modality_dropout for recipe in swept] == [0.1, {"text": 0.2}]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["text=0.1", "text=0.2"], "modality_dropout has text twice: give it once."),
+        (["often"], "'often' is neither a number nor name=number"),
+        (["=0.1"], "'=0.1' is neither a number nor name=number"),
+        (["{text: 0.1}"], "a mapping is not valid JSON"),
+        (["audio=0.1"], "modality_dropout names 'audio'"),
+        (["1"], "modality_dropout=1.0 is impossible"),
+    ],
+)
+def test_rates_that_cannot_be_read_are_sentences_before_any_work(given, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(["easy_vqa", "--modality_dropout", *given])
 
 
 def test_modality_dropout_is_saved_with_the_config(tmp_path):
