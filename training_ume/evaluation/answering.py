@@ -15,6 +15,7 @@ from modeling_ume import UMEForVisualQuestionAnswering
 from training_ume.data.collator import allow_lacks
 from training_ume.data.order import in_image_order
 from training_ume.data.streaming import StreamedQuestions
+from training_ume.evaluation.scoring import scoring_of_model
 
 
 def predict(
@@ -24,7 +25,7 @@ def predict(
     batch_size: int,
     num_workers: int = 0,
     collect: Callable[[list[int], Tensor], None] | None = None,
-) -> list[str]:
+) -> list:
     """
     Answers every question of a dataset.
 
@@ -36,7 +37,7 @@ def predict(
         collect (`callable`, *optional*): is given the numbers of a batch's rows and their logits [B, C].
 
     Returns:
-        `list[str]`: one answer a row, in the order of the rows.
+        `list`: one answer a row, in the order of the rows: a string, or a list of numbers.
     """
     if isinstance(dataset, StreamedQuestions):
         batches = dataset.batches(batch_size)
@@ -46,14 +47,15 @@ def predict(
         allow_lacks(collator, dataset)
         ordered, order = in_image_order(dataset)
         loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
-    answers = [""] * len(order)
+    scoring = scoring_of_model(model.config)
+    answers = [None] * len(order)
     positions = iter(order)
     for logits in _logits(model, tqdm(loader, desc="answering", leave=False)):
         rows = list(islice(positions, len(logits)))
         if collect is not None:
             collect(rows, logits)
-        for row, answer in zip(rows, logits.argmax(-1).tolist(), strict=True):
-            answers[row] = model.config.id2label[answer]
+        for row, answer in zip(rows, scoring.answers(scoring.kept(logits).tolist()), strict=True):
+            answers[row] = answer
     return answers
 
 

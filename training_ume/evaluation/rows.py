@@ -101,7 +101,8 @@ class Scorer:
 
     Args:
         loader: makes the batches, of all rows.
-        id2label (`dict[int, str]`): the answers.
+        id2label (`dict[int, str]`, *optional*): the answers that ids stand for; None: what is gathered is scored
+            as it is.
         width (`int`): rows in a batch of a stream, padding included.
         score: makes numbers out of one answer a row and the rows.
     """
@@ -109,9 +110,9 @@ class Scorer:
     def __init__(
         self,
         loader: DataLoader,
-        id2label: dict[int, str],
+        id2label: dict[int, str] | None,
         width: int,
-        score: Callable[[list[str], Dataset | StreamedQuestions], dict[str, float]],
+        score: Callable[[list, Dataset | StreamedQuestions], dict[str, float]],
     ):
         self.loader, self.rows = loader, loader.dataset
         self.id2label, self.width, self.score = id2label, width, score
@@ -134,7 +135,7 @@ class Scorer:
         ids = in_table_order(self.ids, self.loader.batch_sampler, self.width) if self.streamed else self.ids
         if len(ids) != len(self.rows):
             raise ValueError(f"{len(ids)} answers were gathered for {len(self.rows)} rows, which cannot be scored.")
-        return self.score([self.id2label[i] for i in ids], self.rows)
+        return self.score(ids if self.id2label is None else [self.id2label[i] for i in ids], self.rows)
 
 
 def in_table_order(gathered: Sequence, batches: BatchStream, width: int) -> list:

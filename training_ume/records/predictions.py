@@ -7,7 +7,7 @@ what is hard about it, so intervals draw whole images.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from metrics.vqa_accuracy.vqa_accuracy import answer_score, is_most_common, most_common_answer
 from training_ume.records.files import write_text
+from training_ume.records.number_scores import NumberScores
 
 PREDICTIONS = "predictions.jsonl"
 COLUMNS = ("question_id", "image_id", "image", "question", "question_type", "answer_type")
@@ -48,6 +49,40 @@ def prediction_rows(answers: list[str], dataset: Dataset) -> list[dict]:
     return rows
 
 
+def number_rows(answers: list[list[float]], known: np.ndarray, names: Sequence[str], dataset: Dataset) -> list[dict]:
+    """
+    The same of numbers: `expected` and `answer` are dicts of them by their names, in their unit; None where one is not
+    known.
+
+    Args:
+        answers: what the model said, a list a row.
+        known (`np.ndarray` of shape [rows, numbers]): what is right, nan where nobody knows.
+        names: of the numbers.
+        dataset (`Dataset`): the rows.
+    """
+    columns = {name: dataset[name][:] for name in COLUMNS}
+    rows = []
+    for i, (given, right) in enumerate(zip(answers, known.tolist(), strict=True)):
+        expected = {name: None if value != value else value for name, value in zip(names, right, strict=True)}
+        answer = dict(zip(names, given, strict=True))
+        rows.append({**{name: values[i] for name, values in columns.items()}, "expected": expected, "answer": answer})
+    return rows
+
+
+def are_numbers(rows: list[dict]) -> bool:
+    """Whether the answers of rows are numbers by their names."""
+    return bool(rows) and isinstance(rows[0]["answer"], dict)
+
+
+def numbers_of(rows: list[dict], logs: bool) -> NumberScores:
+    """The scores of rows that `number_rows` made; `logs`: also R² of the logarithms."""
+    names = list(rows[0]["answer"])
+    known = [[np.nan if row["expected"][name] is None else row["expected"][name] for name in names] for row in rows]
+    given = [[row["answer"][name] for name in names] for row in rows]
+    images = [row["image_id"] or row["question_id"] for row in rows]
+    return NumberScores(np.array(given), np.array(known), names, images, logs)
+
+
 def write_predictions(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes one JSON object a line, in one step: a reader sees the old file or the new one."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -65,7 +100,8 @@ def read_predictions(path: str | Path) -> list[dict]:
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
-            rows.append({name: row[name] for name in (*COLUMNS, "expected", "answer", "vqa_accuracy", "exact_match")})
+            scores = () if isinstance(row["answer"], dict) else ("vqa_accuracy", "exact_match")
+            rows.append({name: row[name] for name in (*COLUMNS, "expected", "answer", *scores)})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"Line {number} of {path} is not an answered question ({type(error).__name__}: {error}): write the "
@@ -75,7 +111,9 @@ def read_predictions(path: str | Path) -> list[dict]:
 
 
 def mean_score(rows: list[dict], metric: str) -> float:
-    """The mean of `metric` over the questions, in percent."""
+    """The mean of `metric` over the questions, in percent; of numbers that score of all of them."""
+    if are_numbers(rows):
+        return numbers_of(rows, logs=True).score(metric, np.arange(len(rows)))
     return float(np.mean([row[metric] for row in rows]))
 
 
@@ -93,8 +131,10 @@ def score_interval(
         resamples (`int`): number of draws; each draws as many images as there are, with replacement.
 
     Returns:
-        `(low, high)` in percent. Of a single image, both are its own mean.
+        `(low, high)` in percent. Of a single image, both are its own mean. Of numbers, see `NumberScores.interval`.
     """
+    if are_numbers(rows):
+        return numbers_of(rows, logs=True).interval(metric, level, seed)
     images: dict[str, list[float]] = {}
     for row in rows:
         images.setdefault(row["image_id"], []).append(row[metric])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datasets import Dataset
 
 from configuration_ume.arguments import UMETrainingArguments
-from configuration_ume.scores import ALWAYS_SCORED
+from configuration_ume.scores import ALWAYS_SCORED, lower_is_better
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.rows import as_rows, is_named_sets
-from training_ume.evaluation.scores import FittingScore, fitting_score, score_names
+from training_ume.evaluation.scores import FittingScore
 
 
 class BestCheckpoint:
@@ -36,7 +36,7 @@ class BestCheckpoint:
             return None
         names = [f"{prefix}_loss" for prefix in sets]
         if not self.args.prediction_loss_only:
-            names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in score_names(as_rows(part))]
+            names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in self.scoring().names(as_rows(part))]
         return names
 
     def _choose_metric(self, args: UMETrainingArguments, eval_dataset) -> None:
@@ -50,8 +50,9 @@ class BestCheckpoint:
             first, rows = next(iter(rows.items()))
             prefix = f"eval_{first}"
         answers = [] if rows is None or len(rows) == 0 else as_rows(rows)["answers"][:]
-        self.selected_by = fitting_score(answers)
+        self.selected_by = self.scoring().fitting(answers)
         args.metric_for_best_model = f"{prefix}_{self.selected_by.name}"
+        args.greater_is_better = not lower_is_better(self.selected_by.name)
 
     def check_metric(self) -> None:
         """Raises ValueError when `metric_for_best_model` matters and is none of what evaluations will give."""

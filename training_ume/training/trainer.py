@@ -22,10 +22,11 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from configuration_ume.arguments import UMETrainingArguments
 from configuration_ume.scores import AUTO
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.tasks_ume import PROBLEM_TYPES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
-from training_ume.evaluation.scores import FittingScore, score_rows
+from training_ume.evaluation.scores import FittingScore
+from training_ume.evaluation.scoring import AnswerScoring, scoring_of, scoring_of_model
 from training_ume.records.checkpoints import keep_newest
 from training_ume.training.averaging import WeightAverage
 from training_ume.training.balance import balanced_weights, question_weights
@@ -111,10 +112,12 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
             self.question_only = QuestionOnly(ume_model(model), args.rubi_weight)
         self._answer_weights: Tensor | None = None  # of `class_weights`
         self._begins = False  # while `train` may have the model made anew
+        self._of_first = None if model is None else ume_model(model).config
+        self._collates = data_collator
         self._scores_answers = compute_metrics is None
         if self._scores_answers:
             # ids, not [N, C] logits
-            compute_metrics, preprocess_logits_for_metrics = self._score, lambda logits, labels: logits.argmax(-1)
+            compute_metrics, preprocess_logits_for_metrics = self._score, lambda logits, labels: self._kept(logits)
         # Which score makes a checkpoint the best one, and why.
         self.selected_by = FittingScore(str(args.metric_for_best_model).removeprefix("eval_"), GIVEN)
         if args.metric_for_best_model == AUTO:
@@ -269,7 +272,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
 
     def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs):
         prepared = list(self.accelerator._dataloaders)
-        self._scorer = Scorer(dataloader, self.model.config.id2label, self.args.eval_batch_size, score_rows)
+        self._scorer = Scorer(dataloader, None, self.args.eval_batch_size, self._scores)
         try:
             with self._weights_to_keep():
                 return super().evaluation_loop(dataloader, *args, **kwargs)
@@ -278,6 +281,25 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
             if not self.args.dataloader_persistent_workers:
                 # accelerate holds on to every loader that it prepares: one an evaluation would pile up.
                 self.accelerator._dataloaders = [loader for loader in prepared if loader is not dataloader]
+
+    def scoring(self) -> AnswerScoring:
+        """How answers of the model are scored; before there is one, as the collator makes labels."""
+        config = getattr(getattr(self, "model", None), "config", None) or self._of_first
+        if config is not None:
+            return scoring_of_model(config)
+        vocabulary = getattr(self._collates, "vocabulary", None)
+        names = getattr(vocabulary, "id2label", {})
+        return scoring_of(self._problem_type(), names, getattr(vocabulary, "transform", None))
+
+    def _problem_type(self) -> str:
+        return getattr(self._collates, "problem_type", DEFAULT_PROBLEM)
+
+    def _kept(self, logits: Tensor) -> Tensor:
+        return self.scoring().kept(logits)
+
+    def _scores(self, kept: list, rows: Dataset | StreamedQuestions) -> dict[str, float]:
+        scoring = self.scoring()
+        return scoring.flat(scoring.answers(kept), rows)
 
     def _score(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         """HF's `compute_metrics`: the VQA metric of the rows that are being evaluated."""
@@ -350,7 +372,8 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
                 t if t is None else functional.pad(t, [0, 0] * (t.ndim - 1) + [0, self.args.eval_batch_size - len(t)])
                 for t in (logits, labels)
             )
-        if self._scores_answers and labels is not None and labels.ndim == 2:
+        chooses = PROBLEM_TYPES[self.model.config.problem_type].chooses
+        if self._scores_answers and labels is not None and labels.ndim == 2 and chooses:
             # The metric reads the answers from the rows; soft labels of all questions would be [N, C] in memory.
             labels = labels.argmax(-1)
         return loss, logits, labels
