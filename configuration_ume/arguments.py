@@ -92,8 +92,16 @@ class ModelArguments(EncoderArguments):
         default=DEFAULT_PROBLEM,
         metadata={
             "help": "single_label_classification: cross-entropy on the most common answer. "
-            "multi_label_classification: binary cross-entropy on the soft scores of all ten."
+            "multi_label_classification: binary cross-entropy on the soft scores of all ten. regression: the answers "
+            "are numbers; several columns of answers are several numbers."
         },
+    )
+    label_transform: Literal["log"] | None = field(
+        default=None,
+        metadata={"help": "log: of numbers, learn the logarithms, as of prices; answers are in their own unit."},
+    )
+    regression_loss: Literal["mse", "huber"] | None = field(
+        default=None, metadata={"help": "The loss of standardised numbers (left out: mse); huber minds outliers less."}
     )
     soft_targets: bool = field(
         default=False,
@@ -160,11 +168,18 @@ class ModelArguments(EncoderArguments):
             ):
                 more = "" if least is None else " above 0"
                 raise ValueError(f"{name}={values} is impossible: give three numbers{more}, one a colour.")
-        if self.soft_targets and not PROBLEM_TYPES[self.problem_type].exclusive:
+        problem = PROBLEM_TYPES[self.problem_type]
+        if self.soft_targets and not problem.exclusive:
             raise ValueError(
-                "soft_targets is for a softmax, and problem_type=multi_label_classification has soft scores anyway: "
-                "leave one of them out."
+                f"soft_targets is for a softmax, and problem_type={self.problem_type} has "
+                f"{'soft scores anyway' if problem.chooses else 'numbers'}: leave one of them out."
             )
+        for name in ("label_transform", "regression_loss"):
+            if getattr(self, name) is not None and problem.chooses:
+                raise ValueError(
+                    f"{name} is about numbers, and problem_type={self.problem_type} chooses answers: leave it out, or "
+                    "give problem_type=regression."
+                )
         if self.lora_r < 0:
             raise ValueError(f"lora_r={self.lora_r} is impossible: give a rank of 1 or more, or 0 for no LoRA.")
         if self.lora_r and self.frozen == self.modalities:
@@ -215,6 +230,30 @@ class Recipe(_Parts):
         return other
 
 
+def check_numbers(recipe: Recipe) -> None:
+    """Raises ValueError for what is about answers from a list, where the answers are numbers."""
+    if PROBLEM_TYPES[recipe.model.problem_type].chooses:
+        return
+    said = f"problem_type={recipe.model.problem_type} gives numbers: leave it out (`--"
+    for part, name, why in (
+        (recipe.training, "class_weights", "weighs answers by how rare they are"),
+        (recipe.training, "rubi_weight", "weighs an answer's probability by what the question alone says"),
+        (recipe.data, "top_k_answers", "keeps the most frequent answers"),
+        (recipe.data, "min_answer_count", "keeps answers that are given often enough"),
+    ):
+        if getattr(part, name):
+            raise ValueError(f"{name} {why}, and {said}{name} {0 if name == 'rubi_weight' else 'null'}`).")
+    if recipe.model.answer_scores != "thirds":
+        raise ValueError(
+            f"answer_scores is about answers that some of several people gave, and {said}answer_scores thirds`)."
+        )
+    if recipe.data.source == "stream":
+        raise ValueError(
+            "source=stream holds shards of answers from a list, and problem_type=regression needs numbers: train from "
+            "the table itself (--data)."
+        )
+
+
 def check_together(recipe: Recipe) -> None:
     """Raises ValueError where fields of different parts of a recipe contradict each other."""
     if recipe.data.source == "stream" and recipe.model.feature_cache is not None:
@@ -227,6 +266,7 @@ def check_together(recipe: Recipe) -> None:
             "label_smoothing_factor is for a softmax: leave it out (`--label_smoothing_factor 0`), or train with "
             "problem_type=single_label_classification."
         )
+    check_numbers(recipe)
     if recipe.training.class_weights and not PROBLEM_TYPES[recipe.model.problem_type].exclusive:
         raise ValueError(
             "class_weights weighs questions by their one right answer, and with problem_type="

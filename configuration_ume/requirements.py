@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from configuration_ume.scores import ALWAYS_SCORED, AUTO, NAMES
+from configuration_ume.scores import ALWAYS_SCORED, AUTO, NAMES, NUMBERS
 from configuration_ume.values import as_kinds, number_in, parse_json
 from modeling_ume.stored_ume import NEAR
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 
 # Packages of report backends that transformers does not list as available, or not beside another.
 UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
@@ -162,8 +163,23 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].strip().rstrip('.')}"
 
 
-def check_metric(name: str | None) -> None:
-    """What makes a checkpoint the best one, as far as it is known without the data."""
+def check_metric(name: str | None, chooses: bool = True) -> None:
+    """
+    What makes a checkpoint the best one, as far as it is known without the data.
+
+    Args:
+        name: `metric_for_best_model`.
+        chooses (`bool`): answers are from a list; else they are numbers.
+    """
+    if not chooses:
+        names = ["loss", *NUMBERS]
+        bare = (name or "loss").removeprefix("eval_")
+        if bare not in (AUTO, *names) and not bare.startswith(tuple(f"{score}_" for score in NUMBERS)):
+            raise ValueError(
+                f"metric_for_best_model={name!r} is not among what evaluations of numbers give: choose from {AUTO}, "
+                f"{', '.join(f'eval_{score}' for score in names)}, or one of these with _ and the name of a number."
+            )
+        return
     bare = (name or "loss").removeprefix("eval_")
     by_type = tuple(f"{score}_" for score in NAMES)
     if bare not in (AUTO, *ALWAYS_SCORED) and not bare.startswith(by_type):
@@ -184,7 +200,7 @@ def check_run(recipe) -> None:
     if recipe.model.lora_r and find_spec("peft") is None:
         raise ValueError("lora_r needs the package peft: `pip install peft`.")
     if training.eval_strategy != "no":
-        check_metric(training.metric_for_best_model)
+        check_metric(training.metric_for_best_model, PROBLEM_TYPES[recipe.model.problem_type].chooses)
     if training.push_to_hub:
         from huggingface_hub import constants, get_token
 

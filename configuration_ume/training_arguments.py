@@ -9,6 +9,7 @@ from typing import Literal
 from transformers import TrainingArguments
 
 from configuration_ume.requirements import check_arguments, check_before
+from configuration_ume.scores import lower_is_better
 
 # Arguments that change where and how a run is watched, not what it learns.
 NOT_COMPARED = {
@@ -39,7 +40,7 @@ class UMETrainingArguments(TrainingArguments):
         default="auto",
         metadata={
             "help": "What makes a checkpoint the best one. auto: VQA accuracy, or exact match where VQA accuracy "
-            "cannot credit right answers (one annotator a question)."
+            "cannot credit right answers (one annotator a question); of numbers R²."
         },
     )
     remove_unused_columns: bool = field(
@@ -100,6 +101,8 @@ class UMETrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         check_before(self)
         super().__post_init__()
+        if lower_is_better(str(self.metric_for_best_model).removeprefix("eval_")):
+            self.greater_is_better = False  # HF's knows losses only
         if self.hub_token is not None:
             raise ValueError(
                 "hub_token would be written into the run's files: leave it out, and log in with `hf auth login` or "

@@ -13,20 +13,31 @@ from configuration_ume.arguments import ModelArguments
 from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.tasks_ume import label_scale
 from modeling_ume.trust_ume import ForeignCodeError
+from training_ume.data.answers import AnswerVocabulary
+from training_ume.data.numbers import NumberTargets
 from training_ume.records.files import first_line
 
 
-def build_model(args: ModelArguments, processor: UMEProcessor) -> UMEForVisualQuestionAnswering:
-    """The model in float32, encoders pretrained or new, frozen where asked for."""
+def build_model(
+    args: ModelArguments, processor: UMEProcessor, vocabulary: AnswerVocabulary | NumberTargets | None = None
+) -> UMEForVisualQuestionAnswering:
+    """
+    The model in float32, encoders pretrained or new, frozen where asked for.
+
+    Args:
+        vocabulary (*optional*): of numbers, how the labels are standardised.
+    """
     head = {
+        **(vocabulary.config_fields() if isinstance(vocabulary, NumberTargets) else {}),
         "id2label": dict(processor.id2label),
         **{
             name: getattr(args, name)
             for name in (
                 "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_members", "fusion_num_layers",
                 "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "feature_grid",
-                "problem_type",
+                "problem_type", "label_transform", "regression_loss",
             )
         },
     }  # fmt: skip
@@ -87,6 +98,15 @@ def start_from(model: UMEForVisualQuestionAnswering, name: str) -> None:
             f"init_from={name!r} knows {earlier.config.num_labels} answers, which are not the "
             f"{model.config.num_labels} of this recipe: train on the same questions, with the same answers kept."
         )
+    scale, of_earlier = label_scale(model.config), label_scale(earlier.config)
+    if (scale is None) != (of_earlier is None) or (scale is not None and scale.transform != of_earlier.transform):
+        raise ValueError(
+            f"init_from={name!r} was trained with problem_type={earlier.config.problem_type} and label_transform="
+            f"{earlier.config.label_transform}, this recipe says {model.config.problem_type} and "
+            f"{model.config.label_transform}: its weights say something else."
+        )
+    if scale is not None:  # its weights give standardised numbers, by the rows that it was trained on
+        model.config.label_mean, model.config.label_std = earlier.config.label_mean, earlier.config.label_std
     own, given = model.state_dict(), earlier.state_dict()
     other = [key for key in sorted(own.keys() | given.keys()) if key not in own or key not in given]
     other += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]

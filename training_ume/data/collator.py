@@ -30,11 +30,12 @@ class VQACollator:
 
     Labels are there when a vocabulary is given and the rows have answers: [B] (long, −100 = not in the vocabulary)
     for `"single_label_classification"`, [B, C] (float soft scores) for `"multi_label_classification"` and with
-    `soft_targets`.
+    `soft_targets`, [B, C] (numbers in their unit, nan = not known) for `"regression"`.
 
     Args:
         processor: has the parts that prepare what is taken of the rows, as `UMEProcessor` does.
-        vocabulary (`AnswerVocabulary`, *optional*): makes the labels; without it there are none.
+        vocabulary (`AnswerVocabulary`, of numbers `NumberTargets`, *optional*): makes the labels; without it there
+            are none.
         problem_type (`str`, *optional*, defaults to `"single_label_classification"`): which kind of labels.
         soft_targets (`bool`, *optional*, defaults to `False`): soft scores for a softmax, too.
         answer_scores (`str`, *optional*, defaults to `"thirds"`): which soft scores, see
@@ -89,8 +90,16 @@ class VQACollator:
                 f"{type(processor.tokenizer).__name__} has no padding token, so questions of different lengths cannot "
                 "share a batch. Set tokenizer.pad_token, for a decoder usually to tokenizer.eos_token."
             )
+        chooses = PROBLEM_TYPES[problem_type].chooses
+        if vocabulary is not None and chooses == hasattr(vocabulary, "targets"):
+            raise ValueError(
+                f"problem_type={problem_type!r} makes labels of {'answers' if chooses else 'numbers'}, and the "
+                f"vocabulary is {type(vocabulary).__name__}: give "
+                f"{'AnswerVocabulary' if chooses else 'NumberTargets'}."
+            )
         self.processor = processor
         self.vocabulary = vocabulary
+        self.problem_type = problem_type
         self.hard_targets = PROBLEM_TYPES[problem_type].exclusive and not soft_targets
         self.answer_scores = answer_scores
         self.inputs = inputs
@@ -191,6 +200,8 @@ class VQACollator:
                 f"Some questions of a batch have answers and others have none: question_id {_listed(without)}. "
                 "Load answered and unanswered questions as data sets of their own."
             )
+        if not PROBLEM_TYPES[self.problem_type].chooses:
+            return self.vocabulary.targets(answers, [row["question_id"] for row in rows])
         if self.hard_targets:
             return self.vocabulary.hard_targets(answers)
         return self.vocabulary.soft_targets(answers, self.answer_scores)

@@ -1,8 +1,8 @@
 """Answers that are numbers: read from text, and standardised by those of the training rows.
 
-Rows hold them in `answers`, as all answers are, as text. One column of answers is one number, of which several in a row
-are what several people said, and their mean counts. Several columns are several numbers, one each by its place; the
-table's feature then has that length, and `""` stands where a number is not known.
+Rows hold them in `answers`, as all answers are, as text. One column of answers is one number, of which several in a
+row are what several people said, and their mean counts. Several columns are several numbers, one each by its place;
+the table's feature then has that length, and `""` stands where a number is not known.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class NumberTargets:
         Fits mean and standard deviation to the answers of the training rows.
 
         Raises:
-            ValueError: for answers that are no numbers or have no logarithm, and for a number that nobody knows or that
-                is always the same.
+            ValueError: for answers that are no numbers or have no logarithm, and for a number that nobody knows or
+                that is always the same.
         """
         numbers = numbers_in(answers, len(names))  # [N, C]
         means, deviations = [], []
@@ -129,8 +129,8 @@ class NumberTargets:
                 raise ValueError(f"No training row says a number for {name!r}: leave that column out.")
             if transform == "log" and known.min() <= 0:
                 raise ValueError(
-                    f"{name!r} is {known.min():g} in a training row, which has no logarithm: leave label_transform out "
-                    "(`--label_transform null`), or give numbers above 0."
+                    f"{name!r} is {known.min():g} in a training row, which has no logarithm: leave label_transform "
+                    "out (`--label_transform null`), or give numbers above 0."
                 )
             learned = np.log(known) if transform == "log" else known
             means.append(float(learned.mean()))

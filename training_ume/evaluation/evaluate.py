@@ -5,31 +5,32 @@ Checkpoints are loaded through this package's own classes, so no remote code is 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from configuration_ume.scores import in_order, measured_by
+from configuration_ume.scores import names_in
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, most_common_answer
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.stored_ume import nearest
-from training_ume.data.answers import AnswerVocabulary
+from modeling_ume.tasks_ume import PROBLEM_TYPES, check_choosing
 from training_ume.data.collator import VQACollator
 from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.challenge import write_challenge_results
 from training_ume.evaluation.load import load_checkpoint
-from training_ume.evaluation.measures import Answered, by_values, check_scores, interval, open_or_closed
+from training_ume.evaluation.measures import Answered, by_values, interval, open_or_closed
 from training_ume.evaluation.scores import score_answers
+from training_ume.evaluation.scoring import scoring_of_model
 from training_ume.evaluation.wups import WordNet
 from training_ume.records.machine import environment
-from training_ume.records.predictions import prediction_rows, write_predictions
+from training_ume.records.number_scores import NumberScores
+from training_ume.records.predictions import write_predictions
 
 OPEN_CLOSED = "open_closed"  # a column that every data set has
 DROP_RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -90,12 +91,15 @@ def evaluate_checkpoint(
     if challenge_file is not None and asked is not None:
         check_all_answered(dataset["question_id"][:], asked)
     annotated = any(dataset["answers"][:])
-    scores = check_scores(scores)
     check_columns(dataset, by)
     if (scores or by) and not annotated:
         raise ValueError("The questions have no answers, so they have no scores: leave --scores and --by out.")
-    words = WordNet(wordnet) if any(score.startswith("wups_") for score in scores) else None
     model, processor = load_checkpoint(name, trust_remote_code)
+    scoring = scoring_of_model(model.config)
+    scores = scoring.check_scores(scores)
+    words = WordNet(wordnet) if any(score.startswith("wups_") for score in scores) else None
+    if challenge_file is not None:
+        check_choosing(model.config.problem_type, challenge_file=challenge_file)
     for baseline in baselines or []:
         if baseline not in BLIND:
             raise ValueError(f"The baseline {baseline!r} is not known: choose from {', '.join(BLIND)}.")
@@ -112,7 +116,7 @@ def evaluate_checkpoint(
         check_rates(drop_rates)
 
     @functools.cache  # a baseline and the end of a curve are the same answers
-    def answers(inputs: str, collect=None) -> list[str]:
+    def answers(inputs: str, collect=None) -> list:
         collator = VQACollator(processor, inputs=inputs, max_question_length=max_question_length, may_lack=may_lack)
         return predict(model, collator, dataset, batch_size, num_workers, collect)
 
@@ -126,13 +130,16 @@ def evaluate_checkpoint(
         "seconds": time.perf_counter() - started,
     }
     if annotated:
-        vocabulary = AnswerVocabulary.from_id2label(model.config.id2label)
-        results["scores"] = score_answers(predictions, dataset)
-        results |= further_scores(results["scores"], predictions, dataset, scores, by, kept, words)
+        results["scores"] = scoring.score(predictions, dataset)
+        if scoring.always_intervals or scores or by:
+            if kept is not None:
+                scoring.probabilities, scoring.classes = kept.values, kept.classes
+            scoring.wordnet = words
+            results |= further_scores(results["scores"], scoring.measured(predictions, dataset), dataset, scores, by)
         results["baselines"] = {
             baseline: {
                 "what": f"this checkpoint, given the {BLIND[baseline]} alone",
-                **score_answers(answers(BLIND[baseline]), dataset),
+                **scoring.score(answers(BLIND[baseline]), dataset),
             }
             for baseline in baselines or []
         }
@@ -140,16 +147,18 @@ def evaluate_checkpoint(
             results["robustness"] = {
                 "seed": drop_seed,
                 "curves": {
-                    missing: robustness_curve(predictions, answers(LEFT[missing]), dataset, drop_rates, drop_seed)
+                    missing: robustness_curve(
+                        predictions, answers(LEFT[missing]), dataset, drop_rates, drop_seed, scoring.score
+                    )
                     for missing in drop
                 },
             }
-        results["coverage"] = dataclasses.asdict(vocabulary.coverage(dataset["answers"][:]))
+        results |= scoring.coverage(dataset["answers"][:])
     else:
         rows = zip(dataset["question_id"][:], predictions, strict=True)
         results["predictions"] = [{"question_id": i, "answer": answer} for i, answer in rows]
     if predictions_file is not None:
-        write_predictions(predictions_file, prediction_rows(predictions, dataset))
+        write_predictions(predictions_file, scoring.rows(predictions, dataset))
     if challenge_file is not None:
         ids = dataset["question_id"][:]
         write_challenge_results(challenge_file, ids if asked is None else [asked[i] for i in ids], predictions)
@@ -164,12 +173,10 @@ class Probabilities:
         ids = [key for key, answer in model.config.id2label.items() if answer_form(answer) in right]
         self.classes = [model.config.id2label[key] for key in ids]
         self.values = np.zeros((len(dataset), len(ids)), dtype=np.float32)
-        self._ids, self._softmax = torch.tensor(ids), model.config.problem_type == "single_label_classification"
+        self._ids, self._problem = torch.tensor(ids), PROBLEM_TYPES[model.config.problem_type]
 
     def __call__(self, rows: list[int], logits: torch.Tensor) -> None:
-        logits = logits.float().cpu()
-        probabilities = logits.softmax(-1) if self._softmax else logits.sigmoid()
-        self.values[rows] = probabilities[:, self._ids].numpy()
+        self.values[rows] = self._problem.probabilities(logits.float().cpu())[:, self._ids].numpy()
 
 
 def check_columns(dataset: Dataset, by: Sequence[str]) -> None:
@@ -184,31 +191,17 @@ def check_columns(dataset: Dataset, by: Sequence[str]) -> None:
 
 
 def further_scores(
-    found: dict,
-    predictions: list[str],
-    dataset: Dataset,
-    scores: Sequence[str],
-    by: Sequence[str],
-    kept: Probabilities | None,
-    wordnet: WordNet | None,
+    found: dict, answered: Answered | NumberScores, dataset: Dataset, scores: Sequence[str], by: Sequence[str]
 ) -> dict:
     """Adds `scores` to those that were found; returns the `intervals` of all, and them `by` columns' values."""
-    if not scores and not by:
-        return {}
-    answered = Answered(
-        predictions,
-        dataset["answers"][:],
-        dataset["image_id"][:],
-        None if kept is None else kept.values,
-        () if kept is None else kept.classes,
-        wordnet,
-    )
-    rows = np.arange(len(predictions))
+    rows = np.arange(len(dataset))
     found |= {name: answered.score(name, rows) for name in scores}
-    names = list(dict.fromkeys([*in_order(measured_by(found)), *scores]))
+    names = list(dict.fromkeys([*names_in(found), *scores]))
     tables = {}
     for column in by:
         if column == OPEN_CLOSED:
+            if not isinstance(answered, Answered):
+                raise ValueError(f"--by {OPEN_CLOSED} tells answers yes and no from others, and these are numbers.")
             values = open_or_closed(dataset["answer_type"][:], answered.expected)
         else:
             values = dataset[column][:]
@@ -223,7 +216,12 @@ def further_scores(
 
 
 def robustness_curve(
-    predictions: list[str], without: list[str], dataset: Dataset, rates: Sequence[float] = DROP_RATES, seed: int = 0
+    predictions: list,
+    without: list,
+    dataset: Dataset,
+    rates: Sequence[float] = DROP_RATES,
+    seed: int = 0,
+    score: Callable[[list, Dataset], dict] = score_answers,
 ) -> list[dict]:
     """
     The score over the share of questions for which one input is missing.
@@ -235,6 +233,7 @@ def robustness_curve(
         predictions (`list[str]`): the answers with everything, one a row of `dataset`.
         without (`list[str]`): the answers where the input is missing for every row.
         rates: shares in [0, 1]; the nearest whole number of questions is taken.
+        score: makes the scores of answers to rows.
         seed (`int`): draws one order of the questions, from whose start every rate takes its share.
 
     Returns:
@@ -250,7 +249,7 @@ def robustness_curve(
         mixed = list(predictions)
         for i in missing:
             mixed[i] = without[i]
-        curve.append({"rate": rate, "missing": len(missing), **score_answers(mixed, dataset)})
+        curve.append({"rate": rate, "missing": len(missing), **score(mixed, dataset)})
     return curve
 
 

@@ -11,7 +11,7 @@ import evaluate
 from datasets import Dataset
 
 import metrics.vqa_accuracy.vqa_accuracy as vqa_accuracy
-from configuration_ume.scores import NAMES, measured_by
+from configuration_ume.scores import LABELS, NAMES, measured_by
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, is_most_common
 from training_ume.data.streaming import StreamedQuestions
 
@@ -23,14 +23,14 @@ TOLERATED = 0.01
 
 @dataclass(frozen=True)
 class FittingScore:
-    """The name of a score (a key of `NAMES`), and a sentence that says why it fits the data."""
+    """The name of a score (a key of `LABELS`), and a sentence that says why it fits the data."""
 
     name: str
     why: str
 
     @property
     def label(self) -> str:
-        return NAMES.get(self.name, self.name)
+        return LABELS.get(self.name, self.name)
 
 
 def fitting_score(references: Sequence[Sequence[str]]) -> FittingScore:

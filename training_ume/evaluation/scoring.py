@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.numbers import NumberTargets, numbers_in
 from training_ume.data.streaming import StreamedQuestions
-from training_ume.evaluation import baselines
+from training_ume.evaluation.baselines import plain, score_baselines
+from training_ume.evaluation.measures import Answered, check_scores
 from training_ume.evaluation.scores import FittingScore, fitting_score, flat_scores, score_answers, score_names
 from training_ume.records.number_scores import NumberScores
 from training_ume.records.predictions import number_rows, prediction_rows
@@ -25,10 +27,19 @@ Rows = Dataset | StreamedQuestions
 
 
 class AnswerScoring:
-    """Answers from a list: the one with the highest logit."""
+    """
+    Answers from a list: the one with the highest logit.
+
+    Attributes:
+        always_intervals: a score is told with its interval, whether or not it was asked for by name.
+    """
+
+    always_intervals = False
 
     def __init__(self, id2label: Mapping[int, str], transform: str | None = None):
         self.id2label = dict(id2label)
+        # For some scores: see `Answered`.
+        self.probabilities, self.classes, self.wordnet = None, (), None
 
     def kept(self, logits: Tensor) -> Tensor:
         """Of logits [B, C] what `answers` needs: ids [B]."""
@@ -49,6 +60,19 @@ class AnswerScoring:
         """Scores as the Trainer logs them."""
         return flat_scores(self.score(answers, rows))
 
+    def measured(self, answers: list, rows: Rows) -> Answered | NumberScores:
+        """What makes scores of some of the rows."""
+        columns = rows["answers"][:], rows["image_id"][:]
+        return Answered(answers, *columns, self.probabilities, self.classes, self.wordnet)
+
+    def check_scores(self, names: Sequence[str]) -> list[str]:
+        """The names of further scores. ValueError for one that these answers have not."""
+        return check_scores(names)
+
+    def coverage(self, references: Sequence[Sequence[str]]) -> dict:
+        """What share of the rows the answers cover, as the part `coverage` of an evaluation's results."""
+        return {"coverage": asdict(AnswerVocabulary.from_id2label(self.id2label).coverage(references))}
+
     def names(self, rows: Rows) -> list[str]:
         """The names of what `flat` gives."""
         return score_names(rows)
@@ -58,11 +82,13 @@ class AnswerScoring:
         return prediction_rows(answers, dataset)
 
     def baselines(self, train: Dataset, scored: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
-        return baselines.score_baselines(train, scored, vocabulary)
+        return score_baselines(train, scored, vocabulary)
 
 
 class NumberScoring(AnswerScoring):
     """Numbers in their unit: what the model says, as it is."""
+
+    always_intervals = True
 
     def __init__(self, id2label: Mapping[int, str], transform: str | None = None):
         super().__init__(id2label)
@@ -74,6 +100,19 @@ class NumberScoring(AnswerScoring):
 
     def answers(self, kept: Sequence) -> list[list[float]]:
         return [[float(number) for number in row] for row in kept]
+
+    def check_scores(self, names: Sequence[str]) -> list[str]:
+        scored = [name for name in NUMBERS if self.logs or name != "r2_log"]
+        unknown = [name for name in names if name not in scored]
+        if unknown:
+            raise ValueError(
+                f"The score {unknown[0]!r} is none of numbers, which this model gives: those are {', '.join(scored)}, "
+                "and told anyway."
+            )
+        return []
+
+    def coverage(self, references: Sequence[Sequence[str]]) -> dict:
+        return {}
 
     def known(self, references: Sequence[Sequence[str]], ids: Sequence[Any] | None = None) -> np.ndarray:
         return numbers_in(references, len(self.id2label), ids)
@@ -124,7 +163,7 @@ class NumberScoring(AnswerScoring):
         learned = np.log(known) if self.logs else known
         by_question: dict[str, list[int]] = defaultdict(list)
         for row, question in enumerate(train["question"][:]):
-            by_question[baselines.plain(question)].append(row)
+            by_question[plain(question)].append(row)
         table = {}
         for question, rows in by_question.items():
             part, means = learned[rows], []
@@ -133,7 +172,7 @@ class NumberScoring(AnswerScoring):
                 mean = float(column.mean()) if len(column) else None
                 means.append(usual[i] if mean is None else float(np.exp(mean)) if self.logs else mean)
             table[question] = means
-        looked_up = [table.get(baselines.plain(question), usual) for question in scored["question"][:]]
+        looked_up = [table.get(plain(question), usual) for question in scored["question"][:]]
         return {**found, "question_lookup": self.score(looked_up, scored)}
 
 
@@ -148,6 +187,13 @@ def scoring_of(problem_type: str, id2label: Mapping[int, str], transform: str | 
     """
     kind = AnswerScoring if PROBLEM_TYPES[problem_type].chooses else NumberScoring
     return kind(id2label, transform)
+
+
+def scoring_of_targets(targets: AnswerVocabulary | NumberTargets) -> AnswerScoring:
+    """The same by what makes the labels."""
+    if isinstance(targets, NumberTargets):
+        return NumberScoring(targets.id2label, targets.transform)
+    return AnswerScoring(targets.id2label)
 
 
 def scoring_of_model(config) -> AnswerScoring:

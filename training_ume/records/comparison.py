@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from configuration_ume.scores import NAMES, in_order, measured_by
+from configuration_ume.scores import LABELS, in_order, lower_is_better, measured_by, names_in, written
 
 
 def comparison_rows(runs: Iterable[dict]) -> list[dict]:
@@ -17,9 +17,9 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
             `parameters`, `arguments`.
 
     Returns:
-        `list[dict]` in the order of first appearance: `measured_by`, `vqa_accuracy` and `exact_match`, each as
-        `{"each", "mean", "sd"}` (in percent; the sample standard deviation, None for a single seed), mean
-        `train_seconds` and `train_cpu_seconds`, `parameters`.
+        `list[dict]` in the order of first appearance: `measured_by`, and the scores, each as
+        `{"each", "mean", "sd"}` (in percent, of numbers in their unit; the sample standard deviation, None for a
+        single seed), mean `train_seconds` and `train_cpu_seconds`, `parameters`.
     """
     by_name: dict[str, list[dict]] = {}
     for run in runs:
@@ -31,8 +31,7 @@ def comparison_rows(runs: Iterable[dict]) -> list[dict]:
             "inputs": group[0]["arguments"]["data"]["inputs"],
             "seeds": [run["seed"] for run in group],
             "measured_by": measured_by(group[0]["scores"]),
-            "vqa_accuracy": _summary([run["scores"]["vqa_accuracy"] for run in group]),
-            "exact_match": _summary([run["scores"]["exact_match"] for run in group]),
+            **{name: _summary([run["scores"][name] for run in group]) for name in _of_all(group)},
             "train_seconds": statistics.mean(run["train_seconds"] for run in group),
             "train_cpu_seconds": statistics.mean(run["train_cpu_seconds"] for run in group),
             "parameters": group[0]["parameters"],
@@ -58,13 +57,23 @@ def best_on_validation(runs: Iterable[dict]) -> dict | None:
         if not values:
             return None
         scores.add(score)
-        by_name.setdefault(run["name"], []).append((min if "loss" in score else max)(values))
+        by_name.setdefault(run["name"], []).append(_best_of(score)(values))
     if len(scores) != 1:
         return None
     score = scores.pop()
     means = {name: statistics.mean(values) for name, values in by_name.items()}
-    name = (min if "loss" in score else max)(means, key=means.get)
+    name = _best_of(score)(means, key=means.get)
     return {"name": name, "score": score, "value": means[name]}
+
+
+def _best_of(score: str) -> Callable:
+    return min if lower_is_better(score) else max
+
+
+def _of_all(runs: list[dict]) -> list[str]:
+    """The scores that all these runs have, in the order of the table."""
+    held = [set(names_in(run["scores"])) for run in runs]
+    return [name for name in LABELS if all(name in names for names in held)]
 
 
 def _summary(values: list[float]) -> dict:
@@ -78,16 +87,16 @@ def _summary(values: list[float]) -> dict:
 def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> list[tuple[str, ...]]:
     """The rows of `comparison_rows` and the scores of simple baselines as lines of cells, scores in percent, the one
     that fits the data first."""
-    scored = in_order(measured_by(rows[0]) if rows else "vqa_accuracy")
-    lines = [("", *(NAMES[score] for score in scored), "seconds", "parameters (trained)")]
+    scored = names_in(rows[0]) if rows else in_order("vqa_accuracy")
+    lines = [("", *(LABELS[score] for score in scored), "seconds", "parameters (trained)")]
     for name, scores in baselines.items():
-        lines.append((name.replace("_", " "), *(f"{scores[score]:.2f}" for score in scored), "", ""))
+        lines.append((name.replace("_", " "), *(written(score, scores.get(score)) for score in scored), "", ""))
     for row in rows:
         total, trained = row["parameters"]["total"], row["parameters"]["trainable"]
         lines.append(
             (
                 row["name"] if ":" in row["name"] else row["name"].replace("_", " "),  # a file is called as it is
-                *(_score_text(row[score]) for score in scored),
+                *(_score_text(score, row[score]) for score in scored),
                 f"{row['train_seconds']:.0f}",
                 f"{total:,} ({trained:,})",
             )
@@ -95,7 +104,8 @@ def comparison_table(rows: list[dict], baselines: dict[str, dict]) -> list[tuple
     return lines
 
 
-def _score_text(summary: dict) -> str:
+def _score_text(score: str, summary: dict) -> str:
+    mean = written(score, summary["mean"])
     if summary["sd"] is None:
-        return f"{summary['mean']:.2f}"
-    return f"{summary['mean']:.2f} ± {summary['sd']:.2f} ({len(summary['each'])} seeds)"
+        return mean
+    return f"{mean} ± {written(score, summary['sd'])} ({len(summary['each'])} seeds)"

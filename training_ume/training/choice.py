@@ -36,7 +36,9 @@ class BestCheckpoint:
             return None
         names = [f"{prefix}_loss" for prefix in sets]
         if not self.args.prediction_loss_only:
-            names += [f"{prefix}_{name}" for prefix, part in sets.items() for name in self.scoring().names(as_rows(part))]
+            names += [
+                f"{prefix}_{name}" for prefix, part in sets.items() for name in self.scoring.names(as_rows(part))
+            ]
         return names
 
     def _choose_metric(self, args: UMETrainingArguments, eval_dataset) -> None:
@@ -50,7 +52,7 @@ class BestCheckpoint:
             first, rows = next(iter(rows.items()))
             prefix = f"eval_{first}"
         answers = [] if rows is None or len(rows) == 0 else as_rows(rows)["answers"][:]
-        self.selected_by = self.scoring().fitting(answers)
+        self.selected_by = self.scoring.fitting(answers)
         args.metric_for_best_model = f"{prefix}_{self.selected_by.name}"
         args.greater_is_better = not lower_is_better(self.selected_by.name)
 

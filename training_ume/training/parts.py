@@ -41,6 +41,14 @@ def data_arguments(folder: str | Path) -> DataArguments | None:
     return DataArguments(**{name: value for name, value in arguments["data"].items() if name in known})
 
 
+def label_arguments(folder: str | Path) -> dict:
+    """What `load_data` is told of the labels of the run in a folder."""
+    place = run_folder(folder)
+    model = (read_json(place / "arguments.json") or {}).get("model") if place is not None else None
+    names = ("problem_type", "label_transform")
+    return {name: model[name] for name in names if isinstance(model, dict) and model.get(name) is not None}
+
+
 def run_rows(folder: str | Path) -> VQAData:
     """
     All rows of a run, as it was trained on them.
@@ -64,7 +72,7 @@ def run_rows(folder: str | Path) -> VQAData:
             f"The run in {str(folder)!r} was trained on rows in memory, which no file holds: name rows by --data."
         )
     with tempfile.TemporaryDirectory() as log_dir:  # of rows that are left out, the run has its own list
-        return load_data(arguments, log_dir=log_dir)
+        return load_data(arguments, log_dir=log_dir, **label_arguments(folder))
 
 
 def run_part(folder: str | Path, part: str) -> tuple[Dataset, str | None, list[str]]:

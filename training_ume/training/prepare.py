@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 
 from configuration_ume.data_arguments import HELD_OUT, DataArguments
+from configuration_ume.scores import quantity, written
 from modeling_ume.modalities_ume import ALL, MODALITIES, seen_by, usual
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
 from training_ume.data.answers import AnswerVocabulary, several_spellings
 from training_ume.data.inputs import there
 from training_ume.data.load import load_vqa, skipped_entries
+from training_ume.data.numbers import NumberTargets, count_numbers
 from training_ume.data.order import in_image_order
 from training_ume.data.pictures import shared_pictures
 from training_ume.data.sources.table import find_source
 from training_ume.data.splits import split_rows
 from training_ume.data.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.data.tables.load import load_rows, understand
-from training_ume.evaluation.baselines import score_baselines
-from training_ume.evaluation.scores import fitting_score
+from training_ume.evaluation.scoring import scoring_of_targets
 
 # Arguments that decide which rows and answers shards hold.
 SHARDED = (
@@ -39,7 +42,7 @@ class VQAData:
     validation: Dataset | StreamedQuestions
     scored: Dataset | StreamedQuestions
     scored_on: str  # "test" or "validation"
-    vocabulary: AnswerVocabulary
+    vocabulary: AnswerVocabulary | NumberTargets
     summary: dict
     baselines: dict[str, dict]
     remarks: dict  # what a reader of the scores should know: spellings taken as one, pictures on both sides
@@ -59,6 +62,9 @@ def load_data(
     log_dir: str | Path,
     rows: Mapping[str, Dataset] | None = None,
     say: Callable[[str], None] | None = None,
+    problem_type: str = DEFAULT_PROBLEM,
+    label_transform: str | None = None,
+    names: Sequence[str] | None = None,
 ) -> VQAData:
     """
     Loads what to train on, to validate on and to score, the latter two in image order, and chooses the answers.
@@ -73,7 +79,11 @@ def load_data(
         rows (*optional*): the rows of `train`, and of `validation` and `test` where there are any, in place of what
             the arguments name.
         say (callable, *optional*): is given what a table was understood to be, before its rows are read.
+        problem_type (`str`): what answers are, see `PROBLEM_TYPES`.
+        label_transform (`str`, *optional*): of numbers, what is learned of them.
+        names (*optional*): of numbers, what they are called, where rows are given.
     """
+    numbers = not PROBLEM_TYPES[problem_type].chooses
     if args.source == "stream":
         return load_shards(args)
     understood: dict[str, dict] = {}
@@ -83,23 +93,23 @@ def load_data(
             train, held_out = split_rows(train, args.held_out or HELD_OUT, args.split_seed, args.split_by)
             evaluated = {"validation": held_out, **evaluated}
     else:
-        train = load_split(args, "train", log_dir, understood, say)
+        train = load_split(args, "train", log_dir, understood, say, numbers)
         evaluated = {}  # by name; the last of them is what is scored
         if args.held_out is not None:
             train, evaluated["validation"] = split_rows(train, args.held_out, args.split_seed, args.split_by)
         if args.has_eval_part:
-            evaluated["test" if evaluated else "validation"] = load_split(args, "eval", log_dir, understood, say)
+            evaluated["test" if evaluated else "validation"] = load_split(
+                args, "eval", log_dir, understood, say, numbers
+            )
     train = first_rows(train, args.max_train_questions)
     evaluated = {name: first_rows(part, args.max_eval_questions) for name, part in evaluated.items()}
     for name, part in {"train": train, **evaluated}.items():
         if not all(part["answers"][:]):
             raise ValueError(f"The {name} questions have no answers: give their annotations.")
-    vocabulary = AnswerVocabulary.from_answers(train["answers"][:], args.top_k_answers, args.min_answer_count)
-    coverage = {
-        name: dataclasses.asdict(vocabulary.coverage(part["answers"][:]))
-        for name, part in {"train": train, **evaluated}.items()
-    }
-    known = [i for i, label in enumerate(vocabulary.hard_targets(train["answers"][:]).tolist()) if label != -100]
+    if numbers:
+        vocabulary, known, counted = _numbers(train, evaluated, label_transform, names or answer_names(understood))
+    else:
+        vocabulary, known, counted = _answers(train, evaluated, args)
     summary = {
         "train_questions": len(known),
         "train_questions_left_out": len(train) - len(known),
@@ -107,14 +117,17 @@ def load_data(
         **{f"{name}_questions": len(part) for name, part in evaluated.items()},
         **{f"{name}_images": len(set(part["image_id"][:])) for name, part in evaluated.items()},
         "answers": len(vocabulary),
-        "coverage": coverage,
+        **counted,
     }
     train = train.select(known)
     evaluated = {name: in_image_order(part)[0] for name, part in evaluated.items()}
     scored_on, scored = list(evaluated.items())[-1]
-    baselines = score_baselines(train, scored, vocabulary)
+    baselines = scoring_of_targets(vocabulary).baselines(train, scored, vocabulary)
+    spelled = (
+        {} if numbers else dict(zip(("answers", "examples"), several_spellings(train["answers"][:]), strict=True))
+    )
     remarks = {
-        "several_spellings": dict(zip(("answers", "examples"), several_spellings(train["answers"][:]), strict=True)),
+        **({"several_spellings": spelled} if spelled else {}),
         "entries_skipped": {
             path.stem.removeprefix("skipped_"): skipped_entries(path)
             for path in (Path(log_dir) / f"skipped_{part}.tsv" for part in ("train", "eval"))
@@ -135,6 +148,61 @@ def load_data(
         understood or None,
         inputs,
     )
+
+
+def _answers(train: Dataset, evaluated: dict[str, Dataset], args: DataArguments) -> tuple:
+    """The answers, which training rows have one of them, and what share of each part these cover."""
+    vocabulary = AnswerVocabulary.from_answers(train["answers"][:], args.top_k_answers, args.min_answer_count)
+    coverage = {
+        name: dataclasses.asdict(vocabulary.coverage(part["answers"][:]))
+        for name, part in {"train": train, **evaluated}.items()
+    }
+    known = [i for i, label in enumerate(vocabulary.hard_targets(train["answers"][:]).tolist()) if label != -100]
+    return vocabulary, known, {"coverage": coverage}
+
+
+def _numbers(
+    train: Dataset, evaluated: dict[str, Dataset], transform: str | None, names: Sequence[str] | None
+) -> tuple:
+    """The numbers, which training rows say one, and how they are spread in each part."""
+    count = count_numbers(train)
+    if names is None or len(names) != count:
+        names = ["answer"] if count == 1 else [f"number {i + 1}" for i in range(count)]
+    vocabulary = NumberTargets.from_answers(train["answers"][:], names, transform)
+    spread, known = {}, []
+    for part, rows in {"train": train, **evaluated}.items():
+        if count_numbers(rows) != count:
+            raise ValueError(
+                f"The {part} rows have {count_numbers(rows)} columns of answers and the training rows {count}: name "
+                "the same ones in both, in the same order."
+            )
+        numbers = vocabulary.numbers(rows["answers"][:], rows["question_id"][:])
+        there = ~np.isnan(numbers)
+        known = known if spread else np.flatnonzero(there.any(1)).tolist()
+        if not there.any():
+            raise ValueError(f"No {part} row says a number: fill the cells of {' or '.join(vocabulary.names)}.")
+        if transform == "log" and (numbers[there] <= 0).any():
+            raise ValueError(
+                f"A {part} row has the number {numbers[there].min():g}, which has no logarithm: leave label_transform "
+                "out (`--label_transform null`), or give numbers above 0."
+            )
+        spread[part] = {name: _spread(column) for name, column in zip(vocabulary.names, numbers.T, strict=True)}
+    return vocabulary, known, {"numbers": spread}
+
+
+def _spread(numbers: np.ndarray) -> dict:
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        return {"rows": 0}
+    measures = {"mean": known.mean(), "sd": known.std(), "least": known.min(), "median": np.median(known),
+                "most": known.max()}  # fmt: skip
+    return {"rows": len(known), **{name: float(value) for name, value in measures.items()}}
+
+
+def answer_names(understood: Mapping[str, dict] | None) -> list[str] | None:
+    """The columns that the training table's answers are in; None where nothing says it."""
+    columns = ((understood or {}).get("train") or {}).get("columns") or []
+    return [use["name"] for use in columns if "answers" in use["role"].split(", ")] or None
 
 
 def what_there_is(inputs: str, rows: Dataset) -> str:
@@ -217,18 +285,21 @@ def load_split(
     log_dir: str | Path,
     understood: dict[str, dict] | None = None,
     say: Callable[[str], None] | None = None,
+    numbers: bool = False,
 ) -> Dataset:
     """
     The rows of `part` (`"train"` or `"eval"`), as the data arguments describe them.
 
     Args:
         understood (*optional*): what a table is taken for is put into it, by part; `say` is given it as text.
+        numbers (`bool`): see `load_rows`.
     """
     common = {"on_error": args.on_error}
     if args.on_error == "skip":
         common["skipped_log"] = Path(log_dir) / f"skipped_{part}.tsv"
     if args.is_table:
         table, options = table_of(args, part)
+        options["numbers"] = numbers
         found = understand(table, **options)
         if understood is not None:
             understood[part] = found.as_dict()
@@ -253,6 +324,8 @@ def table_of(args: DataArguments, part: str) -> tuple[str | list[str] | None, di
             f"source={args.source!r} is the layout of a file: give it with --data. It is at {source.url}."
         )
     options = {name: getattr(args, name) for name in ("source", "images", "columns", "where")}
+    if options["columns"]:  # nothing behind the = says that there is none
+        options["columns"] = {role: column or None for role, column in options["columns"].items()}
     options["split"] = args.train_split if part == "train" else args.eval_split
     options["name"] = args.dataset_config
     return files[0] if files is not None and len(files) == 1 else files, options
@@ -266,7 +339,7 @@ def describe_data(data: VQAData) -> str:
     """The lines printed before training: what there is, and what the vocabulary makes of it."""
     summary = data.summary
     left_out = summary["train_questions_left_out"]
-    fits = fitting_score(data.scored["answers"][:])
+    fits = scoring_of_targets(data.vocabulary).fitting(data.scored["answers"][:])
     parts = {"train": "training", "validation": "validation", "test": "test"}
     seen = [MODALITIES[name].column for name in seen_by(data.inputs)]
     asked = "questions" if "question" in seen else "rows"
@@ -277,21 +350,31 @@ def describe_data(data: VQAData) -> str:
         if f"{name}_questions" in summary
     ]
     lines = [
-        f"{', '.join(counts)}, {summary['answers']:,} answers.",
-        f"The best epoch is chosen on the validation questions; the final scores are those of the {data.scored_on} "
-        "questions.",
+        f"{', '.join(counts)}, {_what_is_learned(data)}.",
+        f"The best epoch is chosen on the validation {asked}; the final scores are those of the {data.scored_on} "
+        f"{asked}.",
         f"The score that fits them is {fits.label}: {fits.why}.",
     ]
     if left_out:
-        lines.append(f"{left_out:,} training questions are left out: their answer is not among these.")
-    for part, numbers in summary["coverage"].items():
+        why = "no number is known of them" if "numbers" in summary else "their answer is not among these"
+        lines.append(f"{left_out:,} training {asked} are left out: {why}.")
+    for part, numbers in summary.get("numbers", {}).items():
+        lines += [
+            f"On the {part} {asked} {name} is {quantity(found['mean'])} on average (deviation "
+            f"{quantity(found['sd'])}, from {quantity(found['least'])} to {quantity(found['most'])})."
+            for name, found in numbers.items()
+            if found["rows"]
+        ]
+    for part, numbers in summary.get("coverage", {}).items():
         lines.append(
-            f"On the {part} questions the vocabulary holds {numbers['questions']:.2%} of the most common answers and "
+            f"On the {part} {asked} the vocabulary holds {numbers['questions']:.2%} of the most common answers and "
             f"{numbers['answers']:.2%} of all answers; no model can score above "
             f"{100 * numbers['ceiling' if fits.name == 'vqa_accuracy' else 'questions']:.2f}."
         )
     for name, scores in data.baselines.items():
-        lines.append(f"Without a model, {name.replace('_', ' ')}: {scores[fits.name]:.2f} {fits.label}.")
+        if scores.get(fits.name) is not None:
+            shown = f"{written(fits.name, scores[fits.name])} {fits.label}"
+            lines.append(f"Without a model, {name.replace('_', ' ')}: {shown}.")
     spelled = data.remarks.get("several_spellings", {"answers": 0})
     if spelled["answers"]:
         examples = "; ".join(" and ".join(map(repr, pair)) for pair in spelled["examples"])
@@ -306,6 +389,13 @@ def describe_data(data: VQAData) -> str:
                 f"names): the {name} scores are not those of unseen pictures."
             )
     return "\n".join(lines)
+
+
+def _what_is_learned(data: VQAData) -> str:
+    if not isinstance(data.vocabulary, NumberTargets):
+        return f"{data.summary['answers']:,} answers"
+    learned = f"the number{'s' * (len(data.vocabulary) > 1)} {', '.join(data.vocabulary.names)}"
+    return learned + (" by the logarithm" if data.vocabulary.transform == "log" else "")
 
 
 def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset] | None = None) -> list[str]:

@@ -20,7 +20,7 @@ from transformers import set_seed
 
 from configuration_ume.arguments import Recipe, UMETrainingArguments
 from configuration_ume.requirements import check_run
-from configuration_ume.scores import NAMES
+from configuration_ume.scores import LABELS, written
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import ALL, seen_by
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
@@ -32,18 +32,17 @@ from training_ume.data.inputs import BLIND, one_alone
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.data.unknown import unknown_tokens, unknown_warning
 from training_ume.evaluation.answering import predict
-from training_ume.evaluation.scores import score_answers
 from training_ume.features.store import open_features
 from training_ume.records.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
 from training_ume.records.comparison import best_on_validation, comparison_rows, comparison_table
 from training_ume.records.files import first_line, read_json, write_json, writing
 from training_ume.records.machine import environment, keep_freed_memory
 from training_ume.records.outputs import clear, files_of_runs, not_of_runs
-from training_ume.records.predictions import PREDICTIONS, prediction_rows, write_predictions
+from training_ume.records.predictions import PREDICTIONS, write_predictions
 from training_ume.records.run_folder import Run, check_output, check_same_arguments, run_arguments
 from training_ume.report.console import print_table
 from training_ume.training.plan import how_to_resume, plan, plan_runs  # noqa: F401  (named here before)
-from training_ume.training.prepare import VQAData, choices_made, describe_data, load_data
+from training_ume.training.prepare import VQAData, answer_names, choices_made, describe_data, load_data
 from training_ume.training.reporting import run_name, watched_apart
 from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
@@ -108,8 +107,9 @@ def train_and_evaluate(
         print()
         print_table(comparison_table(results["comparison"], data.baselines))
         if best := results.get("best"):
-            label = NAMES.get(best["score"], best["score"])
-            print(f"Best on the validation questions: {best['name']} ({best['value']:.2f} {label}).")
+            label = LABELS.get(best["score"], best["score"])
+            value = written(best["score"], best["value"])
+            print(f"Best on the validation questions: {best['name']} ({value} {label}).")
     return results
 
 
@@ -133,10 +133,12 @@ class Prepared:
         self.tokenizers: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, recipe: Recipe) -> tuple[VQAData, Any]:
-        key = repr(recipe.data)
+        labels = {name: getattr(recipe.model, name) for name in ("problem_type", "label_transform")}
+        key = repr((recipe.data, labels))
         if key not in self.loaded:
             heard = partial(say, recipe.training)
-            self.loaded[key] = load_data(recipe.data, self.log_dir, self.rows, heard)
+            named = answer_names(self.understood)
+            self.loaded[key] = load_data(recipe.data, self.log_dir, self.rows, heard, **labels, names=named)
             if self.understood:
                 self.loaded[key].understood = dict(self.understood)
             heard(describe_data(self.loaded[key]))
@@ -172,7 +174,7 @@ def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
         set_seed(run.seed)  # stored features are those of the encoders that the run itself will begin with
         args = dataclasses.replace(recipe.model, fusion=run.fusion)
         processor = build_processor(args, tokenizer, data.vocabulary)
-        model = build_model(args, processor)
+        model = build_model(args, processor, data.vocabulary)
         if args.lora_r:
             model = with_lora(model, args, run.folder.absolute() / "base")
         training = copy.copy(recipe.training)
@@ -226,7 +228,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     set_seed(run.seed)
     model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
     processor = build_processor(model_args, tokenizer, data.vocabulary)
-    model = build_model(model_args, processor)
+    model = build_model(model_args, processor, data.vocabulary)
     parameters = count_parameters(model)
     if model_args.lora_r:
         base = run.folder.absolute() / "base"
@@ -256,7 +258,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     answers = predict(
         final, collator, data.scored, training.per_device_eval_batch_size, training.dataloader_num_workers
     )
-    history = trainer.state.log_history
+    scoring, history = trainer.scoring, trainer.state.log_history
     if stopped := stopped_early(trainer.args, trainer.state):
         say(
             training,
@@ -269,7 +271,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "seed": run.seed,
         "scored_on": data.scored_on,
         "selected_by": {"score": trainer.selected_by.name, "why": trainer.selected_by.why},
-        "scores": score_answers(answers, data.scored),
+        "scores": scoring.score(answers, data.scored),
         "baselines": data.baselines,
         **({"train_batch_size": trainer.state.train_batch_size} if training.auto_find_batch_size else {}),
         **({"stopped_early": stopped} if stopped else {}),
@@ -287,7 +289,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
         "environment": environment(),
     }
     if training.should_save:
-        write_predictions(run.folder / PREDICTIONS, prediction_rows(answers, data.scored))
+        write_predictions(run.folder / PREDICTIONS, scoring.rows(answers, data.scored))
         write_json(run.folder / "results.json", results)  # last: with it, the run is finished
     return results
 
@@ -429,7 +431,7 @@ def check_same_answers(run: Run, checkpoint: Path, vocabulary: AnswerVocabulary)
     these."""
     config = read_json(checkpoint / "config.json") or read_json(run.folder / "base" / "config.json") or {}
     before = config.get("id2label")
-    if before is not None and AnswerVocabulary.from_id2label(before).id2label != vocabulary.id2label:
+    if before is not None and {int(key): answer for key, answer in before.items()} != vocabulary.id2label:
         raise ValueError(
             f"{checkpoint} was trained with other answers than these questions give now (another version of the data, "
             "or of this program): start anew with another --output_dir."

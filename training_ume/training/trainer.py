@@ -22,11 +22,11 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from configuration_ume.arguments import UMETrainingArguments
 from configuration_ume.scores import AUTO
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.rows import Scorer, as_rows, is_named_sets
 from training_ume.evaluation.scores import FittingScore
-from training_ume.evaluation.scoring import AnswerScoring, scoring_of, scoring_of_model
+from training_ume.evaluation.scoring import AnswerScoring, scoring_of_model, scoring_of_targets
 from training_ume.records.checkpoints import keep_newest
 from training_ume.training.averaging import WeightAverage
 from training_ume.training.balance import balanced_weights, question_weights
@@ -112,8 +112,8 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
             self.question_only = QuestionOnly(ume_model(model), args.rubi_weight)
         self._answer_weights: Tensor | None = None  # of `class_weights`
         self._begins = False  # while `train` may have the model made anew
-        self._of_first = None if model is None else ume_model(model).config
-        self._collates = data_collator
+        labels = getattr(data_collator, "vocabulary", None)
+        self._scores_as = AnswerScoring({}) if labels is None else scoring_of_targets(labels)
         self._scores_answers = compute_metrics is None
         if self._scores_answers:
             # ids, not [N, C] logits
@@ -122,6 +122,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
         self.selected_by = FittingScore(str(args.metric_for_best_model).removeprefix("eval_"), GIVEN)
         if args.metric_for_best_model == AUTO:
             args = copy.copy(args)  # the caller's may serve for other data
+            self._scores_as = self._scores_as if model is None else scoring_of_model(ume_model(model).config)
             self._choose_metric(args, eval_dataset)
         super().__init__(
             model=model,
@@ -282,23 +283,17 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
                 # accelerate holds on to every loader that it prepares: one an evaluation would pile up.
                 self.accelerator._dataloaders = [loader for loader in prepared if loader is not dataloader]
 
+    @property
     def scoring(self) -> AnswerScoring:
-        """How answers of the model are scored; before there is one, as the collator makes labels."""
-        config = getattr(getattr(self, "model", None), "config", None) or self._of_first
-        if config is not None:
-            return scoring_of_model(config)
-        vocabulary = getattr(self._collates, "vocabulary", None)
-        names = getattr(vocabulary, "id2label", {})
-        return scoring_of(self._problem_type(), names, getattr(vocabulary, "transform", None))
-
-    def _problem_type(self) -> str:
-        return getattr(self._collates, "problem_type", DEFAULT_PROBLEM)
+        """How answers are scored: by the model, or, of one that is still to be made, as the collator makes labels."""
+        model = getattr(self, "model", None)
+        return self._scores_as if model is None else scoring_of_model(ume_model(model).config)
 
     def _kept(self, logits: Tensor) -> Tensor:
-        return self.scoring().kept(logits)
+        return self.scoring.kept(logits)
 
     def _scores(self, kept: list, rows: Dataset | StreamedQuestions) -> dict[str, float]:
-        scoring = self.scoring()
+        scoring = self.scoring
         return scoring.flat(scoring.answers(kept), rows)
 
     def _score(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:

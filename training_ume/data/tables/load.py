@@ -32,6 +32,7 @@ def load_rows(
     check_images: bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     say: Callable[[str], Any] | None = None,
+    numbers: bool = False,
 ) -> datasets.Dataset:
     """
     Loads a table of any kind as rows to train on, to score or to ask about.
@@ -76,6 +77,8 @@ def load_rows(
         check_images (`bool`, *optional*): Whether every picture, sound … is read now; by default when skipping.
         cache_dir (path, *optional*): Where what comes from the network, and pictures that a table holds, are kept.
         say (`callable`, *optional*): Is given the text of what was understood, before rows are read, e.g. `print`.
+        numbers (`bool`): Answers are numbers, as for `problem_type="regression"`: each is read as one. Several columns
+            of answers are then several numbers, by their places in `answers`, `""` where a cell is empty.
 
     Raises:
         VQADataError: for what cannot be read or is ambiguous, naming the file, the row and the column.
@@ -87,7 +90,16 @@ def load_rows(
     if on_error == "skip" and skipped_log is None:
         raise ValueError("on_error='skip' needs skipped_log, the file that will list what was left out and why.")
     reading = Rows(
-        data, source, _folder(images, files), columns, where, split, name, cache_dir, stops=on_error == "raise"
+        data,
+        source,
+        _folder(images, files),
+        columns,
+        where,
+        split,
+        name,
+        cache_dir,
+        stops=on_error == "raise",
+        numbers=numbers,
     )
     if say is not None:
         say(reading.understood.table())
@@ -105,6 +117,7 @@ def understand(
     split: str | None = None,
     name: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    numbers: bool = False,
 ) -> Understood:
     """
     What `load_rows` with these arguments takes a table for, without making rows.
@@ -113,7 +126,7 @@ def understand(
         as `load_rows` does, but for what is wrong with single rows.
     """
     return Reading(
-        data, source, _folder(images, files), columns, where, split, name, cache_dir, stops=False
+        data, source, _folder(images, files), columns, where, split, name, cache_dir, stops=False, numbers=numbers
     ).understood
 
 

@@ -31,7 +31,8 @@ from training_ume.data.tables.understood import ColumnUse, Understood
 class Reading:
     """One table on its way to rows."""
 
-    def __init__(self, data, source, images, columns, where, split, name, cache_dir, stops: bool):
+    def __init__(self, data, source, images, columns, where, split, name, cache_dir, stops: bool, numbers=False):
+        self.numbers = numbers
         self.problems, self.cache_dir = _Problems(stops=stops), cache_dir
         self.source, recognised = find_source(source), False
         if isinstance(data, str) and self.source is None and data in SOURCES and not SOURCES[data].needs_data:
@@ -246,6 +247,8 @@ class Reading:
         answers = self._answer_columns()
         if not answers:
             made.append("There are no answers: rows can be answered, but neither trained on nor scored.")
+        elif self.numbers:
+            made.append(f"{' and '.join(answers)}: numbers, each learned and told as one.")
         elif len(answers) == 1 and not self.listed and not {"list", "other"} & self.held[answers[0]].kinds:
             made.append("Each row has one answer, which counts as that of one annotator.")
         if self.listed:

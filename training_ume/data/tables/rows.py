@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.load import broken_files
+from training_ume.data.numbers import parse_number
 from training_ume.data.rows import FEATURES, KEPT_PROBLEMS, MAX_ANSWERS, _BadEntry, _is_text, _short
 from training_ume.data.tables.cells import as_list, class_name, comparable, plain, written
 from training_ume.data.tables.reading import Reading
@@ -72,7 +73,10 @@ class Rows(Reading):
         cells = {
             role: datasets.features.features.generate_from_arrow_type(cell.arrow) for role, cell in self.cells.items()
         }
-        return datasets.Features({**FEATURES, "question_id": ids, **cells, **kinds})
+        features = {**FEATURES, "question_id": ids, **cells, **kinds}
+        if self.numbers and len(self._answer_columns()) > 1:  # each has its place
+            features["answers"] = datasets.List(datasets.Value("string"), length=len(self._answer_columns()))
+        return datasets.Features(features)
 
     def _converted(self) -> Iterator[dict[str, list]]:
         """Batches of rows, column by column."""
@@ -141,7 +145,9 @@ class Rows(Reading):
                 image_id = self._text(own, "image_id")
             answers = []
             for name in self._answer_columns():
-                answers += self._answers(cells[name][i], name)
+                answers += (
+                    self._said_numbers(cells[name][i], name) if self.numbers else self._answers(cells[name][i], name)
+                )
             if len(answers) > MAX_ANSWERS:
                 raise _BadEntry("malformed_entry", f"there are {len(answers)} answers, and {MAX_ANSWERS} are the most")
             types = []
@@ -219,6 +225,22 @@ class Rows(Reading):
             answers.append(answer)
         return answers
 
+    def _said_numbers(self, value: Any, column: str) -> list[str]:
+        """A cell of numbers: of a single column what several people said, of several the one that stands there."""
+        answers = self._answers(value, column)
+        for answer in answers:
+            try:
+                parse_number(answer)
+            except ValueError as error:
+                raise _BadEntry("malformed_entry", str(error)) from None
+        if len(self._answer_columns()) == 1:
+            return answers
+        if len(answers) > 1:
+            raise _BadEntry(
+                "malformed_entry", f"the cell has {len(answers)} numbers, and of several columns each has one a row"
+            )
+        return answers or [""]
+
     def _extra(self, value: Any, column: str, kind: pa.DataType) -> Any:
         if type(value) is int and kind == INT64 and column not in self.table.classes:
             return value
@@ -247,7 +269,7 @@ class Rows(Reading):
         if not self._answer_columns():
             return
         for number, answers in enumerate(batch["answers"], start):
-            if answers:
+            if any(answers):
                 self.any_answers = True
             else:
                 self.without_answers.append(number)
