@@ -63,6 +63,11 @@ def in_words(name: str, value: float) -> str:
     return f"{written(name, value)} {'' if name in NUMBERS else '% '}{LABELS[name]}"
 
 
+def axis_label(name: str) -> str:
+    """A score as the axis of a picture names it."""
+    return LABELS[name] + ("" if name in NUMBERS else " (%)")
+
+
 def quantity(value: float) -> str:
     """A number in its unit, with four digits that count, or all before the point."""
     if value == 0 or not math.isfinite(value):

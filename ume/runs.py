@@ -20,7 +20,9 @@ from transformers import PretrainedConfig
 
 from configuration_ume.data_arguments import PAIRS
 from configuration_ume.parsing import make_recipe
+from configuration_ume.scores import written
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.inputs import lacked_by_all
 from training_ume.data.rows import FEATURES
 from training_ume.data.tables.load import load_rows, understand
@@ -105,6 +107,7 @@ def train(
             )
     elif data is not None:
         reading = {name: changes.pop(name) for name in READING if changes.get(name) is not None}
+        reading |= _numbers(recipe, changes)
         parts = _parts(data, reading, understood)
         others = changes.pop("eval_data", None)
         if others is not None:  # as the recipe's field: to validate on, or with a share held out to score at the end
@@ -153,7 +156,7 @@ class Run:
         if not self.is_one:
             return f"Run({str(self.folder)!r}, of {len(self.results['runs'])} runs)"
         first = self.scores.get("measured_by", "vqa_accuracy")
-        return f"Run({str(self.folder)!r}, {self.results['name']}, {first} {self.scores[first]:.2f})"
+        return f"Run({str(self.folder)!r}, {self.results['name']}, {first} {written(first, self.scores[first])})"
 
     @property
     def is_one(self) -> bool:
@@ -234,6 +237,7 @@ class Run:
         """
         reading = {name: options.pop(name) for name in (*READING, "split") if name in options}
         options = {"trust_remote_code": True, **options}
+        reading |= {} if PROBLEM_TYPES[self.model.config.problem_type].chooses else {"numbers": True}
         rows = _rows(data, reading, {}, "rows")
         return evaluate_checkpoint(str(self.best.folder), rows, **{"may_lack": lacked_by_all(rows), **options})
 
@@ -316,7 +320,7 @@ def _is_paths(data: Any) -> bool:
 def _rows(data: Any, reading: Mapping[str, Any], understood: dict[str, dict], part: str) -> Dataset:
     """Rows as they are, and those of any other table; what that is taken for is put into `understood`."""
     is_rows = isinstance(data, Dataset) and set(FEATURES) <= set(data.column_names)
-    if is_rows and not reading and data.features["image"].dtype == "string":
+    if is_rows and not reading.keys() - {"numbers"} and data.features["image"].dtype == "string":
         return data
     found = understand(data, **reading)
     understood[part] = found.as_dict()
@@ -333,6 +337,13 @@ def _parts(data: Any, reading: Mapping[str, Any], understood: dict[str, dict]) -
         what = f"has {', '.join(unknown)}" if unknown else "has no train"
         raise ValueError(f"A dict of data {what}: its names are train, and validation and test where there are any.")
     return {PARTS[name]: _rows(part, reading, understood, PARTS[name]) for name, part in data.items()}
+
+
+def _numbers(recipe: Any, changes: Mapping[str, Any]) -> dict[str, bool]:
+    """What `load_rows` is told where a recipe with these changes learns numbers."""
+    told = {name: value for name, value in changes.items() if name != "eval_data"}
+    made = make_recipe(recipe, {**told, "data": ["rows"]}, several=True)
+    return {} if PROBLEM_TYPES[made.model.problem_type].chooses else {"numbers": True}
 
 
 def _digest(rows: Dataset) -> str:

@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from configuration_ume.scores import quantity
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.tables import add_table_options, load_table
 from training_ume.evaluation.asking import ask
@@ -140,7 +141,9 @@ def ask_some(args: argparse.Namespace) -> None:
         if args.questions:
             print(question)
         for candidate in candidates:
-            if "guess" in candidate:
+            if "score" not in candidate:
+                print(f"  {candidate['name']}: {quantity(candidate['answer'])}", flush=from_stdin)
+            elif "guess" in candidate:
                 print(f"  {candidate['answer']} (the best guess is {candidate['guess']}: {candidate['score']:.1%})")
             else:
                 print(f"  {candidate['score']:6.1%}  {candidate['answer']}", flush=from_stdin)

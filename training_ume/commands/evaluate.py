@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from configuration_ume.scores import FURTHER, NAMES, in_order, measured_by
+from configuration_ume.scores import FURTHER, LABELS, NUMBERS, measured_by, names_in, written
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
 from training_ume.commands.tables import add_table_options, load_table, table_arguments
@@ -18,6 +18,7 @@ from training_ume.data.inputs import BLIND, LEFT, lacked_by_all
 from training_ume.data.sources.table import SOURCES
 from training_ume.data.tables.load import understand
 from training_ume.evaluation.evaluate import DROP_RATES, OPEN_CLOSED, evaluate_checkpoint
+from training_ume.evaluation.load import gives_numbers
 from training_ume.evaluation.measures import check_scores
 from training_ume.evaluation.wups import VARIABLE, find_wordnet
 from training_ume.records.files import write_json
@@ -125,7 +126,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     elif args.data is not None or args.source in SOURCES.keys() - {"vqa_v2", "easy_vqa"}:
         data, given = table_arguments(args)
         source = understand(data, **given).source
-        dataset = load_table(args, **skipping)
+        dataset = load_table(args, **skipping, numbers=gives_numbers(args.model))
         asked = {number: number for number in dataset["question_id"][:]} if args.challenge_file else None
     else:
         args.source = args.source or "vqa_v2"
@@ -180,7 +181,7 @@ def chosen_scores(args: argparse.Namespace, source: str | None, dataset) -> tupl
             remarks.append(f"{judged.title} is judged by WUPS, too, which is left out. {error}")
     if by is None:
         by = [name for name in (judged.by if judged else ()) if name in dataset.column_names]
-    return check_scores(scores), by, remarks
+    return scores if gives_numbers(args.model) else check_scores(scores), by, remarks
 
 
 def check_sources(args: argparse.Namespace) -> None:
@@ -204,24 +205,30 @@ def score_table(results: dict) -> list[tuple[str, ...]]:
     """One row for the model and one a baseline: its scores, overall and by type of answer."""
     rows = {"": results["scores"], **results["baselines"]}
     kinds = sorted(results["scores"].get("per_answer_type", {}))
-    scored = in_order(measured_by(results["scores"])) + [name for name in FURTHER if name in results["scores"]]
+    scored = names_in(results["scores"]) + [name for name in FURTHER if name in results["scores"]]
     lines = [("", *(label(score) for score in scored), *kinds)]
     for name, scores in rows.items():
         per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
         called = name.replace("_", " ") or Path(results["model"]).name
-        lines.append((called, *(shown(scores.get(score)) for score in scored), *per_type))
+        # Of answers, they are told where they were asked for: by the values of a column.
+        between = results.get("intervals", {}) if not name and scored[0] in NUMBERS else {}
+        lines.append((called, *(shown(score, scores.get(score), between.get(score)) for score in scored), *per_type))
+    for name, scores in results["scores"].get("per_number", {}).items():
+        lines.append((name, *(shown(score, scores.get(score)) for score in scored)))
     return lines
 
 
 def label(score: str) -> str:
-    return {**NAMES, **FURTHER}[score]
+    return LABELS[score]
 
 
-def shown(score: float | None, between: list[float] | None = None) -> str:
-    """A score in percent, with its interval where there is one."""
-    if score is None:
-        return ""
-    return f"{score:.2f}" + ("" if between is None else f" ({between[0]:.1f} to {between[1]:.1f})")
+def shown(name: str, score: float | None, between: list[float] | None = None) -> str:
+    """A score in percent, or as those of numbers are, with its interval where there is one."""
+    if score is None or between is None:
+        return written(name, score)
+    if name in NUMBERS:
+        return f"{written(name, score)} ({written(name, between[0])} to {written(name, between[1])})"
+    return f"{written(name, score)} ({between[0]:.1f} to {between[1]:.1f})"
 
 
 def tables_by_column(results: dict) -> dict[str, list[tuple[str, ...]]]:
@@ -234,7 +241,7 @@ def tables_by_column(results: dict) -> dict[str, list[tuple[str, ...]]]:
                 (
                     value,
                     f"{entry['questions']:,}",
-                    *(shown(entry[name], entry["intervals"].get(name)) for name in names),
+                    *(shown(name, entry[name], entry["intervals"].get(name)) for name in names),
                 )
                 for value, entry in found.items()
             ),
@@ -247,7 +254,9 @@ def curve_table(curves: dict[str, list[dict]]) -> list[tuple[str, ...]]:
     """One row a rate: the score that fits with each input missing."""
     lines = [("missing", *(f"without {name}" for name in curves))]
     for points in zip(*curves.values(), strict=True):
-        lines.append((f"{points[0]['rate']:.0%}", *(f"{point[measured_by(point)]:.2f}" for point in points)))
+        lines.append(
+            (f"{points[0]['rate']:.0%}", *(written(measured_by(point), point[measured_by(point)]) for point in points))
+        )
     return lines
 
 

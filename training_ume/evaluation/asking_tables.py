@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.choices_ume import about_unknown, check_probability, decode_choices, find_choices
 from modeling_ume.modalities_ume import MODALITIES
-from modeling_ume.tasks_ume import check_choosing
+from modeling_ume.tasks_ume import PROBLEM_TYPES, check_choosing
 from training_ume.data.collator import VQACollator, allow_lacks
 from training_ume.data.inputs import lacked_by_all
 from training_ume.evaluation.answering import batch_logits
@@ -66,7 +66,8 @@ def ask_table(
 ) -> int:
     """
     Answers the rows of a table into a CSV file: `question_id`, `image`, `question`, the table's further columns,
-    `answer` and `score`, with `top_k` more of them `answer_2`, `score_2` …, and with `min_probability` the `guess`.
+    `answer` and `score`, with `top_k` more of them `answer_2`, `score_2` …, and with `min_probability` the `guess`; of
+    numbers a column each, under its name.
 
     Args:
         name (`str`): see `load_checkpoint`.
@@ -97,7 +98,8 @@ def ask_table(
     if chosen is not None and (unknown := about_unknown(chosen)):
         say(unknown)
     top_k = min(top_k, len(model.config.id2label) if chosen is None else len(chosen.ids))
-    ours = _answer_columns(top_k, min_probability)
+    chooses = PROBLEM_TYPES[model.config.problem_type].chooses
+    ours = _answer_columns(top_k, min_probability) if chooses else list(model.config.id2label.values())
     rows = rows.rename_columns({column: f"given_{column}" for column in ours if column in rows.column_names})
     # Numbers in lists are no cells of a text; the columns of a table stand beside them anyway.
     numbers = [kind.column for kind in MODALITIES.values() if kind.column not in KEYS and not kind.in_files]
@@ -142,6 +144,9 @@ def _write(file: TextIO, rows: Dataset, answers: list[list[dict]], columns: list
         cells = dict(row)
         for place, entry in enumerate(found, 1):
             end = "" if place == 1 else f"_{place}"
+            if "score" not in entry:  # a number
+                cells[entry["name"]] = entry["answer"]
+                continue
             cells |= {f"answer{end}": entry["answer"], f"score{end}": f"{entry['score']:.6f}"}
             if place == 1:
                 cells["guess"] = entry.get("guess", "")

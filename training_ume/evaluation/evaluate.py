@@ -24,7 +24,7 @@ from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.challenge import write_challenge_results
 from training_ume.evaluation.load import load_checkpoint
-from training_ume.evaluation.measures import Answered, by_values, interval, open_or_closed
+from training_ume.evaluation.measures import Answered, by_values, intervals, open_or_closed
 from training_ume.evaluation.scores import score_answers
 from training_ume.evaluation.scoring import scoring_of_model
 from training_ume.evaluation.wups import WordNet
@@ -210,7 +210,7 @@ def further_scores(
         except ValueError as error:
             raise ValueError(f"--by {column!r}: {error}") from error
     return {
-        "intervals": {name: interval(answered, rows, name) for name in names if found[name] is not None},
+        "intervals": intervals(answered, rows, [name for name in names if found[name] is not None]),
         "by": tables,
     }
 

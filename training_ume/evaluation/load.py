@@ -5,10 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line, read_json
+
+
+def gives_numbers(name: str) -> bool:
+    """Whether the model of a name gives numbers, by its config.json alone; False where there is none to read."""
+    try:
+        folder = Path(name)
+        adapter = read_json(folder / "adapter_config.json") if folder.is_dir() else None
+        base = (adapter or {}).get("base_model_name_or_path", name)
+        fields, _ = PretrainedConfig.get_config_dict(name if (folder / "config.json").is_file() else base)
+        return not PROBLEM_TYPES[fields["problem_type"]].chooses
+    except Exception:  # what is wrong with it is said when it is loaded
+        return False
 
 
 def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:

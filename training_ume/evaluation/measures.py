@@ -154,14 +154,20 @@ def by_values(answered: Answered, values: Sequence, names: Sequence[str], seed: 
             "questions": len(rows),
             "images": len({answered.image_ids[row] for row in rows}),
             **scores,
-            "intervals": {
-                name: interval(answered, rows, name, seed) for name in names if scores[name] is not None
-            },
-        }  # fmt: skip
+            "intervals": intervals(answered, rows, [name for name in names if scores[name] is not None], seed),
+        }
     return table
 
 
-def interval(answered: Answered, rows: np.ndarray, name: str, seed: int = 0, level: float = 0.95) -> list[float]:
+def intervals(answered: Answered, rows: np.ndarray, names: Sequence[str], seed: int = 0) -> dict[str, list[float]]:
+    """The interval of each score that has one."""
+    found = {name: interval(answered, rows, name, seed) for name in names}
+    return {name: between for name, between in found.items() if between is not None}
+
+
+def interval(
+    answered: Answered, rows: np.ndarray, name: str, seed: int = 0, level: float = 0.95
+) -> list[float] | None:
     """Percentile bootstrap interval of a score, drawing images with all their questions; see `score_interval`."""
     groups: dict[str, list[int]] = defaultdict(list)
     for row in rows:
@@ -179,6 +185,8 @@ def interval(answered: Answered, rows: np.ndarray, name: str, seed: int = 0, lev
             chosen = generator.integers(len(images), size=len(images))
             draws.append(answered.score(name, np.concatenate([images[i] for i in chosen])))
         draws = [draw for draw in draws if draw is not None]
+    if not draws:  # of numbers that are all the same in every draw
+        return None
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return [float(low), float(high)]
 

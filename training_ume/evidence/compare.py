@@ -13,11 +13,12 @@ import numpy as np
 
 from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.data_arguments import SWEPT
-from configuration_ume.scores import measured_by
+from configuration_ume.scores import NUMBERS, measured_by
 from training_ume.evidence.statistics import draw_images, interval
 from training_ume.records.comparison import comparison_rows
 from training_ume.records.files import read_json
-from training_ume.records.predictions import PREDICTIONS, read_predictions
+from training_ume.records.number_scores import NumberScores
+from training_ume.records.predictions import PREDICTIONS, numbers_of, read_predictions
 
 # What a run is named by anyway, and where it lies.
 NAMED = {"fusion", "inputs", "seed"}
@@ -138,8 +139,44 @@ def compare_runs(folders: Iterable[str | Path]) -> tuple[dict, list[Finished]]:
     return {**{name: first[name] for name in kept}, "differ": differ, "comparison": rows}, runs
 
 
+def _add_number_intervals(rows: list[dict], runs: list[Finished], metric: str) -> None:
+    """The same of numbers, whose scores are of all rows together: each draw of images is scored anew."""
+    measured: dict[str, list[NumberScores]] = {}
+    asked = None
+    for run in runs:
+        answered = sorted(read_predictions(run.folder / PREDICTIONS), key=lambda row: str(row["question_id"]))
+        ids = [str(row["question_id"]) for row in answered]
+        if asked is not None and ids != asked:
+            raise ValueError(_other_questions(run, runs[0]))
+        asked = ids
+        measured.setdefault(run.label, []).append(numbers_of(answered, logs=metric == "r2_log"))
+    draws = {name: [] for name in measured}
+    for drawn in next(iter(measured.values()))[0].draws():
+        values = {name: [each.score(metric, drawn) for each in group] for name, group in measured.items()}
+        if all(value is not None for group in values.values() for value in group):
+            for name, group in values.items():
+                draws[name].append(float(np.mean(group)))
+    reference = np.array(draws[rows[0]["name"]])
+    for row in rows:
+        own = np.array(draws[row["name"]])
+        row["interval"] = [float(value) for value in np.quantile(own, [0.025, 0.975])]
+        if row is not rows[0]:
+            ahead = own - reference
+            between = [float(value) for value in np.quantile(ahead, [0.025, 0.975])]
+            row["ahead"] = {"mean": row[metric]["mean"] - rows[0][metric]["mean"], "interval": between}
+
+
+def _other_questions(run: Finished, first: Finished) -> str:
+    return (
+        f"{run.folder / PREDICTIONS} answers other questions than {first.folder / PREDICTIONS}: only scores of the "
+        "same questions can be compared."
+    )
+
+
 def _add_intervals(rows: list[dict], runs: list[Finished]) -> None:
     metric = measured_by(runs[0].results["scores"])
+    if metric in NUMBERS:
+        return _add_number_intervals(rows, runs, metric)
     scores: dict[str, list[np.ndarray]] = {}
     asked = images = None
     for run in runs:
@@ -148,10 +185,7 @@ def _add_intervals(rows: list[dict], runs: list[Finished]) -> None:
         if asked is None:
             asked, images = ids, [str(row["image_id"] or row["question_id"]) for row in answered]
         if ids != asked:
-            raise ValueError(
-                f"{run.folder / PREDICTIONS} answers other questions than {runs[0].folder / PREDICTIONS}: only scores "
-                "of the same questions can be compared."
-            )
+            raise ValueError(_other_questions(run, runs[0]))
         scores.setdefault(run.label, []).append(np.array([row[metric] for row in answered]))
     draws = draw_images(images)
     means = {name: np.mean(each, axis=0) for name, each in scores.items()}  # over seeds: [N]

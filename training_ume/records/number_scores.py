@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -71,18 +71,20 @@ class NumberScores:
             }
         return found
 
-    def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of a score over images; None where no draw has one."""
+    def draws(self, seed: int = 0) -> Iterator[np.ndarray]:
+        """The rows of as many images as there are, drawn with replacement, again and again."""
         groups: dict = defaultdict(list)
         for row, image in enumerate(self.image_ids):
             groups[image].append(row)
         groups = [np.array(group) for group in groups.values()]
         generator = np.random.default_rng(seed)
-        draws = []
         for _ in range(RESAMPLES):
             chosen = generator.integers(len(groups), size=len(groups))
-            value = self.score(name, np.concatenate([groups[i] for i in chosen]))
-            draws += [] if value is None else [value]
+            yield np.concatenate([groups[i] for i in chosen])
+
+    def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
+        """Percentile bootstrap interval of a score over images; None where no draw has one."""
+        draws = [value for rows in self.draws(seed) if (value := self.score(name, rows)) is not None]
         if not draws:
             return None
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from configuration_ume.scores import NAMES, in_order, measured_by
+from configuration_ume.scores import LABELS, lower_is_better, names_in, written
 
 
 def compare_table(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """
-    The rows of `compare_runs` and the scores of simple baselines as lines of cells, in percent, the score that fits
+    The rows of `compare_runs` and the scores of simple baselines as lines of cells, the score that fits
     the data first, with its interval, and how far each row is ahead of the first.
     """
     rows = facts["comparison"]
-    scored = in_order(measured_by(rows[0]))
+    scored = names_in(rows[0])
     intervals = all("interval" in row for row in rows)
-    header = ["", NAMES[scored[0]]]
+    header = ["", LABELS[scored[0]]]
     header += ["95 % interval", "minus the first"] if intervals else []
-    header += [*(NAMES[score] for score in scored[1:]), "seconds", "parameters (trained)"]
+    header += [*(LABELS[score] for score in scored[1:]), "seconds", "parameters (trained)"]
     lines = [tuple(header)]
     for name, scores in facts["baselines"].items():
-        cells = [name.replace("_", " "), f"{scores[scored[0]]:.2f}", *[""] * (2 * intervals)]
-        lines.append((*cells, *(f"{scores[score]:.2f}" for score in scored[1:]), "", ""))
+        cells = [name.replace("_", " "), written(scored[0], scores.get(scored[0])), *[""] * (2 * intervals)]
+        lines.append((*cells, *(written(score, scores.get(score)) for score in scored[1:]), "", ""))
     for row in rows:
-        cells = [row["name"].replace("_", " "), _mean(row[scored[0]])]
+        cells = [row["name"].replace("_", " "), _mean(scored[0], row[scored[0]])]
         if intervals:
-            cells += [_between(row["interval"]), _ahead(row.get("ahead"))]
+            cells += [_between(scored[0], row["interval"]), _ahead(scored[0], row.get("ahead"))]
         total, trained = row["parameters"]["total"], row["parameters"]["trainable"]
-        cells += [*(_mean(row[score]) for score in scored[1:]), f"{row['train_seconds']:.0f}"]
+        cells += [*(_mean(score, row[score]) for score in scored[1:]), f"{row['train_seconds']:.0f}"]
         lines.append((*cells, f"{total:,} ({trained:,})"))
     return lines
 
@@ -48,19 +48,26 @@ def compare_notes(facts: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _mean(summary: Mapping[str, Any]) -> str:
+def _mean(score: str, summary: Mapping[str, Any]) -> str:
+    mean = written(score, summary["mean"])
     if summary["sd"] is None:
-        return f"{summary['mean']:.2f}"
-    return f"{summary['mean']:.2f} ± {summary['sd']:.2f} ({len(summary['each'])} seeds)"
+        return mean
+    return f"{mean} ± {written(score, summary['sd'])} ({len(summary['each'])} seeds)"
 
 
-def _between(interval: list[float]) -> str:
-    return f"{interval[0]:.2f} … {interval[1]:.2f}"
+def _between(score: str, interval: list[float]) -> str:
+    return f"{written(score, interval[0])} … {written(score, interval[1])}"
 
 
-def _ahead(ahead: Mapping[str, Any] | None) -> str:
+def _ahead(score: str, ahead: Mapping[str, Any] | None) -> str:
     if ahead is None:
         return ""
     low, high = ahead["interval"]
-    sign = "▲" if low > 0 else "▼" if high < 0 else " "
-    return f"{ahead['mean']:+.2f} ({low:+.2f} … {high:+.2f}) {sign}".rstrip()
+    better = -1 if lower_is_better(score) else 1
+    sign = "▲" if min(better * low, better * high) > 0 else "▼" if max(better * low, better * high) < 0 else " "
+    mean, low, high = (_signed(score, value) for value in (ahead["mean"], low, high))
+    return f"{mean} ({low} … {high}) {sign}".rstrip()
+
+
+def _signed(score: str, value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{written(score, abs(value))}"

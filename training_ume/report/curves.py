@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configuration_ume.scores import NAMES, measured_by
+from configuration_ume.scores import NUMBERS, axis_label, measured_by
 from training_ume.records.packages import need_matplotlib
 
 
@@ -25,7 +25,11 @@ def plot_robustness(curves: dict[str, list[dict]], path: str | Path) -> None:
         rates = [100 * point["rate"] for point in points]
         score = measured_by(points[0])
         axes.plot(rates, [point[score] for point in points], marker="o", label=f"{name} missing")
-    axes.set(xlabel="questions with a missing input (%)", ylabel=f"{NAMES[score]} (%)", ylim=(0, 100))
+    axes.set(
+        xlabel="questions with a missing input (%)",
+        ylabel=axis_label(score),
+        ylim=None if score in NUMBERS else (0, 100),
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150, format="png")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from configuration_ume.scores import NAMES, measured_by
+from configuration_ume.scores import axis_label, lower_is_better, measured_by
 from training_ume.records.packages import need_matplotlib
 
 MOST_LABELS = 10  # trainings that are named one by one; of more, the names would cover the curves
@@ -46,12 +46,16 @@ def draw_runs(runs: Mapping[str, dict], path: str | Path | None = None) -> Image
         scores = [epoch.get(score) for epoch in epochs]
         if None not in scores:
             above.plot(steps, scores, marker="o", markersize=4, color=colour, label=name)
-            best = max(range(len(scores)), key=lambda i: (scores[i], -(epochs[i]["validation_loss"] or 0), -i))
+            sign = -1 if lower_is_better(score) else 1
+            best = max(
+                range(len(scores)),
+                key=lambda i, sign=sign, scores=scores: (sign * scores[i], -(epochs[i]["validation_loss"] or 0), -i),
+            )
             above.plot(steps[best], scores[best], "o", markersize=11, markerfacecolor="none", color=colour)
         for loss, style in (("train_loss", "--"), ("validation_loss", "-")):
             known = [epoch for epoch in epochs if epoch[loss] is not None]  # before the first log none is
             below.plot([e["epoch"] for e in known], [e[loss] for e in known], style, color=colour, linewidth=1.2)
-    above.set(ylabel=f"{NAMES[score]} on validation (%)")
+    above.set(ylabel=f"{axis_label(score)} on validation")
     if len(drawn) <= MOST_LABELS:
         above.legend(fontsize="small")
     below.set(xlabel="epoch", ylabel="loss", ylim=(0, None))

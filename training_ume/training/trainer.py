@@ -287,7 +287,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
     def scoring(self) -> AnswerScoring:
         """How answers are scored: by the model, or, of one that is still to be made, as the collator makes labels."""
         model = getattr(self, "model", None)
-        return self._scores_as if model is None else scoring_of_model(ume_model(model).config)
+        return self._scores_as if model is None else scoring_of_model(model.config)
 
     def _kept(self, logits: Tensor) -> Tensor:
         return self.scoring.kept(logits)
