@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_formulas():
 
 def test_several_numbers_have_the_mean_of_their_scores_and_each_its_own():
     known = np.array([[1.0, 10.0], [2.0, 30.0], [3.0, 20.0]])
-    scores = NumberScores(known + [[0.0, 3.0]], known, ["a", "b"]).scores()
+    scores = NumberScores(known + np.array([0.0, 3.0]), known, ["a", "b"]).scores()
     assert scores["per_number"]["a"]["r2"] == 1
     assert scores["mae"] == pytest.approx(1.5)
     assert scores["r2"] == pytest.approx((1 + 1 - 27 / 200) / 2)
@@ -212,7 +212,7 @@ def test_a_table_of_numbers_is_trained_on_as_it_is(run):
     config = read_json(run / "config.json")
     assert config["id2label"] == {"0": "price"}
     assert config["label_transform"] == "log"
-    trained = np.log([row for row in 1000.0 * np.arange(1, 25)])
+    trained = np.log(1000.0 * np.arange(1, 25))
     assert trained.min() < config["label_mean"][0] < trained.max()
     assert results["selected_by"]["score"] == "r2_log"
     assert {"r2", "mae", "rmse", "pearson", "spearman", "r2_log"} <= results["scores"].keys()

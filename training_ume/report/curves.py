@@ -25,11 +25,9 @@ def plot_robustness(curves: dict[str, list[dict]], path: str | Path) -> None:
         rates = [100 * point["rate"] for point in points]
         score = measured_by(points[0])
         axes.plot(rates, [point[score] for point in points], marker="o", label=f"{name} missing")
-    axes.set(
-        xlabel="questions with a missing input (%)",
-        ylabel=axis_label(score),
-        ylim=None if score in NUMBERS else (0, 100),
-    )
+    axes.set(xlabel="questions with a missing input (%)", ylabel=axis_label(score))
+    if score not in NUMBERS:
+        axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150, format="png")

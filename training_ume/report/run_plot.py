@@ -47,10 +47,9 @@ def draw_runs(runs: Mapping[str, dict], path: str | Path | None = None) -> Image
         if None not in scores:
             above.plot(steps, scores, marker="o", markersize=4, color=colour, label=name)
             sign = -1 if lower_is_better(score) else 1
-            best = max(
-                range(len(scores)),
-                key=lambda i, sign=sign, scores=scores: (sign * scores[i], -(epochs[i]["validation_loss"] or 0), -i),
-            )
+            places = zip(scores, (-(epoch["validation_loss"] or 0) for epoch in epochs), strict=True)
+            ranked = [(sign * value, by_loss, -i) for i, (value, by_loss) in enumerate(places)]
+            best = ranked.index(max(ranked))
             above.plot(steps[best], scores[best], "o", markersize=11, markerfacecolor="none", color=colour)
         for loss, style in (("train_loss", "--"), ("validation_loss", "-")):
             known = [epoch for epoch in epochs if epoch[loss] is not None]  # before the first log none is
