@@ -19,6 +19,7 @@ from configuration_ume.encoder_arguments import (
     given_modalities,
 )
 from configuration_ume.training_arguments import UMETrainingArguments
+from modeling_ume.fusion_pairs_ume import PAIR_SETS
 from modeling_ume.own_heads_ume import known_head
 from modeling_ume.streams_ume import check_modality_dropout
 from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
@@ -67,6 +68,13 @@ class ModelArguments(EncoderArguments):
     )
     fusion_rank: int | None = field(
         default=None, metadata={"help": "Rank of a bilinear fusion head (left out: the head's own default)."}
+    )
+    fusion_pairs: Literal[PAIR_SETS] = field(
+        default=PAIR_SETS[0],
+        metadata={
+            "help": "Pairs of tokens of the heads ume, evc and pair. cross: of two modalities each. all: of one "
+            "sequence of all modalities' tokens."
+        },
     )
     fusion_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the fusion head."})
     classifier_dropout: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})

@@ -14,8 +14,8 @@ from .cells_ume import missing  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
-from .fusion_many_ume import heard  # noqa: F401
-from .fusion_pairs_ume import BANFusion  # noqa: F401
+from .fusion_many_ume import GMUFusion  # noqa: F401
+from .fusion_pairs_ume import PAIR_SETS
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, MembersFusion
 from .images_ume import read_image  # noqa: F401
@@ -81,6 +81,10 @@ class UMEConfig(PretrainedConfig):
             Rank of the bilinear heads: the inner width of `mlb`, the summed factors of `mutan`, `mfb`, `block` and
             `low_rank_tensor`, the inner width of `ban`'s attention as a multiple of D; of `bottleneck` and `perceiver`
             the number of shared tokens. `None` takes the head's own default (`FUSIONS[fusion].default_rank`).
+        fusion_pairs (`str`, *optional*, defaults to `"cross"`):
+            Which pairs of tokens `ume`, `evc` and `pair` are of: `"cross"`, of two modalities each, summed up over
+            every two; or `"all"`, of the one sequence that the tokens of all modalities form, pairs within a modality
+            among them, with one softmax over all of them.
         fusion_dropout (`float`, *optional*, defaults to 0.1):
             Dropout inside the head, on the projected vectors and in its blocks.
         classifier_dropout (`float`, *optional*, defaults to 0.1):
@@ -159,6 +163,7 @@ class UMEConfig(PretrainedConfig):
         problem_type=DEFAULT_PROBLEM,
         fusion_num_members=1,
         fusion_file=None,
+        fusion_pairs=PAIR_SETS[0],
         label_mean=None,
         label_std=None,
         label_transform=None,
@@ -179,6 +184,7 @@ class UMEConfig(PretrainedConfig):
         self.fusion_num_members = fusion_num_members
         self.fusion_num_layers = fusion_num_layers
         self.fusion_rank = fusion_rank
+        self.fusion_pairs = fusion_pairs
         self.fusion_dropout = fusion_dropout
         self.classifier_dropout = classifier_dropout
         self.modality_dropout = modality_dropout
@@ -289,6 +295,8 @@ class UMEConfig(PretrainedConfig):
         for name in ("fusion_file", *NUMBER_FIELDS):  # most models have none
             if fields[name] is None:
                 del fields[name]
+        if fields["fusion_pairs"] == PAIR_SETS[0]:  # as in every config of earlier releases
+            del fields["fusion_pairs"]
         for name, kind in MODALITIES.items():  # what it has no encoder of is not said to be summarised
             if name not in self.modalities:
                 fields.pop(kind.pooling_field, None)
@@ -353,6 +361,7 @@ class UMEConfig(PretrainedConfig):
             one_of(kind.pooling_field, POOLINGS)
         one_of("problem_type", PROBLEM_TYPES)
         check_numbers(self)
+        one_of("fusion_pairs", PAIR_SETS)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")
         at_least_one("fusion_num_members")
@@ -367,6 +376,12 @@ class UMEConfig(PretrainedConfig):
                 raise ValueError(f"{field}={value!r} is impossible: a dropout lies in [0, 1).")
         if not known:
             return  # of a checkpoint whose code was not run
+        if self.fusion_pairs not in FUSIONS[self.fusion].pair_sets:
+            able = ", ".join(name for name, head in sorted(FUSIONS.items()) if self.fusion_pairs in head.pair_sets)
+            raise ValueError(
+                f"fusion_pairs={self.fusion_pairs!r} is impossible with fusion={self.fusion!r}: leave it out, or "
+                f"choose one of {able}."
+            )
         FUSIONS[self.fusion].check_config(self)
         if self.fusion_num_members > 1:
             MembersFusion.check_config(self)

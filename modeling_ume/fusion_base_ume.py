@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .streams_ume import FusionOutput, Stream, cut_off_masked, is_present, take
+from .streams_ume import FusionOutput, Stream, cut_off_masked, heard, is_present, take
 
 
 class FusionModule(nn.Module):
@@ -88,6 +88,11 @@ class Projections(FusionModule):
             projected.append((tokens, (stream.mask & present) | (first & ~present), index))
         return projected
 
+    def heard_tokens(self, streams: list[Stream]) -> tuple[list[Tensor], list[Tensor]]:
+        """The streams' tokens, [B, N_m, D] each, and which of them have a say, [B, N_m] each (see `heard`)."""
+        tokens, masks = zip(*self.tokens(streams), strict=True)
+        return list(tokens), [mask & here[:, None] for mask, here in zip(masks, heard(streams).unbind(1), strict=True)]
+
     def pooled(self, streams: list[Stream]) -> Tensor:
         """The summaries, [B, K, D]."""
         return torch.stack([take(vectors, index) for vectors, index in self(streams, "pooled")], dim=1)
@@ -132,6 +137,7 @@ class FusionHead(FusionModule):
             open; no default rank: the head has none.
         num_views: K of what it returns.
         reads_in_encoder: the text encoder's own layers read the other modalities' tokens, see `EarlyInputFusion`.
+        pair_sets: which pairs of tokens the head can be of (`fusion_pairs`), where it is one of pairs.
         trains_views: the loss is the mean of the views' own losses instead of the loss of what they say together.
     """
 
@@ -141,6 +147,7 @@ class FusionHead(FusionModule):
     default_rank: int | None = None
     num_views = 1
     reads_in_encoder = False
+    pair_sets: tuple[str, ...] = ("cross",)
     trains_views = False
 
     def __init__(self, config, widths: list[int], pooled_widths: list[int] | None = None):

@@ -11,19 +11,7 @@ from transformers import initialization as init
 
 from .fusion_attention_ume import CrossAttentionBlock, SelfAttentionBlock, Transformer
 from .fusion_base_ume import DividedHead, FusionHead, Projections, mlp
-from .streams_ume import FusionOutput, Stream, masked_mean, masked_softmax, presence
-
-
-def heard(streams: list[Stream]) -> Tensor:
-    """[B, K] bool: which modalities have a say: those that are present, and where none is, the stand-ins of all."""
-    present = presence(streams)
-    return present | ~present.any(1, keepdim=True)
-
-
-def heard_tokens(streams: list[Stream], project: Projections) -> tuple[list[Tensor], list[Tensor]]:
-    """The streams' tokens at the common width, [B, N_m, D] each, and which of them have a say, [B, N_m] each."""
-    tokens, masks = zip(*project.tokens(streams), strict=True)
-    return list(tokens), [mask & here[:, None] for mask, here in zip(masks, heard(streams).unbind(1), strict=True)]
+from .streams_ume import FusionOutput, heard, masked_mean, masked_softmax, presence
 
 
 def learned(count: int, parameter: Tensor, like: Tensor) -> Tensor:
@@ -58,7 +46,7 @@ class BottleneckFusion(DividedHead):
         init.normal_(self.bottleneck, std=0.02)
 
     def forward(self, streams):
-        tokens, masks = heard_tokens(streams, self.project)
+        tokens, masks = self.project.heard_tokens(streams)
         here = heard(streams)
         z = learned(len(here), self.bottleneck, tokens[0])
         always = here.new_ones(1, 1).expand(len(here), self.rank)
@@ -114,7 +102,7 @@ class PerceiverFusion(DividedHead):
         init.normal_(self.queries, std=0.02)
 
     def forward(self, streams):
-        tokens, masks = heard_tokens(streams, self.project)
+        tokens, masks = self.project.heard_tokens(streams)
         embeddings = self.stream_embeddings.to(tokens[0].dtype)
         x = torch.cat([x + e for x, e in zip(tokens, embeddings, strict=True)], dim=1)
         mask = torch.cat(masks, dim=1)

@@ -1,6 +1,7 @@
 """Heads over pairs of tokens: the thesis' pair combination, EVC and UME, and bilinear attention (BAN).
 
-Pairs are summed a tile at a time (`pairs_ume`), so that no tensor holds all of them.
+Pairs are summed a tile at a time (`pairs_ume`), so that no tensor holds all of them. `fusion_pairs` of the config says
+which there are: `"cross"` of two modalities each, `"all"` of the one sequence that the tokens of all modalities form.
 """
 
 from itertools import combinations
@@ -12,7 +13,9 @@ from transformers import initialization as init
 
 from .fusion_base_ume import DividedHead, FusionHead, FusionModule, Projections
 from .pairs_ume import pair_mean, weighted_pair_sum
-from .streams_ume import FusionOutput, masked_mean, masked_softmax, presence, take
+from .streams_ume import FusionOutput, Stream, heard, masked_mean, masked_softmax, presence, take
+
+PAIR_SETS = ("cross", "all")  # the first is the default
 
 
 class BANFusion(FusionHead):
@@ -71,19 +74,26 @@ class PairFusion(FusionHead):
     """`pair`, Simple Vectors Pair Combine: mean over all pairs of h(i,j) = W_1 h_i ⊙ W_2 h_j.
 
     The mean of a product of two independent indices is the product of the means, so no pair is ever formed. With more
-    than two streams the pairs of every two are summed.
+    than two streams the pairs of every two are summed. With `fusion_pairs="all"` i and j run over the tokens of all
+    modalities that are present, as over one sequence.
     """
 
     source = "the thesis behind this project"
     cost = "O((N₁ + N₂)D + D²)"
+    pair_sets = PAIR_SETS
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
+        self.pairs = config.fusion_pairs
         self.project = Projections(config, widths=self.widths)
         self.first = nn.Linear(self.hidden_size, self.hidden_size, bias=False)
         self.second = nn.Linear(self.hidden_size, self.hidden_size, bias=False)
 
     def forward(self, streams):
+        if self.pairs == "all":
+            tokens, masks = (torch.cat(parts, dim=1) for parts in self.project.heard_tokens(streams))
+            mean = masked_mean(tokens, masks)
+            return FusionOutput((self.first(mean) * self.second(mean))[:, None])
         means = [masked_mean(tokens, mask) for tokens, mask in self.project.tokens(streams)]
         pairs = [self.first(x) * self.second(y) for x, y in combinations(means, 2)]
         return FusionOutput(torch.stack(pairs).sum(0)[:, None])
@@ -113,24 +123,50 @@ class VectorCombination(FusionModule):
         w1, w2, w3 = self.weight.chunk(3, dim=1)
         return F.linear(first, w1 + w3), F.linear(second, w2 - w3), first * self.product_weight.to(first.dtype)
 
+    def within(
+        self, tokens: list[tuple[Tensor, Tensor, Tensor | None]], says: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What `pairs_ume` takes to sum over all pairs of the one sequence that all streams' tokens form.
+
+        Args:
+            tokens: `Projections.distinct_tokens`.
+            says: [B, K] bool, which streams are in it.
+
+        Returns:
+            a, b, g, h [B, ΣN_m, D] and, of both sides, which tokens are in it, [B, ΣN_m].
+        """
+        each = []
+        for x, _, index in tokens:
+            # Once for what several examples share, and then a row an example: a sequence is an example's own.
+            a, b, g = self(x, x)
+            each.append([take(part, index) for part in (a, b, g, x)])
+        mask = torch.cat([mask & here[:, None] for (_, mask, _), here in zip(tokens, says.unbind(1), strict=True)], 1)
+        a, b, g, h = (torch.cat(parts, dim=1) for parts in zip(*each, strict=True))
+        return a, b, g, h, mask, mask
+
 
 class EVCFusion(FusionHead):
     """`evc`, Efficient Vector Combination: mean over all pairs of c_ij = tanh(W [h_i; h_j; h_i − h_j; h_i ⊙ h_j]).
 
-    With more than two streams the pairs of every two are summed.
+    With more than two streams the pairs of every two are summed. With `fusion_pairs="all"` the mean is over all pairs
+    of the one sequence that the tokens of all present modalities form, those within a modality among them.
     """
 
     source = "the thesis behind this project"
     cost = "O(N₁N₂D + (N₁ + N₂)D²)"
+    pair_sets = PAIR_SETS
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
+        self.pairs = config.fusion_pairs
         self.project = Projections(config, widths=self.widths)
         self.combination = VectorCombination(self.hidden_size)
 
     def forward(self, streams):
-        fused = []
-        for (first, first_mask, i), (second, second_mask, j) in combinations(self.project.distinct_tokens(streams), 2):
+        fused, tokens = [], self.project.distinct_tokens(streams)
+        if self.pairs == "all":
+            return FusionOutput(pair_mean(*self.combination.within(tokens, heard(streams)))[:, None])
+        for (first, first_mask, i), (second, second_mask, j) in combinations(tokens, 2):
             a, b, g = self.combination(first, second)
             fused.append(pair_mean(take(a, i), b, take(g, i), second, first_mask, second_mask, index=j))
         return FusionOutput(torch.stack(fused).sum(0)[:, None])
@@ -149,16 +185,21 @@ class UMEFusion(DividedHead):
     only blend the views. So it is with a part of the channels a u: each looks at pairs of its own, and no parameter is
     spent on joining them.
 
-    `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two),
-    and "modality_weights" [B, K + 1], the mean over channels.
+    With `fusion_pairs="all"` i and j run over the one sequence x_1 … x_N that the tokens of all present modalities
+    form, as the thesis writes it: α is one softmax over all N² pairs, those within a modality among them.
+
+    `weights`: "pair_weights" [B, N_1, N_2], the mean over heads (for K > 2 streams "pair_weights_m_n" for every two,
+    of all pairs "pair_weights_all" [B, N, N]), and "modality_weights" [B, K + 1], the mean over channels.
     """
 
     source = "the thesis behind this project; norm, parts and weights a channel are ours"
     cost = "O(HN₁N₂D + (N₁ + N₂)D²)"
     default_num_heads = 4
+    pair_sets = PAIR_SETS
 
     def __init__(self, config, widths, pooled_widths=None):
         super().__init__(config, widths, pooled_widths)
+        self.pairs = config.fusion_pairs
         self.project = Projections(config, self.widths, self.pooled_widths)
         self.combination = VectorCombination(self.hidden_size)
         self.pair_scorer = nn.Parameter(torch.empty(self.num_heads, self.hidden_size))  # u
@@ -171,22 +212,34 @@ class UMEFusion(DividedHead):
 
     def forward(self, streams):
         present = presence(streams)  # [B, K]
+        sum_pairs = self._sum_all if self.pairs == "all" else self._sum_cross
+        z, has_pairs, weights = sum_pairs(streams, present)
+        pair_view = self.pair_norm(z)[:, None]
+        views = torch.cat([self.project.pooled(streams), pair_view], dim=1)  # [B, K + 1, D]
+        has_view = torch.cat([present, has_pairs[:, None]], dim=1)
+        scores = self.view_scorer(torch.tanh(self.view_hidden(views)))  # [B, K + 1, D]
+        beta = masked_softmax(scores.transpose(1, 2), has_view[:, None])  # [B, D, K + 1]
+        weights["modality_weights"] = beta.mean(1)
+        return FusionOutput(torch.einsum("bdk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
+
+    def _sum_cross(self, streams: list[Stream], present: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Σ α_ij c_ij of every two streams, added up, [B, D]; which examples have such pairs, [B]; the weights."""
         tokens = self.project.distinct_tokens(streams)
-        weights, pair_views, pair_present = {}, [], []
+        weights, sums, has_pairs = {}, [], []
         for m, n in combinations(range(len(streams)), 2):
             (first, first_mask, i), (second, second_mask, j) = tokens[m], tokens[n]
             a, b, g = self.combination(first, second)
             pairs = take(a, i), b, take(g, i), second
             z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first_mask, second_mask, index=j, parts=True)
             both = present[:, m] & present[:, n]
-            pair_views.append(torch.where(both[:, None], z, 0.0))
-            pair_present.append(both)
+            sums.append(torch.where(both[:, None], z, 0.0))
+            has_pairs.append(both)
             name = "pair_weights" if len(streams) == 2 else f"pair_weights_{m}_{n}"
             weights[name] = torch.where(both[:, None, None], alpha.mean(1), 0.0)
-        pair_view = self.pair_norm(torch.stack(pair_views).sum(0))[:, None]
-        views = torch.cat([self.project.pooled(streams), pair_view], dim=1)  # [B, K + 1, D]
-        has_view = torch.cat([present, torch.stack(pair_present).any(0)[:, None]], dim=1)
-        scores = self.view_scorer(torch.tanh(self.view_hidden(views)))  # [B, K + 1, D]
-        beta = masked_softmax(scores.transpose(1, 2), has_view[:, None])  # [B, D, K + 1]
-        weights["modality_weights"] = beta.mean(1)
-        return FusionOutput(torch.einsum("bdk,bkd->bd", beta.to(views.dtype), views)[:, None], weights)
+        return torch.stack(sums).sum(0), torch.stack(has_pairs).any(0), weights
+
+    def _sum_all(self, streams: list[Stream], present: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `_sum_cross`, over all pairs of the one sequence that the present streams' tokens form."""
+        *pairs, first, second = self.combination.within(self.project.distinct_tokens(streams), present)
+        z, alpha = weighted_pair_sum(*pairs, self.pair_scorer, first, second, parts=True)
+        return z, present.any(1), {"pair_weights_all": alpha.mean(1)}

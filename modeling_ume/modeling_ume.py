@@ -17,7 +17,7 @@ from .encoders_ume import encoder_class  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
-from .fusion_many_ume import heard  # noqa: F401
+from .fusion_many_ume import GMUFusion  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion

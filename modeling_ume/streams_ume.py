@@ -117,6 +117,12 @@ def presence(streams: list[Stream]) -> Tensor:
     return torch.stack([is_present(stream) for stream in streams], dim=1)
 
 
+def heard(streams: list[Stream]) -> Tensor:
+    """[B, K] bool: which modalities have a say: those that are present, and where none is, the stand-ins of all."""
+    present = presence(streams)
+    return present | ~present.any(1, keepdim=True)
+
+
 def cut_off_masked(stream: Stream) -> Stream:
     """The stream with zeros for tokens that are not real and for what an absent modality holds."""
     present = is_present(stream)

@@ -36,8 +36,8 @@ def build_model(
             name: getattr(args, name)
             for name in (
                 "fusion", "fusion_hidden_size", "fusion_num_heads", "fusion_num_members", "fusion_num_layers",
-                "fusion_rank", "fusion_dropout", "classifier_dropout", "modality_dropout", "feature_grid",
-                "problem_type", "label_transform", "regression_loss",
+                "fusion_rank", "fusion_pairs", "fusion_dropout", "classifier_dropout", "modality_dropout",
+                "feature_grid", "problem_type", "label_transform", "regression_loss",
             )
         },
     }  # fmt: skip
