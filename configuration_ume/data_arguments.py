@@ -71,8 +71,8 @@ class DataArguments:
     split_by: str | None = field(
         default=None,
         metadata={
-            "help": "Column of `data` whose values do not stand on both sides of the split, for example patient "
-            "(left out: pictures, which never do)."
+            "help": "Column of `data` whose values do not stand on both sides of the split, for example patient; or "
+            "image, audio …, whose files alone then do not (left out: no file stands on both sides)."
         },
     )
     source: str | None = field(

@@ -485,6 +485,16 @@ def test_a_pair_is_given_as_paths_in_any_order_as_a_folder_or_by_its_questions(t
     assert load_rows(path)["answers"][:] == [[], []]
 
 
+def test_two_files_of_questions_and_annotations_of_no_known_names_are_a_pair(tmp_path):
+    path, expected = vqa_v2(tmp_path)
+    annotations = next(file for file in tmp_path.glob("*.json") if "annotations" in file.name)
+    asked, said = path.rename(tmp_path / "my_questions.json"), annotations.rename(tmp_path / "my_annotations.json")
+    for way in ([asked, said], [said, asked], tmp_path):
+        rows = load_rows(way)
+        assert rows["question"][:] == [row["question"] for row in expected]
+        assert understand(way).source == "VQA v2"
+
+
 def test_sources_that_need_no_files():
     rows = load_rows("easy_vqa", split="test")
     assert rows[0]["answers"] == [rows[0]["answers"][0]] * 10

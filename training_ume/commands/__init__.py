@@ -26,6 +26,7 @@ class Command:
 COMMANDS = {
     "train": Command("train", "train a model from a recipe and score it"),
     "data": Command("data", "show what a table holds, and how to train on it"),
+    "speak": Command("speak", "speak a table's questions into sound files"),
     "evaluate": Command("evaluate", "score a model on a data set"),
     "ask": Command("ask", "ask a model questions about an image"),
     "explain": Command("explain", "show why a model gives an answer"),

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def add_table_options(group: argparse._ArgumentGroup) -> None:
-    """Adds the options that say which table is read, and what its columns are; `load_table` reads it."""
-    group.add_argument(
-        "--data", nargs="+", help="a table: csv, tsv, jsonl, json, parquet, a folder or the name of a Hub data set"
-    )
+def add_table_options(group: argparse._ArgumentGroup, data: bool = True) -> None:
+    """Adds the options that say which table is read (but with `data=False`), and what its columns are; `load_table`
+    reads it."""
+    if data:
+        group.add_argument(
+            "--data", nargs="+", help="a table: csv, tsv, jsonl, json, parquet, a folder or the name of a Hub data set"
+        )
     group.add_argument(
         "--columns", nargs="+", metavar="ROLE=COLUMN", default=[],
         help="which column is what, where its name does not say: image=img_name question=text answer=label; nothing "

@@ -54,7 +54,8 @@ def split_rows(
     is one of these groups, not of the rows.
 
     Args:
-        by (`str`, *optional*): a column, such as `patient`.
+        by (`str`, *optional*): a column, such as `patient`; or the column of a modality that stands in files, such as
+            `image`, whose files alone then stay together, also where sounds are shared by many pictures.
 
     Raises:
         ValueError: for a column that there is not, or that has one value, and a fraction that leaves one side empty.
@@ -62,6 +63,10 @@ def split_rows(
     plain = dataset.with_format(None)
     image_ids, paths = plain["image_id"][:], plain["image"][:]
     files = {column: paths for column, paths in paths_in(plain).items() if column != "image"}
+    only = by if by in {kind.column for kind in MODALITIES.values() if kind.in_files} else None
+    if only is not None:
+        by, files = None, {column: paths for column, paths in files.items() if column == only}
+        image_ids = image_ids if only == "image" else [""] * len(image_ids)
     if by is None and all(image_ids) and not any(map(any, files.values())):
         return split_by_image(dataset, fraction, seed)
     if by is not None and by not in dataset.column_names:
@@ -99,8 +104,12 @@ def split_rows(
     group_of_row = [root(of_row[0]) for of_row in keys]
     groups = sorted(set(group_of_row))
     if len(groups) < 2:
-        what = f"values of {by!r}" if by is not None else "pictures or questions"
-        raise ValueError(f"There is nothing to hold out: the {what} of these rows leave a single group, all of them.")
+        what = f"values of {by!r}" if by is not None else "pictures, other files or questions"
+        shared = [column for column, paths in paths_in(plain).items() if any(paths)]
+        advice = f" Keep the files of one column together: split_by={shared[0]}." if len(shared) > 1 else ""
+        raise ValueError(
+            f"There is nothing to hold out: the {what} of these rows leave a single group, all of them.{advice}"
+        )
     held_out_count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
     chosen = np.random.default_rng(seed).permutation(len(groups))[:held_out_count]
     held_out = {groups[index] for index in chosen}

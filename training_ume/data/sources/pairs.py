@@ -96,6 +96,23 @@ class Pair(Source):
         return os.path.isfile(path) and "questions" in name and name.startswith(self.prefixes)
 
 
+def pair_of(data: Any) -> tuple[str, str] | None:
+    """A file of questions and one of annotations that plainly belong together: two paths, or a folder that holds no
+    other JSON; None for anything else."""
+    if isinstance(data, (str, os.PathLike)) and os.path.isdir(data):
+        data = [os.path.join(data, name) for name in os.listdir(data) if ".json" in name.lower()]
+    if not isinstance(data, (list, tuple)) or len(data) != 2:
+        return None
+    if not all(isinstance(path, (str, os.PathLike)) and ".json" in os.fspath(path).lower() for path in data):
+        return None
+    named = {}
+    for word in ("question", "annotation"):
+        named[word] = [os.fspath(path) for path in data if word in os.path.basename(path).lower()]
+    if [len(paths) for paths in named.values()] != [1, 1] or named["question"] == named["annotation"]:
+        return None
+    return named["question"][0], named["annotation"][0]
+
+
 def _beside(questions: str) -> str | None:
     """The annotations that lie beside a file of questions, by the names that both have."""
     folder, name = os.path.split(questions)

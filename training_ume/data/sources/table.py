@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+from typing import Any
 
 from training_ume.data.sources.aokvqa import A_OKVQA
 from training_ume.data.sources.base import Source
@@ -14,9 +16,11 @@ from training_ume.data.sources.easy_vqa import EASY_VQA
 from training_ume.data.sources.gqa import GQA
 from training_ume.data.sources.hateful_memes import HATEFUL_MEMES
 from training_ume.data.sources.okvqa import OK_VQA
+from training_ume.data.sources.pairs import pair_of
 from training_ume.data.sources.path_vqa import PATH_VQA
 from training_ume.data.sources.slake import SLAKE
 from training_ume.data.sources.sort_of_clevr import SORT_OF_CLEVR
+from training_ume.data.sources.spoken_digits import SPOKEN_DIGITS
 from training_ume.data.sources.textvqa import TEXTVQA
 from training_ume.data.sources.visual7w import VISUAL7W
 from training_ume.data.sources.vizwiz import VIZWIZ
@@ -42,6 +46,7 @@ SOURCES: dict[str, Source] = {
         HATEFUL_MEMES,
         EASY_VQA,
         SORT_OF_CLEVR,
+        SPOKEN_DIGITS,
     )
 }
 
@@ -62,3 +67,14 @@ def find_source(source: str | Source | None) -> Source | None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"source={source!r} is no data set that is known: {', '.join(SOURCES)}.{hint}")
     return SOURCES[source]
+
+
+def source_of_path(data: Any) -> Source | None:
+    """The data set that a path, or a pair of files, plainly is; None where several or none would do. Files of
+    questions and annotations that no data set publishes under these names are in VQA v2's layout, which is theirs."""
+    pair = pair_of(data)
+    path = pair[0] if pair else data
+    if not isinstance(path, (str, os.PathLike)) or not os.path.exists(path):
+        return None
+    seen = [source for source in SOURCES.values() if source.recognises_path(os.fspath(path))]
+    return seen[0] if len(seen) == 1 else VQA_V2 if pair and not seen else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 
 import pyarrow as pa
 
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import FEATURES, _Problems
-from training_ume.data.sources.table import SOURCES, find_source
+from training_ume.data.sources.table import SOURCES, find_source, source_of_path
 from training_ume.data.tables.cells import HEAD, Holding, class_name, comparable
 from training_ume.data.tables.columns import find_columns
 from training_ume.data.tables.containers import open_table
@@ -41,9 +40,8 @@ class Reading:
             raise ValueError(
                 "load_rows needs data: a path, a folder, a Hub name, a frame, a Dataset or a list of dicts."
             )
-        if self.source is None and isinstance(data, (str, os.PathLike)) and os.path.exists(data):
-            seen = [known for known in SOURCES.values() if known.recognises_path(os.fspath(data))]
-            self.source, recognised = (seen[0], True) if len(seen) == 1 else (None, False)
+        if self.source is None and (found := source_of_path(data)) is not None:
+            self.source, recognised = found, True
         if self.source is not None:
             self.table = self.source.open(data, split, name, cache_dir, self.problems)
         else:
