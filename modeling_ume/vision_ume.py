@@ -3,9 +3,10 @@
 import math
 
 import torch
+import transformers  # its image processors are looked up where they are used: each says a line when it is
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel, ViTImageProcessor
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -91,7 +92,7 @@ class Vision(Modality):
         """A pretrained image encoder's own image processor; of timm's VGG, whose own only timm reads, ImageNet's."""
         try:
             if vgg_of(PretrainedConfig.get_config_dict(name, **hub)[0]) is not None:
-                part = ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+                part = transformers.ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
             else:
                 part = load_trusted(AutoImageProcessor.from_pretrained, name, **hub)
         except ForeignCodeError:
@@ -105,7 +106,7 @@ class Vision(Modality):
         return part if size is None else with_image_size(part, size)
 
     def new_part(self, config, settings):
-        return ViTImageProcessor(
+        return transformers.ViTImageProcessor(
             size=dict.fromkeys(("height", "width"), settings["image_size"]),
             image_mean=settings.get("image_mean") or [0.5] * 3,
             image_std=settings.get("image_std") or [0.5] * 3,
