@@ -22,7 +22,7 @@ from configuration_ume.training_arguments import UMETrainingArguments
 from modeling_ume.fusion_pairs_ume import PAIR_SETS
 from modeling_ume.own_heads_ume import known_head
 from modeling_ume.streams_ume import check_modality_dropout
-from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
 
 
 @dataclass
@@ -96,11 +96,19 @@ class ModelArguments(EncoderArguments):
             "read from there and the encoders never run."
         },
     )
+    task: Literal[tuple(TASKS)] | None = field(
+        default=None,
+        metadata={
+            "help": "What the model is for (left out: question_answering where rows have questions, and else "
+            "classification, which stands for numbers, too): the class that it is saved as, and its scores."
+        },
+    )
     problem_type: Literal[tuple(PROBLEM_TYPES)] = field(
         default=DEFAULT_PROBLEM,
         metadata={
             "help": "single_label_classification: cross-entropy on the most common answer. "
-            "multi_label_classification: binary cross-entropy on the soft scores of all ten. regression: the answers "
+            "multi_label_classification: binary cross-entropy on the soft scores of all ten, or, of a "
+            "classification, on all labels of a row. regression: the answers "
             "are numbers; several columns of answers are several numbers."
         },
     )

@@ -14,6 +14,10 @@ NUMBERS = {
     "spearman": "Spearman's ρ",
     "r2_log": "R² of the logarithms",
 }
+# Those of classes, one a row, and of several labels a row.
+CLASSES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+LABEL_SETS = {"micro_f1": "micro F1", "macro_f1": "macro F1", "subset_accuracy": "all labels right"}
+GROUPS = (NAMES, NUMBERS, CLASSES, LABEL_SETS)
 LOWER_IS_BETTER = ("loss", "mae", "rmse")
 # Those that are asked for, or that a data set by name is judged by.
 FURTHER = {
@@ -36,7 +40,8 @@ def measured_by(scores: dict) -> str:
 
 def in_order(first: str) -> list[str]:
     """The names of the scores, that which fits first."""
-    return sorted(NUMBERS if first in NUMBERS else NAMES, key=lambda name: name != first)
+    group = next((group for group in GROUPS if first in group), NAMES)
+    return sorted(group, key=lambda name: name != first)
 
 
 def names_in(scores: dict) -> list[str]:
@@ -76,4 +81,4 @@ def quantity(value: float) -> str:
     return f"{value:,.{digits}f}" if abs(value) >= 1e-4 else f"{value:.3e}"
 
 
-LABELS = {**NAMES, **NUMBERS, **FURTHER}
+LABELS = {**NAMES, **NUMBERS, **CLASSES, **LABEL_SETS, **FURTHER}

@@ -1,5 +1,6 @@
 """Everything of UME that travels with a checkpoint: config, encoders, fusion heads, model, processor, pipeline."""
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -12,17 +13,19 @@ from transformers import (
 from .configuration_ume import UMEConfig
 from .fusion_base_ume import FusionHead
 from .fusion_ume import FUSIONS
-from .modeling_ume import UMEForVisualQuestionAnswering, UMEModel
+from .modeling_ume import TASK_MODELS, UMEForSequenceClassification, UMEForVisualQuestionAnswering, UMEModel
 from .own_heads_ume import register_fusion
 from .pipeline_ume import UMEVQAPipeline
 from .processing_ume import UMEProcessor
 from .retrieval_ume import UMEForImageTextRetrieval
 from .streams_ume import FusionOutput, Stream
+from .tasks_ume import TASKS
 
 # Where this package is imported, UME checkpoints load through the Auto classes without remote code.
 AutoConfig.register("ume", UMEConfig, exist_ok=True)
 AutoModel.register(UMEConfig, UMEModel, exist_ok=True)
-AutoModelForVisualQuestionAnswering.register(UMEConfig, UMEForVisualQuestionAnswering, exist_ok=True)
+for _name, _model in TASK_MODELS.items():
+    getattr(transformers, TASKS[_name].auto).register(UMEConfig, _model, exist_ok=True)
 AutoModelForZeroShotImageClassification.register(UMEConfig, UMEForImageTextRetrieval, exist_ok=True)
 AutoProcessor.register(UMEConfig, UMEProcessor, exist_ok=True)
 
@@ -40,6 +43,7 @@ __all__ = [
     "Stream",
     "UMEConfig",
     "UMEForImageTextRetrieval",
+    "UMEForSequenceClassification",
     "UMEForVisualQuestionAnswering",
     "UMEModel",
     "UMEProcessor",

@@ -31,7 +31,7 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import check_modality_dropout
-from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
+from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
 from .text_ume import Text  # noqa: F401
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields
@@ -201,7 +201,7 @@ class UMEConfig(PretrainedConfig):
         self.auto_map = {
             "AutoConfig": "configuration_ume.UMEConfig",
             "AutoModel": "modeling_ume.UMEModel",
-            "AutoModelForVisualQuestionAnswering": "modeling_ume.UMEForVisualQuestionAnswering",
+            **{task.auto: f"modeling_ume.{task.model}" for task in TASKS.values()},
             "AutoModelForZeroShotImageClassification": "modeling_ume.UMEForImageTextRetrieval",
         }
         self.custom_pipelines = {

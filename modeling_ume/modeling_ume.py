@@ -14,6 +14,7 @@ from .cells_ume import missing  # noqa: F401
 from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
 from .encoders_ume import encoder_class  # noqa: F401
+from .encodes_apart_ume import EncodesApart
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
@@ -22,7 +23,7 @@ from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion
 from .images_ume import read_image  # noqa: F401
-from .inputs_ume import as_inputs, as_stream, takes_inputs
+from .inputs_ume import takes_inputs
 from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
 from .modalities_ume import MODALITIES
@@ -30,7 +31,7 @@ from .modality_base_ume import Modality
 from .numerics_ume import widen
 from .outputs_ume import UMEModelOutput, UMEVQAOutput, add_records, recorded_in, records
 from .own_heads_ume import head_of, register_fusion  # noqa: F401 (users import register_fusion from here, too)
-from .padding_ume import join_streams
+from .padding_ume import real_tokens  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
@@ -51,6 +52,7 @@ from .streams_ume import (
     select_rows,
 )
 from .tasks_ume import (
+    TASKS,
     ViewClassifiers,
     answer_loss,
     decode_logits,  # noqa: F401
@@ -340,7 +342,7 @@ class UMEModel(UMEEncoders):
         )
 
 
-class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
+class UMEForVisualQuestionAnswering(EncodesApart, UMEPreTrainedModel):
     r"""
     [`UMEModel`] with a classifier over the answers of `config.id2label`.
 
@@ -387,42 +389,6 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
                     "ignore_mismatched_sizes=True), which gives it a new classifier, and train that."
                 )
         super().save_pretrained(save_directory, *args, **kwargs)
-
-    def encode_images(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> dict[str, Tensor]:
-        r"""
-        Runs the image encoder alone, for questions that come later: `model(**questions, **encoded, image_index=…)`.
-
-        What comes back is worth something only as long as the encoder's weights stay as they are.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(images, channels, height, width)`): each image once.
-            pixel_mask (`torch.Tensor` of shape `(images, height, width)`, *optional*): 0 where an image was padded.
-
-        Returns:
-            `dict`: what `forward` takes instead of pixels: `vision_states` `(images, tokens, width)`, `vision_pooled`
-            `(images, width)`, where the tokens form a grid, `vision_grid` `(2,)`, which lies on the CPU, and, where
-            images were padded, `vision_mask` `(images, tokens)`.
-        """
-        encoded = self.encode("vision", pixel_values=pixel_values, pixel_mask=pixel_mask)
-        return encoded if pixel_mask is not None else {k: v for k, v in encoded.items() if k != "vision_mask"}
-
-    def encode(self, modality: str, **inputs: Tensor) -> dict[str, Tensor]:
-        """
-        Runs the encoder of one modality alone, as `encode_images` does that of images.
-
-        Args:
-            modality: its key in `MODALITIES`.
-            inputs: what `forward` takes of it.
-
-        Returns:
-            `dict`: what `forward` takes instead: `…_states`, `…_pooled`, the mask of the states and, where they form
-            one, `…_grid`.
-        """
-        return as_inputs(self.ume.encode(modality, **inputs))
-
-    def join_images(self, encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What `encode_images` said of several images one by one → what it says of all of them together."""
-        return as_inputs(join_streams([as_stream(MODALITIES["vision"], image) for image in encoded]))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by part (`"encoders"`, `"fusion"`, `"classifier"`), e.g. for a learning rate each."""
@@ -491,9 +457,36 @@ class UMEForVisualQuestionAnswering(UMEPreTrainedModel):
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
 
+class UMEForSequenceClassification(UMEForVisualQuestionAnswering):
+    r"""
+    The same for rows that are no questions: [`UMEModel`] with a classifier over the classes of `config.id2label`, or
+    with one or several numbers of these names. Its weights are called as [`UMEForVisualQuestionAnswering`]'s are, so
+    that either loads the other's checkpoints.
+
+    `config.problem_type` says what labels are: one class a row (`"single_label_classification"`), several, multi-hot
+    (`"multi_label_classification"`), or numbers in their own unit (`"regression"`); see `forward` there.
+
+    Example:
+
+    ```python
+    >>> from modeling_ume import UMEConfig, UMEForSequenceClassification
+
+    >>> config = UMEConfig(problem_type="regression", id2label={0: "price"})
+    >>> model = UMEForSequenceClassification(config)
+    >>> prices = model(**inputs).logits  # [B, 1], in the labels' unit
+    ```"""
+
+
 # transformers copies the file that a class says it is from and names it in config.json: this one for all models, also
 # for the one that is defined elsewhere. It imports every file that has to travel (see tests/test_modeling.py).
 UMEForImageTextRetrieval.__module__ = __name__
 UMEModel.register_for_auto_class("AutoModel")
-UMEForVisualQuestionAnswering.register_for_auto_class("AutoModelForVisualQuestionAnswering")
+TASK_MODELS = {
+    name: {model.__name__: model for model in (UMEForVisualQuestionAnswering, UMEForSequenceClassification)}[
+        task.model
+    ]
+    for name, task in TASKS.items()
+}
+for _name, _model in TASK_MODELS.items():
+    _model.register_for_auto_class(TASKS[_name].auto)
 UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -1,4 +1,4 @@
-"""The tasks: what labels are, what the loss is, how logits become an answer."""
+"""The tasks: what a model is for, what labels are, what the loss is, how logits become an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,6 +190,47 @@ def check_choosing(problem_type: str, **options) -> None:
             f"{given[0]} is about answers from a list, and this model gives numbers (problem_type={problem_type!r}): "
             "leave it out."
         )
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    What a model is for.
+
+    Attributes:
+        name: the key in `TASKS`, and what a recipe's `task` says.
+        model: the name of its class, which `modeling_ume` has.
+        auto: the Auto class that loads it.
+        tag, title: what the Hub calls the task.
+        row: what one row of its data is called in a sentence.
+        labels: the rows' answers are its labels; otherwise which parts belong together is all that it learns.
+        asks: a row is a question, which several people may have answered, each in words.
+    """
+
+    name: str
+    model: str
+    auto: str
+    tag: str
+    title: str
+    row: str = "row"
+    labels: bool = True
+    asks: bool = False
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "question_answering", "UMEForVisualQuestionAnswering", "AutoModelForVisualQuestionAnswering",
+            "visual-question-answering", "Visual Question Answering", row="question", asks=True,
+        ),
+        Task(
+            "classification", "UMEForSequenceClassification", "AutoModelForSequenceClassification",
+            "other", "Classification",
+        ),
+    )
+}  # fmt: skip
+DEFAULT_TASK = next(iter(TASKS))
 
 
 class ViewClassifiers(nn.Module):

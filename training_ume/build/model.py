@@ -10,10 +10,10 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, PretrainedConfig
 
 from configuration_ume.arguments import ModelArguments
-from modeling_ume import UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume import TASK_MODELS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.modalities_ume import MODALITIES
-from modeling_ume.tasks_ume import label_scale
+from modeling_ume.tasks_ume import DEFAULT_TASK, label_scale
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.numbers import NumberTargets
@@ -21,13 +21,17 @@ from training_ume.records.files import first_line
 
 
 def build_model(
-    args: ModelArguments, processor: UMEProcessor, vocabulary: AnswerVocabulary | NumberTargets | None = None
+    args: ModelArguments,
+    processor: UMEProcessor,
+    vocabulary: AnswerVocabulary | NumberTargets | None = None,
+    task: str | None = None,
 ) -> UMEForVisualQuestionAnswering:
     """
     The model in float32, encoders pretrained or new, frozen where asked for.
 
     Args:
         vocabulary (*optional*): of numbers, how the labels are standardised.
+        task (`str`, *optional*): one of `TASKS`; left out, the recipe's.
     """
     head = {
         **(vocabulary.config_fields() if isinstance(vocabulary, NumberTargets) else {}),
@@ -59,7 +63,8 @@ def build_model(
     config = UMEConfig.from_encoder_configs(**configs, **head)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
     try:
-        model = UMEForVisualQuestionAnswering._from_config(config, dtype=torch.float32, **attention)
+        kind = TASK_MODELS[task or args.task or DEFAULT_TASK]
+        model = kind._from_config(config, dtype=torch.float32, **attention)
     except (TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError, AssertionError) as error:
         new = [f"{modality}_config" for modality in args.modalities if modality not in pretrained]
         if not new:

@@ -205,7 +205,8 @@ def score_table(results: dict) -> list[tuple[str, ...]]:
     """One row for the model and one a baseline: its scores, overall and by type of answer."""
     rows = {"": results["scores"], **results["baselines"]}
     kinds = sorted(results["scores"].get("per_answer_type", {}))
-    scored = names_in(results["scores"]) + [name for name in FURTHER if name in results["scores"]]
+    further = [name for name in FURTHER if name in results["scores"]]
+    scored = list(dict.fromkeys([*names_in(results["scores"]), *further]))
     lines = [("", *(label(score) for score in scored), *kinds)]
     for name, scores in rows.items():
         per_type = (f"{scores['per_answer_type'][kind]:.2f}" for kind in kinds)
@@ -236,7 +237,7 @@ def tables_by_column(results: dict) -> dict[str, list[tuple[str, ...]]]:
     names = list(results["intervals"]) if results.get("by") else []
     return {
         column: [
-            (column, "questions", *map(label, names)),
+            (column, results["called"], *map(label, names)),
             *(
                 (
                     value,
@@ -278,10 +279,12 @@ def main(argv: list[str]) -> int:
     if args.json:
         print_json(results)
         return 0
-    print(f"{results['questions']:,} questions about {results['images']:,} images in {results['seconds']:.1f} s")
+    called = results["called"]
+    about = f" about {results['images']:,} images" if results["images"] else ""
+    print(f"{results['questions']:,} {called}{about} in {results['seconds']:.1f} s")
     for why, count in results["left_out"].items():
         where = f" ({args.skipped_log})" if why == "unusable" else ""
-        print(f"{count:,} questions are {why.replace('_', ' ')}{where}: they are left out of all that follows.")
+        print(f"{count:,} {called} are {why.replace('_', ' ')}{where}: they are left out of all that follows.")
     for remark in results["remarks"]:
         print(remark)
     if "scores" in results:

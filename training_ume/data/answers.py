@@ -15,7 +15,7 @@ import torch
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, answer_score, most_common_answer, normalize_answer
 
 # How much of a target an answer is worth that n of N annotators gave; see `AnswerVocabulary.soft_targets`.
-ANSWER_SCORES = ("thirds", "official")
+ANSWER_SCORES = ("thirds", "official", "any")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,11 @@ class AnswerVocabulary:
 
     @classmethod
     def from_answers(
-        cls, answers: Iterable[Sequence[str]], top_k: int | None = None, min_count: int | None = None
+        cls,
+        answers: Iterable[Sequence[str]],
+        top_k: int | None = None,
+        min_count: int | None = None,
+        every: bool = False,
     ) -> AnswerVocabulary:
         """Choose the answers from annotated questions.
 
@@ -92,6 +96,7 @@ class AnswerVocabulary:
                 3128.
             min_count: Keep the answers that are the most common one of at least this many questions. With neither
                 limit, every question's most common answer is kept.
+            every: A row's answers are its labels, all of them right: each counts, and not the most common one alone.
 
         Raises:
             ValueError: both limits given, a limit below 1, no questions, a question without answers, or a `min_count`
@@ -108,9 +113,10 @@ class AnswerVocabulary:
         for i, row in enumerate(answers):
             _check_row(row, i)
             questions += 1
-            form = most_common_answer(row)
-            one_voice = one_voice and len(set(map(_spelling, row))) == 1
-            if form:
+            one_voice = one_voice and (every or len(set(map(_spelling, row))) == 1)
+            for form in dict.fromkeys(map(answer_form, row)) if every else [most_common_answer(row)]:
+                if not form:
+                    continue
                 votes[form] += 1
                 spelled[form].update(word for word in set(map(_spelling, row)) if word.lower() == form)
         if not questions:
@@ -170,8 +176,8 @@ class AnswerVocabulary:
         The targets of `multi_label_classification`. An answer that n of N annotators gave scores, with `"thirds"`,
         min(n / min(3, N), 1): three annotators make it fully right, or all where there are fewer. With `"official"` it
         scores what VQA accuracy gives it, the mean over leaving each annotator out of min(n' / min(3, N - 1), 1) with
-        n' of those left; of ten annotators 0.3, 0.6, 0.9 and 1. A single annotator's answer scores 1 with both. A
-        question without answers gets a row of zeros.
+        n' of those left; of ten annotators 0.3, 0.6, 0.9 and 1. With `"any"` all that was given scores 1, as labels.
+        A single annotator's answer scores 1 with each of them. A question without answers gets a row of zeros.
         """
         if scores not in ANSWER_SCORES:
             raise ValueError(f"scores={scores!r} must be one of {', '.join(ANSWER_SCORES)}.")
@@ -180,7 +186,7 @@ class AnswerVocabulary:
             for i, n in self._counts(row).items():
                 rows.append(b)
                 columns.append(i)
-                values.append(_thirds(n, len(row)) if scores == "thirds" else _leave_one_out(n, len(row)))
+                values.append(SCORED[scores](n, len(row)))
         targets = torch.zeros(len(answers), len(self))  # [B, C]
         targets[rows, columns] = torch.tensor(values)
         return targets
@@ -238,6 +244,9 @@ def _leave_one_out(n: int, annotators: int) -> float:
     enough = min(3, annotators - 1)
     without = n * min(1, (n - 1) / enough) + (annotators - n) * min(1, n / enough)
     return without / annotators
+
+
+SCORED = {"thirds": _thirds, "official": _leave_one_out, "any": lambda n, annotators: 1.0}
 
 
 def several_spellings(rows: Iterable[Sequence[str]], most: int = 3) -> tuple[int, list[list[str]]]:

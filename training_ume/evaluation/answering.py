@@ -47,7 +47,7 @@ def predict(
         allow_lacks(collator, dataset)
         ordered, order = in_image_order(dataset)
         loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
-    scoring = scoring_of_model(model.config)
+    scoring = scoring_of_model(model)
     answers = [None] * len(order)
     positions = iter(order)
     for logits in _logits(model, tqdm(loader, desc="answering", leave=False)):

@@ -95,7 +95,7 @@ def evaluate_checkpoint(
     if (scores or by) and not annotated:
         raise ValueError("The questions have no answers, so they have no scores: leave --scores and --by out.")
     model, processor = load_checkpoint(name, trust_remote_code)
-    scoring = scoring_of_model(model.config)
+    scoring = scoring_of_model(model)
     scores = scoring.check_scores(scores)
     words = WordNet(wordnet) if any(score.startswith("wups_") for score in scores) else None
     if challenge_file is not None:
@@ -126,7 +126,8 @@ def evaluate_checkpoint(
     results = {
         "model": name,
         "questions": len(dataset),
-        "images": len(set(dataset["image"][:])),
+        "called": "questions" if any(dataset["question"][:]) else "rows",
+        "images": len(set(dataset["image"][:]) - {""}),
         "seconds": time.perf_counter() - started,
     }
     if annotated:

@@ -7,22 +7,36 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig
 
-from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.tasks_ume import PROBLEM_TYPES
+from modeling_ume import TASK_MODELS, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.tasks_ume import DEFAULT_TASK, PROBLEM_TYPES
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line, read_json
 
 
 def gives_numbers(name: str) -> bool:
     """Whether the model of a name gives numbers, by its config.json alone; False where there is none to read."""
+    problem = PROBLEM_TYPES.get((_config_fields(name) or {}).get("problem_type"))
+    return problem is not None and not problem.chooses
+
+
+def _class_of(name: str) -> type[UMEForVisualQuestionAnswering]:
+    """The class that a checkpoint says it is of, among those of `TASKS`; that of questions where it says none."""
+    fields = _config_fields(name) or {}
+    kinds = {kind.__name__: kind for kind in TASK_MODELS.values()}
+    return next(
+        (kinds[said] for said in fields.get("architectures") or () if said in kinds), TASK_MODELS[DEFAULT_TASK]
+    )
+
+
+def _config_fields(name: str) -> dict | None:
+    """The config.json of a checkpoint, or of what its adapter belongs to; None where there is none to read."""
     try:
         folder = Path(name)
         adapter = read_json(folder / "adapter_config.json") if folder.is_dir() else None
         base = (adapter or {}).get("base_model_name_or_path", name)
-        fields, _ = PretrainedConfig.get_config_dict(name if (folder / "config.json").is_file() else base)
-        return not PROBLEM_TYPES[fields["problem_type"]].chooses
+        return PretrainedConfig.get_config_dict(name if (folder / "config.json").is_file() else base)[0]
     except Exception:  # what is wrong with it is said when it is loaded
-        return False
+        return None
 
 
 def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
@@ -55,7 +69,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForV
         raise ValueError(f"There is no model {name!r}: {advice}")
     try:
         trust = {"trust_remote_code": True} if trust_remote_code else {}
-        model, found = UMEForVisualQuestionAnswering.from_pretrained(name, output_loading_info=True, **trust)
+        model, found = _class_of(name).from_pretrained(name, output_loading_info=True, **trust)
         processor = UMEProcessor.from_pretrained(name)
     except ForeignCodeError:
         raise

@@ -11,17 +11,21 @@ import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
-from configuration_ume.scores import NUMBERS
+from configuration_ume.scores import CLASSES, LABEL_SETS, NUMBERS
+from metrics.vqa_accuracy.vqa_accuracy import answer_form, most_common_answer
+from modeling_ume import TASK_MODELS
 from modeling_ume.numerics_ume import widen
-from modeling_ume.tasks_ume import PROBLEM_TYPES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, DEFAULT_TASK, PROBLEM_TYPES, TASKS
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.numbers import NumberTargets, numbers_in
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.evaluation.baselines import plain, score_baselines
 from training_ume.evaluation.measures import Answered, check_scores
 from training_ume.evaluation.scores import FittingScore, fitting_score, flat_scores, score_answers, score_names
+from training_ume.records.class_scores import ClassScores, LabelScores
+from training_ume.records.measured import Measured
 from training_ume.records.number_scores import NumberScores
-from training_ume.records.predictions import number_rows, prediction_rows
+from training_ume.records.predictions import class_rows, number_rows, prediction_rows
 
 Rows = Dataset | StreamedQuestions
 
@@ -83,6 +87,89 @@ class AnswerScoring:
 
     def baselines(self, train: Dataset, scored: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
         return score_baselines(train, scored, vocabulary)
+
+
+class ClassScoring(AnswerScoring):
+    """One class of a list a row."""
+
+    group = CLASSES
+    always_intervals = True
+
+    def fitting(self, references: Sequence[Sequence[str]]) -> FittingScore:
+        return FittingScore("accuracy", "each row has one class")
+
+    def expected(self, references: Sequence[Sequence[str]]) -> list:
+        """What is right, one a row."""
+        return [most_common_answer(row) for row in references]
+
+    def measured(self, answers: list, rows: Rows) -> Measured:
+        given = [answer_form(answer) for answer in answers]
+        others = None
+        if self.probabilities is not None or self.wordnet is not None:
+            others = super().measured(answers, rows)
+        return ClassScores(given, self.expected(rows["answers"][:]), rows["image_id"][:], others)
+
+    def check_scores(self, names: Sequence[str]) -> list[str]:
+        return check_scores([name for name in names if name not in self.group])
+
+    def score(self, answers: list, rows: Rows) -> dict:
+        references = rows["answers"][:]
+        return {"measured_by": self.fitting(references).name, **self.measured(answers, rows).scores()}
+
+    def flat(self, answers: list, rows: Rows) -> dict[str, float]:
+        scores = self.score(answers, rows)
+        return {name: scores[name] for name in self.group if scores.get(name) is not None}
+
+    def names(self, rows: Rows) -> list[str]:
+        return list(self.group) if any(rows["answers"][:]) else []
+
+    def rows(self, answers: list, dataset: Rows) -> list[dict]:
+        return class_rows(answers, self.expected(dataset["answers"][:]), dataset)
+
+    def baselines(self, train: Dataset, scored: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
+        labels = vocabulary.hard_targets(train["answers"][:])
+        commonest = int(labels[labels != -100].mode().values)
+        answers = self.answers([commonest] * len(scored))
+        return {"most_common_class": self.score(answers, scored)}
+
+
+class LabelsScoring(ClassScoring):
+    """Several labels a row: each whose probability is one half or more."""
+
+    group = LABEL_SETS
+
+    def kept(self, logits: Tensor) -> Tensor:
+        return logits >= 0  # the sigmoid of 0 is one half
+
+    def answers(self, kept: Sequence) -> list[list[str]]:
+        return [[self.id2label[i] for i, there in enumerate(row) if there] for row in kept]
+
+    def fitting(self, references: Sequence[Sequence[str]]) -> FittingScore:
+        return FittingScore("micro_f1", "a row has several labels, or none")
+
+    def expected(self, references: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [list(dict.fromkeys(map(answer_form, row))) for row in references]
+
+    def measured(self, answers: list, rows: Rows) -> Measured:
+        given = [[answer_form(label) for label in row] for row in answers]
+        return LabelScores(given, self.expected(rows["answers"][:]), rows["image_id"][:])
+
+    def check_scores(self, names: Sequence[str]) -> list[str]:
+        unknown = [name for name in names if name not in self.group]
+        if unknown:
+            raise ValueError(
+                f"The score {unknown[0]!r} is none of several labels a row: those are {', '.join(self.group)}, and "
+                "told anyway."
+            )
+        return []
+
+    def coverage(self, references: Sequence[Sequence[str]]) -> dict:
+        return {}
+
+    def baselines(self, train: Dataset, scored: Dataset, vocabulary: AnswerVocabulary) -> dict[str, dict]:
+        shares = vocabulary.soft_targets(train["answers"][:], "any").mean(0)
+        usual = self.answers([(shares >= 0.5).tolist()])[0]
+        return {"usual_labels": self.score([usual] * len(scored), scored)}
 
 
 class NumberScoring(AnswerScoring):
@@ -176,7 +263,9 @@ class NumberScoring(AnswerScoring):
         return {**found, "question_lookup": self.score(looked_up, scored)}
 
 
-def scoring_of(problem_type: str, id2label: Mapping[int, str], transform: str | None = None) -> AnswerScoring:
+def scoring_of(
+    problem_type: str, id2label: Mapping[int, str], transform: str | None = None, task: str = DEFAULT_TASK
+) -> AnswerScoring:
     """
     How answers are scored.
 
@@ -184,18 +273,36 @@ def scoring_of(problem_type: str, id2label: Mapping[int, str], transform: str | 
         problem_type (`str`): one of `PROBLEM_TYPES`.
         id2label: the answers, or the names of the numbers.
         transform (`str`, *optional*): `label_transform` of the config.
+        task (`str`): one of `TASKS`.
     """
-    kind = AnswerScoring if PROBLEM_TYPES[problem_type].chooses else NumberScoring
+    problem = PROBLEM_TYPES[problem_type]
+    if not problem.chooses:
+        kind = NumberScoring
+    elif TASKS[task].asks:
+        kind = AnswerScoring
+    else:
+        kind = ClassScoring if problem.exclusive else LabelsScoring
     return kind(id2label, transform)
 
 
-def scoring_of_targets(targets: AnswerVocabulary | NumberTargets) -> AnswerScoring:
+def scoring_of_targets(
+    targets: AnswerVocabulary | NumberTargets, problem_type: str = DEFAULT_PROBLEM, task: str = DEFAULT_TASK
+) -> AnswerScoring:
     """The same by what makes the labels."""
     if isinstance(targets, NumberTargets):
         return NumberScoring(targets.id2label, targets.transform)
-    return AnswerScoring(targets.id2label)
+    return scoring_of(problem_type, targets.id2label, task=task)
 
 
-def scoring_of_model(config) -> AnswerScoring:
-    """The same by a model's config."""
-    return scoring_of(config.problem_type, config.id2label, config.label_transform)
+def task_of(model) -> str:
+    """The task that a model is for, by its class; of one that is wrapped, the model's within."""
+    kinds = tuple(TASK_MODELS.values())
+    found = model if isinstance(model, kinds) else next((m for m in model.modules() if isinstance(m, kinds)), None)
+    names = {kind: name for name, kind in TASK_MODELS.items()}
+    return next((names[kind] for kind in type(found).__mro__ if kind in names), DEFAULT_TASK)
+
+
+def scoring_of_model(model) -> AnswerScoring:
+    """The same by a model."""
+    config = model.config
+    return scoring_of(config.problem_type, config.id2label, config.label_transform, task_of(model))

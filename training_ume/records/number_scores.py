@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from configuration_ume.scores import NUMBERS
+from training_ume.records.measured import Measured
 
-RESAMPLES = 1000
 
-
-class NumberScores:
+class NumberScores(Measured):
     """
     Given and known numbers, and scores of any of their rows.
 
@@ -36,13 +34,9 @@ class NumberScores:
         self.known = np.asarray(known, dtype=np.float64).reshape(-1, len(names))
         if self.given.shape != self.known.shape:
             raise ValueError(f"{len(self.given)} numbers were given for {len(self.known)} rows.")
+        super().__init__(len(self.given), image_ids)
         self.names = list(names)
-        self.image_ids = list(range(len(self.given))) if image_ids is None else list(image_ids)
         self.scored = [name for name in NUMBERS if logs or name != "r2_log"]
-
-    def each(self, name: str) -> None:
-        """No score of these is a mean over the rows; see `Answered.each`."""
-        return None
 
     def score(self, name: str, rows: np.ndarray) -> float | None:
         """
@@ -63,32 +57,12 @@ class NumberScores:
 
     def scores(self) -> dict:
         """All scores of all rows, and of several numbers each one's (`per_number`)."""
-        rows = np.arange(len(self.given))
-        found: dict = {name: self.score(name, rows) for name in self.scored}
+        found, rows = super().scores(), np.arange(self.count)
         if len(self.names) > 1:
             found["per_number"] = {
                 of: {name: self._of(name, rows, i) for name in self.scored} for i, of in enumerate(self.names)
             }
         return found
-
-    def draws(self, seed: int = 0) -> Iterator[np.ndarray]:
-        """The rows of as many images as there are, drawn with replacement, again and again."""
-        groups: dict = defaultdict(list)
-        for row, image in enumerate(self.image_ids):
-            groups[image].append(row)
-        groups = [np.array(group) for group in groups.values()]
-        generator = np.random.default_rng(seed)
-        for _ in range(RESAMPLES):
-            chosen = generator.integers(len(groups), size=len(groups))
-            yield np.concatenate([groups[i] for i in chosen])
-
-    def interval(self, name: str, level: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-        """Percentile bootstrap interval of a score over images; None where no draw has one."""
-        draws = [value for rows in self.draws(seed) if (value := self.score(name, rows)) is not None]
-        if not draws:
-            return None
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
 
 
 def r2(given: np.ndarray, known: np.ndarray) -> float | None:

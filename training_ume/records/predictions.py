@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from metrics.vqa_accuracy.vqa_accuracy import answer_score, is_most_common, most_common_answer
+from metrics.vqa_accuracy.vqa_accuracy import answer_form, answer_score, is_most_common, most_common_answer
+from training_ume.records.class_scores import ClassScores, LabelScores
 from training_ume.records.files import write_text
+from training_ume.records.measured import Measured
 from training_ume.records.number_scores import NumberScores
 
 PREDICTIONS = "predictions.jsonl"
@@ -69,9 +71,27 @@ def number_rows(answers: list[list[float]], known: np.ndarray, names: Sequence[s
     return rows
 
 
-def are_numbers(rows: list[dict]) -> bool:
-    """Whether the answers of rows are numbers by their names."""
-    return bool(rows) and isinstance(rows[0]["answer"], dict)
+def class_rows(answers: list, expected: list, dataset: Dataset) -> list[dict]:
+    """The same of classes (`expected` and `answer` are strings) or of labels (lists of them)."""
+    columns = {name: dataset[name][:] for name in COLUMNS}
+    return [
+        {**{name: values[i] for name, values in columns.items()}, "expected": right, "answer": answer}
+        for i, (answer, right) in enumerate(zip(answers, expected, strict=True))
+    ]
+
+
+def measured(rows: list[dict]) -> Measured | None:
+    """What scores rows of predictions.jsonl together; None of answers that each have scores of their own."""
+    if not rows or "exact_match" in rows[0]:
+        return None
+    images = [row["image_id"] or row["question_id"] for row in rows]
+    given, expected = ([row[name] for row in rows] for name in ("answer", "expected"))
+    if isinstance(given[0], dict):
+        return numbers_of(rows, logs=True)
+    if isinstance(given[0], list):
+        given = [[answer_form(label) for label in labels] for labels in given]
+        return LabelScores(given, expected, images)
+    return ClassScores([answer_form(answer) for answer in given], expected, images)
 
 
 def numbers_of(rows: list[dict], logs: bool) -> NumberScores:
@@ -100,7 +120,8 @@ def read_predictions(path: str | Path) -> list[dict]:
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
-            scores = () if isinstance(row["answer"], dict) else ("vqa_accuracy", "exact_match")
+            alone = isinstance(row["answer"], dict | list) or not {"vqa_accuracy", "exact_match"} & row.keys()
+            scores = () if alone else ("vqa_accuracy", "exact_match")
             rows.append({name: row[name] for name in (*COLUMNS, "expected", "answer", *scores)})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
@@ -111,9 +132,9 @@ def read_predictions(path: str | Path) -> list[dict]:
 
 
 def mean_score(rows: list[dict], metric: str) -> float:
-    """The mean of `metric` over the questions, in percent; of numbers that score of all of them."""
-    if are_numbers(rows):
-        return numbers_of(rows, logs=True).score(metric, np.arange(len(rows)))
+    """The mean of `metric` over the questions, in percent; of numbers and classes that score of all of them."""
+    if together := measured(rows):
+        return together.score(metric, np.arange(len(rows)))
     return float(np.mean([row[metric] for row in rows]))
 
 
@@ -131,10 +152,11 @@ def score_interval(
         resamples (`int`): number of draws; each draws as many images as there are, with replacement.
 
     Returns:
-        `(low, high)` in percent. Of a single image, both are its own mean. Of numbers, see `NumberScores.interval`.
+        `(low, high)` in percent. Of a single image, both are its own mean. Of numbers and classes, see
+        `Measured.interval`.
     """
-    if are_numbers(rows):
-        return numbers_of(rows, logs=True).interval(metric, level, seed)
+    if together := measured(rows):
+        return together.interval(metric, level, seed)
     images: dict[str, list[float]] = {}
     for row in rows:
         images.setdefault(row["image_id"], []).append(row[metric])

@@ -58,13 +58,13 @@ def cache_recipe(
     if args.feature_cache is None:
         raise ValueError("There is nowhere to write to: give --feature_cache DIR.")
     folder = Path(args.feature_cache)
-    labels = {"problem_type": args.problem_type, "label_transform": args.label_transform}
+    labels = {"problem_type": args.problem_type, "label_transform": args.label_transform, "task": args.task}
     data = load_data(recipe.data, log_dir=folder, **labels)
     tokenizer = build_tokenizer(args, data.train)
     # As train.py begins a run, so that encoders that start from random weights are the same ones.
     set_seed((training.seeds or [training.seed])[0])
     processor = build_processor(args, tokenizer, data.vocabulary)
-    model = build_model(args, processor, data.vocabulary).to(training.device)
+    model = build_model(args, processor, data.vocabulary, data.task).to(training.device)
     caches = {}
     for modality in modalities or args.frozen:
         column = MODALITIES[modality].column

@@ -45,7 +45,7 @@ def label_arguments(folder: str | Path) -> dict:
     """What `load_data` is told of the labels of the run in a folder."""
     place = run_folder(folder)
     model = (read_json(place / "arguments.json") or {}).get("model") if place is not None else None
-    names = ("problem_type", "label_transform")
+    names = ("problem_type", "label_transform", "task")
     return {name: model[name] for name in names if isinstance(model, dict) and model.get(name) is not None}
 
 
@@ -146,7 +146,7 @@ def describe_trained_on(found: dict | None) -> str | None:
     if found.get("unknown") is not None:
         return f"Whether the model was trained on these rows cannot be told: {found['unknown']}"
     return (
-        f"WARNING: the model was trained on {found['rows']:,} of these {found['of_rows']:,} rows (the same picture "
-        f"and question), and on {found['pictures']:,} of their {found['of_pictures']:,} pictures: the scores are not "
+        f"WARNING: the model was trained on {found['rows']:,} of these {found['of_rows']:,} rows (alike in "
+        f"all that a model sees), and on {found['pictures']:,} of their {found['of_pictures']:,} pictures: the scores are not "
         "those of unseen ones."
     )

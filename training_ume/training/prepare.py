@@ -13,7 +13,7 @@ from datasets import Dataset
 from configuration_ume.data_arguments import HELD_OUT, DataArguments
 from configuration_ume.scores import quantity, written
 from modeling_ume.modalities_ume import ALL, MODALITIES, seen_by, usual
-from modeling_ume.tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, DEFAULT_TASK, PROBLEM_TYPES, TASKS
 from training_ume.data.answers import AnswerVocabulary, several_spellings
 from training_ume.data.inputs import there
 from training_ume.data.load import load_vqa, skipped_entries
@@ -24,7 +24,7 @@ from training_ume.data.sources.table import find_source
 from training_ume.data.splits import split_rows
 from training_ume.data.streaming import StreamedQuestions, open_shards, write_shards
 from training_ume.data.tables.load import load_rows, understand
-from training_ume.evaluation.scoring import scoring_of_targets
+from training_ume.evaluation.scoring import AnswerScoring, scoring_of_targets
 
 # Arguments that decide which rows and answers shards hold.
 SHARDED = (
@@ -48,6 +48,13 @@ class VQAData:
     remarks: dict  # what a reader of the scores should know: spellings taken as one, pictures on both sides
     understood: dict | None = None  # of a user's own table: which column is what, by part
     inputs: str = "both"  # what there is for a model to see, of what the recipe says
+    task: str = DEFAULT_TASK
+    problem_type: str = DEFAULT_PROBLEM
+
+    @property
+    def scoring(self) -> AnswerScoring:
+        """How answers to these rows are scored."""
+        return scoring_of_targets(self.vocabulary, self.problem_type, self.task)
 
     def parts(self) -> dict[str, Dataset | StreamedQuestions]:
         """All rows that a model sees, by what they are for."""
@@ -65,6 +72,7 @@ def load_data(
     problem_type: str = DEFAULT_PROBLEM,
     label_transform: str | None = None,
     names: Sequence[str] | None = None,
+    task: str | None = None,
 ) -> VQAData:
     """
     Loads what to train on, to validate on and to score, the latter two in image order, and chooses the answers.
@@ -82,8 +90,11 @@ def load_data(
         problem_type (`str`): what answers are, see `PROBLEM_TYPES`.
         label_transform (`str`, *optional*): of numbers, what is learned of them.
         names (*optional*): of numbers, what they are called, where rows are given.
+        task (`str`, *optional*): one of `TASKS`; left out, what the rows say: question answering where they have
+            questions.
     """
-    numbers = not PROBLEM_TYPES[problem_type].chooses
+    problem = PROBLEM_TYPES[problem_type]
+    numbers = not problem.chooses
     if args.source == "stream":
         return load_shards(args)
     understood: dict[str, dict] = {}
@@ -106,10 +117,12 @@ def load_data(
     for name, part in {"train": train, **evaluated}.items():
         if not all(part["answers"][:]):
             raise ValueError(f"The {name} questions have no answers: give their annotations.")
+    task = task or (DEFAULT_TASK if any(train["question"]) else "classification")
     if numbers:
         vocabulary, known, counted = _numbers(train, evaluated, label_transform, names or answer_names(understood))
     else:
-        vocabulary, known, counted = _answers(train, evaluated, args)
+        several = not (problem.exclusive or TASKS[task].asks)
+        vocabulary, known, counted = _answers(train, evaluated, args, several)
     summary = {
         "train_questions": len(known),
         "train_questions_left_out": len(train) - len(known),
@@ -122,7 +135,7 @@ def load_data(
     train = train.select(known)
     evaluated = {name: in_image_order(part)[0] for name, part in evaluated.items()}
     scored_on, scored = list(evaluated.items())[-1]
-    baselines = scoring_of_targets(vocabulary).baselines(train, scored, vocabulary)
+    baselines = scoring_of_targets(vocabulary, problem_type, task).baselines(train, scored, vocabulary)
     spelled = (
         {} if numbers else dict(zip(("answers", "examples"), several_spellings(train["answers"][:]), strict=True))
     )
@@ -147,17 +160,32 @@ def load_data(
         remarks,
         understood or None,
         inputs,
+        task,
+        problem_type,
     )
 
 
-def _answers(train: Dataset, evaluated: dict[str, Dataset], args: DataArguments) -> tuple:
-    """The answers, which training rows have one of them, and what share of each part these cover."""
-    vocabulary = AnswerVocabulary.from_answers(train["answers"][:], args.top_k_answers, args.min_answer_count)
+def _answers(train: Dataset, evaluated: dict[str, Dataset], args: DataArguments, several: bool) -> tuple:
+    """
+    The answers, which training rows have one of them, and what share of each part these cover.
+
+    Args:
+        several (`bool`): all answers of a row are right, as its labels.
+    """
+    answers = train["answers"][:]
+    vocabulary = AnswerVocabulary.from_answers(answers, args.top_k_answers, args.min_answer_count, several)
+    if several and len(vocabulary) < 2:
+        raise ValueError(
+            f"All training rows have the label {vocabulary.id2label[0]!r} alone: there is nothing to learn."
+        )
     coverage = {
         name: dataclasses.asdict(vocabulary.coverage(part["answers"][:]))
         for name, part in {"train": train, **evaluated}.items()
     }
-    known = [i for i, label in enumerate(vocabulary.hard_targets(train["answers"][:]).tolist()) if label != -100]
+    if several:
+        known = [i for i, row in enumerate(answers) if any(vocabulary.find(label) is not None for label in row)]
+    else:
+        known = [i for i, label in enumerate(vocabulary.hard_targets(answers).tolist()) if label != -100]
     return vocabulary, known, {"coverage": coverage}
 
 
@@ -339,7 +367,7 @@ def describe_data(data: VQAData) -> str:
     """The lines printed before training: what there is, and what the vocabulary makes of it."""
     summary = data.summary
     left_out = summary["train_questions_left_out"]
-    fits = scoring_of_targets(data.vocabulary).fitting(data.scored["answers"][:])
+    fits = data.scoring.fitting(data.scored["answers"][:])
     parts = {"train": "training", "validation": "validation", "test": "test"}
     seen = [MODALITIES[name].column for name in seen_by(data.inputs)]
     asked = "questions" if "question" in seen else "rows"
@@ -365,7 +393,7 @@ def describe_data(data: VQAData) -> str:
             for name, found in numbers.items()
             if found["rows"]
         ]
-    for part, numbers in summary.get("coverage", {}).items():
+    for part, numbers in summary.get("coverage", {}).items() if TASKS[data.task].asks else ():
         lines.append(
             f"On the {part} {asked} the vocabulary holds {numbers['questions']:.2%} of the most common answers and "
             f"{numbers['answers']:.2%} of all answers; no model can score above "
@@ -393,7 +421,7 @@ def describe_data(data: VQAData) -> str:
 
 def _what_is_learned(data: VQAData) -> str:
     if not isinstance(data.vocabulary, NumberTargets):
-        return f"{data.summary['answers']:,} answers"
+        return f"{data.summary['answers']:,} {'answers' if TASKS[data.task].asks else 'classes'}"
     learned = f"the number{'s' * (len(data.vocabulary) > 1)} {', '.join(data.vocabulary.names)}"
     return learned + (" by the logarithm" if data.vocabulary.transform == "log" else "")
 

@@ -23,6 +23,7 @@ from configuration_ume.requirements import check_run
 from configuration_ume.scores import LABELS, written
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import ALL, seen_by
+from modeling_ume.tasks_ume import TASKS
 from training_ume.build.lora import describe_lora, lora_facts, save_adapter, with_lora
 from training_ume.build.model import build_model, count_parameters, encoder_sources, start_from
 from training_ume.build.processor import build_collator, build_processor
@@ -32,6 +33,7 @@ from training_ume.data.inputs import BLIND, one_alone
 from training_ume.data.streaming import StreamedQuestions
 from training_ume.data.unknown import unknown_tokens, unknown_warning
 from training_ume.evaluation.answering import predict
+from training_ume.evaluation.scoring import task_of
 from training_ume.features.store import open_features
 from training_ume.records.checkpoints import holds_weights_only, last_whole_checkpoint, passed_over, remove_unfinished
 from training_ume.records.comparison import best_on_validation, comparison_rows, comparison_table
@@ -133,7 +135,7 @@ class Prepared:
         self.tokenizers: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, recipe: Recipe) -> tuple[VQAData, Any]:
-        labels = {name: getattr(recipe.model, name) for name in ("problem_type", "label_transform")}
+        labels = {name: getattr(recipe.model, name) for name in ("problem_type", "label_transform", "task")}
         key = repr((recipe.data, labels))
         if key not in self.loaded:
             heard = partial(say, recipe.training)
@@ -174,7 +176,7 @@ def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
         set_seed(run.seed)  # stored features are those of the encoders that the run itself will begin with
         args = dataclasses.replace(recipe.model, fusion=run.fusion)
         processor = build_processor(args, tokenizer, data.vocabulary)
-        model = build_model(args, processor, data.vocabulary)
+        model = build_model(args, processor, data.vocabulary, data.task)
         if args.lora_r:
             model = with_lora(model, args, run.folder.absolute() / "base")
         training = copy.copy(recipe.training)
@@ -228,7 +230,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
     set_seed(run.seed)
     model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
     processor = build_processor(model_args, tokenizer, data.vocabulary)
-    model = build_model(model_args, processor, data.vocabulary)
+    model = build_model(model_args, processor, data.vocabulary, data.task)
     parameters = count_parameters(model)
     if model_args.lora_r:
         base = run.folder.absolute() / "base"
@@ -333,9 +335,8 @@ def build_trainer(
     if one_alone(inputs):  # a blind model beside others has no image to weigh its question against
         training = copy.copy(training)
         training.rubi_weight = 0.0
-    collator = build_collator(
-        recipe.data, processor, vocabulary, args.problem_type, inputs, args.soft_targets, args.answer_scores
-    )
+    scores = args.answer_scores if TASKS[task_of(model)].asks else "any"  # of a row's labels all are right
+    collator = build_collator(recipe.data, processor, vocabulary, args.problem_type, inputs, args.soft_targets, scores)
     if args.feature_cache is not None:
         collator.features = open_features(
             args.feature_cache, ume_model(model), collator, args.frozen, list(parts.values())

@@ -122,7 +122,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
         self.selected_by = FittingScore(str(args.metric_for_best_model).removeprefix("eval_"), GIVEN)
         if args.metric_for_best_model == AUTO:
             args = copy.copy(args)  # the caller's may serve for other data
-            self._scores_as = self._scores_as if model is None else scoring_of_model(ume_model(model).config)
+            self._scores_as = self._scores_as if model is None else scoring_of_model(model)
             self._choose_metric(args, eval_dataset)
         super().__init__(
             model=model,
@@ -287,7 +287,7 @@ class UMETrainer(BestCheckpoint, Loaders, Saving, Searching, Trainer):
     def scoring(self) -> AnswerScoring:
         """How answers are scored: by the model, or, of one that is still to be made, as the collator makes labels."""
         model = getattr(self, "model", None)
-        return self._scores_as if model is None else scoring_of_model(model.config)
+        return self._scores_as if model is None else scoring_of_model(model)
 
     def _kept(self, logits: Tensor) -> Tensor:
         return self.scoring.kept(logits)
