@@ -124,7 +124,7 @@ def run(table, tmp_path_factory, printed):
     return folder / "run"
 
 
-def test_a_table_without_questions_is_a_classification(run, table, tmp_path, capsys):
+def test_rows_that_ask_nothing_are_classified(run, table, tmp_path, capsys):
     results, config = read_json(run / "results.json"), read_json(run / "config.json")
     assert config["architectures"] == ["UMEForSequenceClassification"]
     assert results["selected_by"]["score"] == results["scores"]["measured_by"] == "accuracy"

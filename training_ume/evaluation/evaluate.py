@@ -222,7 +222,7 @@ def robustness_curve(
     dataset: Dataset,
     rates: Sequence[float] = DROP_RATES,
     seed: int = 0,
-    score: Callable[[list, Dataset], dict] = score_answers,
+    score: Callable[[list, Dataset], dict] | None = None,
 ) -> list[dict]:
     """
     The score over the share of questions for which one input is missing.
@@ -234,7 +234,7 @@ def robustness_curve(
         predictions (`list[str]`): the answers with everything, one a row of `dataset`.
         without (`list[str]`): the answers where the input is missing for every row.
         rates: shares in [0, 1]; the nearest whole number of questions is taken.
-        score: makes the scores of answers to rows.
+        score (*optional*): makes the scores of answers to rows; left out, those of answers to questions.
         seed (`int`): draws one order of the questions, from whose start every rate takes its share.
 
     Returns:
@@ -250,7 +250,7 @@ def robustness_curve(
         mixed = list(predictions)
         for i in missing:
             mixed[i] = without[i]
-        curve.append({"rate": rate, "missing": len(missing), **score(mixed, dataset)})
+        curve.append({"rate": rate, "missing": len(missing), **(score or score_answers)(mixed, dataset)})
     return curve
 
 

@@ -146,7 +146,7 @@ def describe_trained_on(found: dict | None) -> str | None:
     if found.get("unknown") is not None:
         return f"Whether the model was trained on these rows cannot be told: {found['unknown']}"
     return (
-        f"WARNING: the model was trained on {found['rows']:,} of these {found['of_rows']:,} rows (alike in "
-        f"all that a model sees), and on {found['pictures']:,} of their {found['of_pictures']:,} pictures: the scores are not "
+        f"WARNING: the model was trained on {found['rows']:,} of these {found['of_rows']:,} rows (alike in all that a "
+        f"model sees), and on {found['pictures']:,} of their {found['of_pictures']:,} pictures: the scores are not "
         "those of unseen ones."
     )
