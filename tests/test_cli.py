@@ -236,3 +236,12 @@ def test_markdown_is_drawn_at_a_terminal_and_kept_elsewhere(capsys, monkeypatch)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     console.print_markdown(text)
     assert capsys.readouterr().out == text + "\n"
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_commands_wait_passively_for_threads_unless_told_otherwise(given, then, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back as it was
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["compare", "nowhere"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == then

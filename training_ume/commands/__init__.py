@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -103,6 +104,9 @@ def main(argv: list[str] | None = None) -> int:
         advice = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         print(f"error: There is no command {name!r}: {advice}", file=sys.stderr)
         return 2
+    # Threads that spin while they wait for one another take a busy machine's processors from the very ones they wait
+    # for: one step then took 20 times as long. Read when torch is loaded, so it is set before; what is set stands.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = COMMANDS[name]
     module = f"{__name__}.{command.module}"
     try:
