@@ -24,6 +24,7 @@ def _fields(kind: Modality) -> list[tuple]:
         ),
         (kind.pooling_field, str, f"What summarises {article} {noun}: auto, cls, mean, pooler or last.", "auto"),
         (f"freeze_{name}", bool, f"Keep the {called} encoder as it is.", False),
+        *((setting.name, setting.type, setting.help, setting.default) for setting in kind.settings),
     ]
 
 
@@ -91,5 +92,11 @@ def check_encoders(args: EncoderArguments) -> None:
             f"{' or '.join(f'{name}_model' for name in MODALITIES if name not in given)}, too."
         )
     idle = [f"freeze_{name}" for name in MODALITIES if name not in given and getattr(args, f"freeze_{name}")]
+    idle += [
+        setting.name
+        for name, kind in MODALITIES.items()
+        for setting in kind.settings
+        if name not in given and getattr(args, setting.name) != setting.default
+    ]
     if idle:
         raise ValueError(f"{idle[0]} is given without such an encoder: leave it out.")

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .answers_ume import NUMBER_FIELDS, as_numbers, check_numbers, checked_answers, inverted, settle_answers
 from .arguments_ume import route_arguments  # noqa: F401
+from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
@@ -18,8 +19,10 @@ from .fusion_many_ume import GMUFusion  # noqa: F401
 from .fusion_pairs_ume import PAIR_SETS
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import FUSIONS, MembersFusion
+from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import read_image  # noqa: F401
 from .limits_ume import check_encoder_size, check_head_size, check_own_size
+from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES, usual
 from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
@@ -29,6 +32,7 @@ from .padding_ume import real_tokens  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
 from .streams_ume import check_modality_dropout
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
@@ -454,7 +458,7 @@ def _encoder_config(kind: Modality, value) -> PretrainedConfig:
         for name in private:
             delattr(value, name)
     value = half_of(value, kind.name)
-    shows = [other for other in MODALITIES.values() if any(hasattr(value, mark) for mark in other.marks)]
+    shows = [other for other in MODALITIES.values() if other.shows(value)]
     if kind.marks and shows and kind not in shows:
         raise ValueError(
             f"{field} is of the {shows[0].called} encoder {value.model_type!r}: were the two configs swapped?"

@@ -44,16 +44,25 @@ def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
                     f"The encoder model_type={config.model_type!r} needs a package that is not installed ({cause}): "
                     f"`pip install {getattr(cause, 'name', None) or 'the package'}` and try again."
                 ) from error
+    if isinstance(found, (tuple, list)):
+        found = found[0]
+    if found is not None and (alone := _encoder_of_sounds(found)) is not None:
+        return alone
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(
             f"The encoder-decoder model_type={config.model_type!r} has no encoder that transformers can build alone: "
             "choose another."
         )
-    if found is None:
-        found = _class_named_after(config)
-    if isinstance(found, (tuple, list)):
-        found = found[0]
-    return found
+    return found or _class_named_after(config)
+
+
+def _encoder_of_sounds(model: type[PreTrainedModel]) -> type[PreTrainedModel] | None:
+    """The encoder alone of an encoder-decoder that reads sounds, such as Whisper's, where it is a model by itself."""
+    if model.main_input_name != "input_features":
+        return None
+    name = model.__name__.removesuffix("Model") + "Encoder"
+    found = getattr(importlib.import_module(model.__module__), name, None)
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
 
 def _class_named_after(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -72,11 +81,15 @@ def _class_named_after(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 def as_encoder(config: PretrainedConfig) -> PretrainedConfig:
     """The config, changed in place where it describes more or other than an encoder that reads its whole input."""
-    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+    found = encoder_class(config)
+    if config.is_encoder_decoder:
         config.is_encoder_decoder = False
     # An encoder that is given `noise` hides patches by it, which only its pretraining wants.
-    if "noise" in inspect.signature(encoder_class(config).forward).parameters:
+    if "noise" in inspect.signature(found.forward).parameters:
         config.mask_ratio = 0.0
+    # Stretches of a sound are hidden likewise, and a short one has none that is long enough.
+    if getattr(config, "apply_spec_augment", False):
+        config.apply_spec_augment = False
     return config
 
 

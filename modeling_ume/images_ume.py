@@ -39,13 +39,7 @@ def read_image(image, content: bytes | None = None) -> Image.Image:
             name = f"The image {path[:200]!r}"
             if path.startswith(("http://", "https://", "data:image/")):
                 # Not by `load_image`, which drops the alpha channel: the same file by its path would look different.
-                # An address of a local file never gets here, nor by a redirect.
-                request = urllib.request.Request(path, headers={"User-Agent": "Mozilla/5.0 (ume)"})  # noqa: S310
-                with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:  # noqa: S310
-                    content = response.read(DOWNLOAD_BYTES + 1)
-                if len(content) > DOWNLOAD_BYTES:
-                    raise ValueError(f"it has more than {DOWNLOAD_BYTES // 2**20} MB; download it yourself")
-                image = Image.open(io.BytesIO(content))
+                image = Image.open(io.BytesIO(download(path)))
             elif os.path.isfile(path):
                 with Image.open(path if content is None else io.BytesIO(content)) as opened:
                     return to_rgb(opened)
@@ -65,6 +59,23 @@ def read_image(image, content: bytes | None = None) -> Image.Image:
         return to_rgb(image)
     except Exception as error:  # a decoder raises whatever it likes for a broken file: SyntaxError, struct.error, …
         raise ValueError(f"{name} cannot be read: {str(error).rstrip('.')}.") from error
+
+
+def download(address: str) -> bytes:
+    """
+    What lies at an address, which begins with http://, https:// or data:; that of a local file never gets here, nor
+    does one by a redirect.
+
+    Raises:
+        ValueError: for more than `DOWNLOAD_BYTES`.
+        OSError: where there is nothing to be had.
+    """
+    request = urllib.request.Request(address, headers={"User-Agent": "Mozilla/5.0 (ume)"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:  # noqa: S310
+        content = response.read(DOWNLOAD_BYTES + 1)
+    if len(content) > DOWNLOAD_BYTES:
+        raise ValueError(f"it has more than {DOWNLOAD_BYTES // 2**20} MB; download it yourself")
+    return content
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

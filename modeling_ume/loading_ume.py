@@ -4,6 +4,7 @@ Weights that a file lacks are filled with random numbers by transformers, which 
 something is computed with them.
 """
 
+import copy
 import importlib
 import os
 from collections.abc import Iterable
@@ -188,10 +189,15 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
     whole = kwargs.pop("config", None)
     if whole is None:
         whole = load_config(name, **{key: kwargs[key] for key in PLACE_ARGUMENTS if key in kwargs})
+    kind = MODALITIES[modality]
     config = half_of(whole, modality)
-    is_half = config is not whole
-    fields = {key: kwargs.pop(key) for key in list(kwargs) if key not in LOAD_ARGUMENTS}
-    config = as_encoder(with_fields(config, fields, prefix=f"{modality}_"))
+    given = {f"{modality}_{key}": kwargs.pop(key) for key in list(kwargs) if key not in LOAD_ARGUMENTS}
+    settings = {setting.name: given.pop(setting.name) for setting in kind.settings if setting.name in given}
+    fields = {name.removeprefix(f"{modality}_"): value for name, value in given.items()}
+    config = as_encoder(copy.deepcopy(with_fields(config, fields, prefix=f"{modality}_")))
+    fitted = kind.fit_config(config, settings)
+    # An encoder by itself, of a file that holds more: a half of a dual model, the encoder of an encoder-decoder.
+    is_half = type(config) is not type(whole) or config.is_encoder_decoder != whole.is_encoder_decoder
     kwargs.setdefault("use_safetensors", True)
     folder = os.path.join(name, kwargs.get("subfolder") or "")
     files = os.listdir(folder) if kwargs["use_safetensors"] and os.path.isdir(folder) else []
@@ -211,6 +217,8 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
         with _without_reports():
             encoder, absent = _out_of_whole(name, whole, config, pooling, kwargs)
         lost = adapter.read_of(encoder, absent)
+    if fitted is not config and not lost:
+        encoder = _fitted(encoder, fitted, pooling)
     of_pooler = all(weight in adapter.unread_by_states for weight in lost)
     if lost and of_pooler and pooling == "auto":
         return encoder, adapter.without_pooler
@@ -223,6 +231,18 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
             f"or has them in other shapes: {shown(lost)}. {what_to_do}"
         )
     return encoder, pooling
+
+
+def _fitted(encoder: PreTrainedModel, config: PretrainedConfig, pooling: str) -> PreTrainedModel:
+    """The encoder that reads less, with this config: fewer layers, and of its positions the first."""
+    less = encoder_class(config)._from_config(config, dtype=encoder.dtype, **pooling_kwargs(config, pooling))
+    held = encoder.state_dict()
+    weights = {
+        name: held[name][: len(wanted)] if held[name].shape != wanted.shape else held[name]
+        for name, wanted in less.state_dict().items()
+    }
+    less.load_state_dict(weights)
+    return less.eval()
 
 
 def shown(names: Iterable[str]) -> str:

@@ -3,11 +3,12 @@
 Adding a modality is a class (see modality_base_ume.py) and a line in `MODALITIES`.
 """
 
+from .audio_ume import Audio
 from .modality_base_ume import Modality
 from .text_ume import Text
 from .vision_ume import Vision
 
-MODALITIES: dict[str, Modality] = {kind.name: kind for kind in (Text(), Vision())}
+MODALITIES: dict[str, Modality] = {kind.name: kind for kind in (Text(), Vision(), Audio())}
 
 
 def modality_named(name: str | None, among=None) -> str:

@@ -3,6 +3,8 @@
 `Modality` is what a modality inherits; `MODALITIES` in modalities_ume.py is the table of them.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -10,6 +12,16 @@ from transformers.utils import ModelOutput
 from .cells_ume import numbers_in
 from .numerics_ume import cut_off
 from .streams_ume import Stream, check_ids, check_shape, described
+
+
+class Setting(NamedTuple):
+    """A field that a recipe has for one modality: `help` says what it is, None stands for what the encoder itself has.
+    Its name begins with that of the modality."""
+
+    name: str
+    type: Any
+    help: str
+    default: Any = None
 
 
 class Modality:
@@ -33,11 +45,14 @@ class Modality:
         part_classes: classes of this project that the part may be of instead of one of transformers: small objects
             with `to_dict()` and a class method `from_dict(fields)`, which processor_config.json holds.
         part_settings: what a caller may say of the part besides which encoder it is for, see `load_part`.
+        settings: what a recipe, and `from_encoders_pretrained`, may say of it besides its encoder; see `fit_config`
+            and `load_part`.
         column: the column of a table of rows that holds it.
         default_config: `model_type` of the encoder where a config names none; None: it has to be given.
         halves: what a config of several models calls that of this modality.
         marks: fields by which a config shows that it is of such an encoder.
         mask: the input that says which of the stored states are real.
+        feature_maps: whether encoders of it may return a map [rows, width, height, width] instead of tokens.
         has_grid: whether its tokens may form a grid, as the places of an image do.
         in_files: whether a cell is the path of a file, whose content counts, not its name.
         shard_rows: rows in a shard of stored states, which is what a kill can cost: some 80 MB of images at
@@ -67,12 +82,13 @@ class Modality:
     part: str | None = None
     part_classes: tuple[type, ...] = ()
     part_settings: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
     column = ""
     default_config: str | None = None
     halves: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     mask = ""
-    has_grid = in_files = ordered = reads_empty = False
+    feature_maps = has_grid = in_files = ordered = reads_empty = False
     shard_rows, batch_rows = 4096, 128
     reads = ""
     column_names: tuple[tuple[str, ...], ...] = ()
@@ -151,6 +167,28 @@ class Modality:
         return tuple(
             dict.fromkeys((*self.inputs, self.index, self.present, *self.stored, *self.later_inputs, self.mask))
         )
+
+    # ---------------------------------------------------------------------------------------------------- encoders
+
+    def shows(self, config) -> bool:
+        """Whether a config shows that it is of an encoder of this modality."""
+        return any(hasattr(config, mark) for mark in self.marks)
+
+    def own_input(self, config, arguments) -> str | None:
+        """What an encoder with this config calls its main input, of its forward's arguments; None: it has none."""
+        return self.main_input if self.main_input in arguments else None
+
+    def fit_config(self, config, settings: dict):
+        """
+        The config of an encoder as `settings` want it, a copy where that differs.
+
+        Args:
+            settings: by name, those of `self.settings` among others.
+
+        Raises:
+            ValueError: for what such an encoder cannot be.
+        """
+        return config
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -358,13 +396,13 @@ class Modality:
                 f"{self.argument} cannot be brought into one tensor ({error}): give numbers of one shape a row."
             ) from error
 
-    def apart(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """Model inputs of several rows → what is kept of each, without what made them one batch."""
-        return list(batch[self.main_input])
+    def apart(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Model inputs of several rows → those of each, without what made them one batch."""
+        return [{self.main_input: row} for row in batch[self.main_input]]
 
-    def together(self, rows: list[Tensor]) -> dict[str, Tensor]:
+    def together(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The reverse of `apart`."""
-        return {self.main_input: torch.stack(rows)}
+        return {self.main_input: torch.stack([row[self.main_input] for row in rows])}
 
     def cell(self, cells: dict):
         """

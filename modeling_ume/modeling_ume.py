@@ -5,10 +5,10 @@ For retrieval the same encoders stand side by side, each with a projection into 
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from .answers_ume import check_numbers  # noqa: F401
 from .arguments_ume import route_arguments  # noqa: F401
+from .audio_ume import Audio  # noqa: F401
 from .base_ume import UMEEncoders, UMEPreTrainedModel
 from .cells_ume import missing  # noqa: F401
 from .choices_ume import find_choices  # noqa: F401
@@ -22,10 +22,12 @@ from .fusion_many_ume import GMUFusion  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion
+from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import read_image  # noqa: F401
 from .inputs_ume import takes_inputs
 from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
+from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES
 from .modality_base_ume import Modality
 from .numerics_ume import widen
@@ -39,6 +41,7 @@ from .probe_ume import Shape  # noqa: F401
 from .processing_ume import process_images  # noqa: F401
 from .retrieval_ume import UMEForImageTextRetrieval
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
 from .streams_ume import (
     Stream,
@@ -46,9 +49,6 @@ from .streams_ume import (
     drop_each,
     drop_modality,
     looked_at,
-    masked_mean,
-    real_first,
-    reorder,
     select_rows,
 )
 from .tasks_ume import (
@@ -59,12 +59,13 @@ from .tasks_ume import (
     label_scale,
 )
 from .text_ume import position_limit
+from .together_ume import TogetherReader
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
 
 
-class UMEModel(UMEEncoders):
+class UMEModel(TogetherReader, UMEEncoders):
     r"""
     Encoders and the fusion head over their streams: text, image and whatever the config has in, one fused vector out.
 
@@ -260,71 +261,6 @@ class UMEModel(UMEEncoders):
             mask = torch.ones(states.shape[:2], device=states.device)
         mask, grid = mask.bool(), None if grid is None else tuple(grid.tolist())
         return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid, modality=kind.name)
-
-    @property
-    def _embedding_width(self) -> int:
-        return self.text_model.get_input_embeddings().weight.shape[-1]
-
-    def _embed_text(self, given: dict[str, Tensor]) -> Stream:
-        """The questions' stream before the text encoder's layers: their tokens' embeddings, no summary yet."""
-        embeddings = given.get("inputs_embeds")
-        if embeddings is None:
-            embeddings = self.text_model.get_input_embeddings()(given["input_ids"])  # [B, L, E]
-        mask = MODALITIES["text"].real(self.text_model, given)
-        return Stream(embeddings, mask, embeddings[:, 0], mask.any(1), modality="text")
-
-    def _read_together(
-        self, streams: dict[str, Stream], token_type_ids: Tensor | None, record: dict[str, bool] | None = None
-    ) -> tuple[dict[str, Stream], ModelOutput]:
-        """The text encoder reads the text's embeddings and the others' tokens as one row; what it says of each.
-
-        A row has no gaps: what is not real, or absent, is moved to its end, so that positions are counted over real
-        tokens. The text comes first and keeps the positions it was trained at, unless the encoder is causal: then the
-        others come first, for the text to read them.
-
-        Raises:
-            ValueError: when the encoder has fewer positions than there are tokens.
-        """
-        adapter, text = self._adapters["text"], streams["text"]
-        others = {modality: stream for modality, stream in streams.items() if modality != "text"}
-        in_turn = {"text": text, **others}
-        lengths = [stream.states.shape[1] for stream in in_turn.values()]
-        limit = self._text_positions
-        if limit is not None and sum(lengths) > limit:
-            counted = (f"{n} {MODALITIES[m].called} tokens" for m, n in zip(in_turn, lengths, strict=True))
-            raise ValueError(
-                f"fusion={self.config.fusion!r}: {' and '.join(counted)} are more than "
-                f"the {limit} positions of the text encoder {self.config.text_config.model_type!r}: shorten the "
-                "questions, set feature_grid to average the image's tokens, or choose another encoder."
-            )
-        masks = [stream.mask & stream.present[:, None] for stream in in_turn.values()]
-        rows = [text.states.masked_fill(~masks[0][..., None], 0.0), *self.fusion.inputs(list(others.values()))]
-        types = [torch.zeros_like(mask, dtype=torch.long) for mask in masks]
-        if token_type_ids is not None:
-            types[0] = token_type_ids
-        turn = -1 if adapter.causal else 1
-        embeddings, mask, types = (torch.cat(parts[::turn], dim=1) for parts in (rows, masks, types))
-        order = real_first(mask)  # [B, L + N]
-        mask = reorder(mask, order)
-        # Attention over nothing at all would be NaN, in an example that has neither.
-        mask = mask | (torch.arange(mask.shape[1], device=mask.device) == 0)
-        inputs = {"inputs_embeds": reorder(embeddings, order), "attention_mask": mask.long()}
-        if token_type_ids is not None and "token_type_ids" in adapter.arguments:
-            inputs["token_type_ids"] = reorder(types, order)
-        if "use_cache" in adapter.arguments:
-            inputs["use_cache"] = False
-        outputs = adapter.run(self.text_model, inputs, record)
-        states = reorder(outputs.last_hidden_state, order.argsort(dim=1)).split(lengths[::turn], dim=1)[::turn]
-        order = real_first(text.mask)  # the first token sums up the text, also where padding stands before it
-        mask = reorder(text.mask, order)
-        read = {}
-        for (modality, stream), said in zip(in_turn.items(), states, strict=True):
-            if modality == "text":
-                pooled = adapter.pool(outputs, reorder(said, order), mask, content=mask)
-            else:
-                pooled = masked_mean(said, stream.mask)
-            read[modality] = Stream(said, stream.mask, pooled, stream.present, stream.grid, modality=modality)
-        return {modality: read[modality] for modality in streams}, outputs
 
     def _absent(self, modality: str, like: Stream) -> Stream:
         """The stream of a modality that no example of the batch has."""

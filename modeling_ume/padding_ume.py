@@ -121,15 +121,45 @@ def read_each_size(read, pixel_values: Tensor, pixel_mask: Tensor) -> Stream:
     Returns:
         See `join_streams`; a row an image.
     """
-    sizes, groups, order = image_sizes(pixel_mask), [], []
-    for height, width in dict.fromkeys(sizes):
-        rows = [row for row, size in enumerate(sizes) if size == (height, width)]
-        groups.append(read(pixel_values[rows][:, :, :height, :width]))
+
+    def read_size(rows: list[int], size: tuple[int, int]) -> Stream:
+        return read(pixel_values[rows][:, :, : size[0], : size[1]])
+
+    return read_in_groups(read_size, image_sizes(pixel_mask))
+
+
+def read_in_groups(read, sizes: list) -> Stream:
+    """
+    The stream of rows of different sizes, of which those of one size are read together.
+
+    Args:
+        read: the numbers of rows, and their size → their stream.
+        sizes: of each row.
+
+    Returns:
+        See `join_streams`; a row each, in their order.
+    """
+    groups, order = [], []
+    for size in dict.fromkeys(sizes):
+        rows = [row for row, own in enumerate(sizes) if own == size]
+        groups.append(read(rows, size))
         order += rows
     stream = join_streams(groups)
-    back = torch.tensor(order, device=pixel_values.device).argsort()
+    back = torch.tensor(order, device=stream.states.device).argsort()
     rows = [part.index_select(0, back) for part in (stream.states, stream.mask, stream.pooled, stream.present)]
     return Stream(*rows, stream.grid, modality=stream.modality)
+
+
+def padded_rows(rows: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Rows [N_i, …] as one tensor [rows, N, …] with zeros behind the shorter ones, and, where their lengths differ, a
+    mask [rows, N] that is 0 there."""
+    longest = max(len(row) for row in rows)
+    values = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        values[number, : len(row)] = row
+        mask[number, : len(row)] = 1
+    return values, None if bool(mask.all()) else mask
 
 
 def join_streams(streams: list[Stream]) -> Stream:

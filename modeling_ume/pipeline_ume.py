@@ -17,15 +17,19 @@ from torch import Tensor, nn
 from transformers import Pipeline
 
 from .arguments_ume import route_arguments  # noqa: F401
+from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
 from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
+from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import is_image, read_image
+from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import modality_named  # noqa: F401
 from .modality_base_ume import Modality  # noqa: F401
 from .numerics_ume import widen  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
 from .processing_ume import UMEProcessor
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import storable  # noqa: F401
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import check_choosing, decode_logits  # noqa: F401

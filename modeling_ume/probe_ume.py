@@ -87,7 +87,7 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
     config, kind = copy.deepcopy(encoder.config), MODALITIES[modality]
     called = f"The {kind.name} encoder {config.model_type!r}"
     arguments = set(inspect.signature(encoder.forward).parameters)
-    if kind.main_input not in arguments:
+    if kind.own_input(config, arguments) is None:
         raise ValueError(f"{called} takes no {kind.main_input}: choose {kind.reads}.")
     if kind.mask in kind.inputs and kind.mask not in arguments:
         raise ValueError(f"{called} takes no {kind.mask}, so padding would change its answers: choose another.")
@@ -111,7 +111,7 @@ def _probe(encoder: PreTrainedModel, modality: str) -> Shape:
                 f"{called} does not run on {shapes} alone ({type(error).__name__}: {error}): choose {kind.reads}."
             ) from error
     states = getattr(outputs, "last_hidden_state", None)
-    if not isinstance(states, Tensor) or states.ndim not in ((3, 4) if kind.has_grid else (3,)):
+    if not isinstance(states, Tensor) or states.ndim not in ((3, 4) if kind.feature_maps else (3,)):
         found = "none" if states is None else f"one of shape {list(getattr(states, 'shape', []))}"
         raise ValueError(
             f"{called} must return its tokens as last_hidden_state, but there is {found}: choose another."

@@ -14,13 +14,17 @@ from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 from transformers.utils import PROCESSOR_NAME, logging
 
 from .arguments_ume import route_arguments
+from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
+from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import process_images  # noqa: F401
+from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES, prepared, usual
 from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, decode_logits

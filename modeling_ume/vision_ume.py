@@ -37,7 +37,7 @@ class Vision(Modality):
     default_config = "vit"
     halves = ("vision_config", "image_config")
     marks = ("image_size", "num_channels", "patch_size")
-    has_grid = in_files = True
+    feature_maps = has_grid = in_files = True
     shard_rows, batch_rows = 256, 32
     reads = "a model that reads single pictures"
     column_names = (
@@ -142,10 +142,10 @@ class Vision(Modality):
         return {name: processed[name] for name in ("pixel_values", "pixel_mask") if name in processed}
 
     def apart(self, batch):
-        return unpadded(batch["pixel_values"], batch.get("pixel_mask"))
+        return [{"pixel_values": image} for image in unpadded(batch["pixel_values"], batch.get("pixel_mask"))]
 
     def together(self, rows):
-        return padded(rows)
+        return padded([row["pixel_values"] for row in rows])
 
     def look(self, adapter, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None) -> ModelOutput:
         """Runs the image encoder; one that cannot take images of this size says so."""

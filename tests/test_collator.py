@@ -170,7 +170,7 @@ def test_the_image_cache_changes_no_pixel_and_stays_within_its_size(processor, r
     opened.clear()
     cached(rows)
     assert opened == [rows[3]["image"]], "two images fit the cache, the third does not"
-    assert sum(image.nbytes for image in cached._cache.values()) == 2 * one_image
+    assert sum(image["pixel_values"].nbytes for image in cached._cache.values()) == 2 * one_image
 
 
 def test_the_collator_reaches_data_loader_workers_by_pickle(processor, vocabulary, rows):

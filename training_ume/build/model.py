@@ -11,6 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from configuration_ume.arguments import ModelArguments
 from modeling_ume import TASK_MODELS, UMEConfig, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.configuration_ume import half_of
 from modeling_ume.loading_ume import load_config, load_encoder
 from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.tasks_ume import DEFAULT_TASK, label_scale
@@ -51,10 +52,12 @@ def build_model(
         revision, settings = getattr(args, f"{modality}_revision"), getattr(args, f"{modality}_config")
         head[kind.pooling_field] = getattr(args, kind.pooling_field)
         if name is not None:
+            own = {s.name.removeprefix(f"{modality}_"): getattr(args, s.name) for s in kind.settings}
             pretrained[modality], head[kind.pooling_field] = load_encoder(
-                name, modality, head[kind.pooling_field], revision=revision or "main", dtype=torch.float32
+                name, modality, head[kind.pooling_field], revision=revision or "main", dtype=torch.float32, **own
             )
-        configs[kind.config_field] = own = encoder_config(settings, name, revision)
+        own = half_of(encoder_config(settings, name, revision), modality)
+        configs[kind.config_field] = own = kind.fit_config(own, vars(args))
         if settings is not None and kind.part == "tokenizer":
             own.vocab_size = len(processor.tokenizer)
             own.pad_token_id = processor.tokenizer.pad_token_id

@@ -107,7 +107,7 @@ class VQACollator:
         self.image_cache_bytes = image_cache_bytes
         self.features = features or {}
         self.may_lack = tuple(may_lack)
-        self._cache: dict[tuple[str, Any], Tensor] = {}
+        self._cache: dict[tuple[str, Any], dict[str, Tensor]] = {}
         self._cached_bytes = 0
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -206,19 +206,20 @@ class VQACollator:
             return self.vocabulary.hard_targets(answers)
         return self.vocabulary.soft_targets(answers, self.answer_scores)
 
-    def _read(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def _read(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
         """What the model reads of U distinct files, each without the padding that made them one batch."""
         new = [cell for cell in cells if (kind.name, cell) not in self._cache]
         processed = dict(zip(new, self._process(kind, new, rows), strict=True)) if new else {}
         found = [processed[cell] if cell in processed else self._cache[kind.name, cell] for cell in cells]
         for cell, value in processed.items():
-            if self._cached_bytes + value.nbytes <= self.image_cache_bytes:
+            size = sum(tensor.nbytes for tensor in value.values())
+            if self._cached_bytes + size <= self.image_cache_bytes:
                 # A copy of its own: a view would keep the whole batch alive.
-                self._cache[kind.name, cell] = value.clone()
-                self._cached_bytes += value.nbytes
+                self._cache[kind.name, cell] = {name: tensor.clone() for name, tensor in value.items()}
+                self._cached_bytes += size
         return found
 
-    def _process(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[Tensor]:
+    def _process(self, kind: Modality, cells: list[str], rows: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
         opened, held = [], f"{kind.column}_bytes"
         contents = {row[kind.column]: row[held] for row in rows if held in row}  # a stream's rows
         for cell in cells:
