@@ -13,12 +13,12 @@ import numpy as np
 
 from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.data_arguments import SWEPT
-from configuration_ume.scores import NUMBERS, measured_by
+from configuration_ume.scores import NAMES, measured_by
 from training_ume.evidence.statistics import draw_images, interval
 from training_ume.records.comparison import comparison_rows
 from training_ume.records.files import read_json
-from training_ume.records.number_scores import NumberScores
-from training_ume.records.predictions import PREDICTIONS, numbers_of, read_predictions
+from training_ume.records.measured import Measured
+from training_ume.records.predictions import PREDICTIONS, measured, read_predictions
 
 # What a run is named by anyway, and where it lies.
 NAMED = {"fusion", "inputs", "seed"}
@@ -139,9 +139,9 @@ def compare_runs(folders: Iterable[str | Path]) -> tuple[dict, list[Finished]]:
     return {**{name: first[name] for name in kept}, "differ": differ, "comparison": rows}, runs
 
 
-def _add_number_intervals(rows: list[dict], runs: list[Finished], metric: str) -> None:
-    """The same of numbers, whose scores are of all rows together: each draw of images is scored anew."""
-    measured: dict[str, list[NumberScores]] = {}
+def _add_intervals_of_all(rows: list[dict], runs: list[Finished], metric: str) -> None:
+    """The same of numbers and classes, whose scores are of all rows together: each draw of images is scored anew."""
+    scored: dict[str, list[Measured]] = {}
     asked = None
     for run in runs:
         answered = sorted(read_predictions(run.folder / PREDICTIONS), key=lambda row: str(row["question_id"]))
@@ -149,10 +149,10 @@ def _add_number_intervals(rows: list[dict], runs: list[Finished], metric: str) -
         if asked is not None and ids != asked:
             raise ValueError(_other_questions(run, runs[0]))
         asked = ids
-        measured.setdefault(run.label, []).append(numbers_of(answered, logs=metric == "r2_log"))
-    draws = {name: [] for name in measured}
-    for drawn in next(iter(measured.values()))[0].draws():
-        values = {name: [each.score(metric, drawn) for each in group] for name, group in measured.items()}
+        scored.setdefault(run.label, []).append(measured(answered))
+    draws = {name: [] for name in scored}
+    for drawn in next(iter(scored.values()))[0].draws():
+        values = {name: [each.score(metric, drawn) for each in group] for name, group in scored.items()}
         if all(value is not None for group in values.values() for value in group):
             for name, group in values.items():
                 draws[name].append(float(np.mean(group)))
@@ -175,8 +175,8 @@ def _other_questions(run: Finished, first: Finished) -> str:
 
 def _add_intervals(rows: list[dict], runs: list[Finished]) -> None:
     metric = measured_by(runs[0].results["scores"])
-    if metric in NUMBERS:
-        return _add_number_intervals(rows, runs, metric)
+    if metric not in NAMES:
+        return _add_intervals_of_all(rows, runs, metric)
     scores: dict[str, list[np.ndarray]] = {}
     asked = images = None
     for run in runs:
