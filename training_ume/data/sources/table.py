@@ -15,6 +15,7 @@ from training_ume.data.sources.daquar import DAQUAR
 from training_ume.data.sources.easy_vqa import EASY_VQA
 from training_ume.data.sources.gqa import GQA
 from training_ume.data.sources.hateful_memes import HATEFUL_MEMES
+from training_ume.data.sources.machines import MACHINES
 from training_ume.data.sources.okvqa import OK_VQA
 from training_ume.data.sources.pairs import pair_of
 from training_ume.data.sources.path_vqa import PATH_VQA
@@ -47,6 +48,7 @@ SOURCES: dict[str, Source] = {
         EASY_VQA,
         SORT_OF_CLEVR,
         SPOKEN_DIGITS,
+        MACHINES,
     )
 }
 
