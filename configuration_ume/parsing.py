@@ -27,6 +27,7 @@ from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, U
 from configuration_ume.data_arguments import OF_THE_LAYOUT, OWN_FIELDS, PAIRS, SWEPT
 from configuration_ume.training_arguments import NOT_COMPARED
 from configuration_ume.values import load_yaml, pairs, plain, rate_or_rates, scalar_text, truth_or_text
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.own_heads_ume import FILE
 from modeling_ume.stored_ume import nearest
 
@@ -222,16 +223,12 @@ def parse_recipe(
     path = _recipe_path(argv[0])
     values = _read_yaml(path)
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
-    # What names other data takes the place of all that the recipe says of where its own lie.
     given = {}
     for argument, behind in itertools.zip_longest(argv[1:], argv[2:]):
         field, equals, value = argument.partition("=")
         if field.startswith("--"):
             given[field[2:].replace("-", "_")] = value if equals else behind
-    if "data" in given or given.get("source") not in (None, "null", *OWN_FIELDS):
-        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given.keys()))
-    elif given.get("source") in OWN_FIELDS:
-        parser.set_defaults(data=None)
+    _give_way(parser, {name: None if value == "null" else value for name, value in given.items()})
     return _recipes(parser, path, path.stem, argv)
 
 
@@ -257,14 +254,26 @@ def make_recipe(
         path = _recipe_path(os.fspath(recipe))
         values = _read_yaml(path)
     parser.set_defaults(**_parse_yaml_values(parser, path, values))
-    if fields.get("data") is not None or fields.get("source") not in (None, *OWN_FIELDS):
-        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT))
-    elif fields.get("source") in OWN_FIELDS:
-        parser.set_defaults(data=None)
+    _give_way(parser, fields)
     parser.set_defaults(
         **_parse_yaml_values(parser, Path("ume.train"), {name: _yaml(v) for name, v in fields.items()})
     )
     return _recipes(parser, path, path.stem, [str(path)])
+
+
+def _give_way(parser: _RecipeParser, given: Mapping[str, Any]) -> None:
+    """Empties what a recipe says where its user says other things: who names data takes the place of all that it says
+    of where its own lie, and who names an encoder that of the recipe's own, with what only that one needs."""
+    if given.get("data") is not None or given.get("source") not in (None, *OWN_FIELDS):
+        parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given.keys()))
+    elif given.get("source") in OWN_FIELDS:
+        parser.set_defaults(data=None)
+    for kind in MODALITIES.values():
+        model, config = f"{kind.name}_model", f"{kind.name}_config"
+        if given.get(model) is not None and given.get(config) is None:
+            parser.set_defaults(**dict.fromkeys({config, *kind.of_new} - given.keys()))
+        elif given.get(config) is not None and given.get(model) is None:
+            parser.set_defaults(**dict.fromkeys({model, f"{kind.name}_revision"} - given.keys()))
 
 
 def _yaml(value: Any) -> Any:

@@ -61,6 +61,7 @@ class Modality:
             whoever builds them, in whatever pieces.
         ordered: whether its tokens have a last one that has seen all others, as words have.
         reads_empty: whether an encoder can be given an empty cell, as a text without words.
+        of_new: fields of a recipe that a new encoder needs and a pretrained one brings along.
         reads: what encoders of it read, for a sentence that tells to choose one.
         column_names: names of a table's columns that mean it, the surest first; of two in one tier, neither is surer.
             That of `column` itself needs no mention.
@@ -90,6 +91,7 @@ class Modality:
     mask = ""
     feature_maps = has_grid = in_files = ordered = reads_empty = False
     shard_rows, batch_rows = 4096, 128
+    of_new: tuple[str, ...] = ()
     reads = ""
     column_names: tuple[tuple[str, ...], ...] = ()
     suffixes: tuple[str, ...] = ()

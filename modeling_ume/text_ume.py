@@ -27,6 +27,7 @@ class Text(Modality):
     instead = later_inputs = ("inputs_embeds",)
     mask = "attention_mask"
     part = "tokenizer"
+    of_new = ("tokenizer",)
     column = "question"
     default_config = "bert"
     marks = ("vocab_size",)

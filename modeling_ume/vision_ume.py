@@ -32,6 +32,7 @@ class Vision(Modality):
     later_inputs = ("pixel_mask",)
     argument = "images"
     part = "image_processor"
+    of_new = ("image_size", "image_mean", "image_std")
     part_settings = ("image_size",)
     column = "image"
     default_config = "vit"

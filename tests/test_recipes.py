@@ -6,7 +6,7 @@ import pytest
 from vqa_files import write_tiny_recipe
 
 from configuration_ume import UMEConfig
-from configuration_ume.parsing import parse_recipe, shipped_recipes
+from configuration_ume.parsing import make_recipe, parse_recipe, shipped_recipes
 
 FILES = {"train_questions": "q.json", "train_annotations": "a.json", "train_images": "images"}
 PATHS = [f"--{part}_{name}={name}" for part in ("train", "eval") for name in ("questions", "annotations", "images")]
@@ -65,6 +65,20 @@ def test_null_empties_a_field_of_the_recipe(recipe_file):
     recipe = parse_recipe([path, "--top_k_answers", "null", "--min_answer_count", "9"])
     assert recipe.data.top_k_answers is None
     assert recipe.data.min_answer_count == 9
+
+
+def test_an_encoder_that_is_named_takes_the_place_of_the_recipes_own(recipe_file):
+    path = recipe_file(image_mean=[0.4] * 3)
+    named = parse_recipe([path, "--text_model", "a/b", "--vision_model=c/d"]).model
+    assert (named.text_model, named.text_config, named.tokenizer) == ("a/b", None, None)
+    assert (named.vision_model, named.vision_config, named.image_size, named.image_mean) == ("c/d", None, None, None)
+    assert parse_recipe([path, "--vision_model", "c/d", "--image_size", "32"]).model.image_size == 32
+    assert make_recipe(path, {"text_model": "a/b"}).model == parse_recipe([path, "--text_model", "a/b"]).model
+    pretrained = recipe_file(text_model="a/b", text_config=None, tokenizer=None, text_revision="v1")
+    new = parse_recipe([pretrained, "--text_config", '{"model_type": "bert"}', "--tokenizer", "words"]).model
+    assert (new.text_model, new.text_revision, new.text_config["model_type"]) == (None, None, "bert")
+    with pytest.raises(ValueError, match="text_model='a/b' and text_config are both given"):
+        parse_recipe([path, "--text_model", "a/b", "--text_config", '{"model_type": "bert"}'])
 
 
 def test_the_output_folder_follows_the_recipes_name(tmp_path):

@@ -1,4 +1,4 @@
-"""Machines that are made up here: a gauge, a hum, an operator's note and a few readings, which together name a fault."""
+"""Machines that are made up: a gauge, a hum, an operator's note and a few readings, which together name a fault."""
 
 from __future__ import annotations
 
