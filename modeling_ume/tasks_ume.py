@@ -201,7 +201,7 @@ class Task:
         name: the key in `TASKS`, and what a recipe's `task` says.
         model: the name of its class, which `modeling_ume` has.
         auto: the Auto class that loads it.
-        tag, title: what the Hub calls the task.
+        tag, title: what the Hub calls the task; no tag: it has none for it.
         row: what one row of its data is called in a sentence.
         labels: the rows' answers are its labels; otherwise which parts belong together is all that it learns.
         asks: a row is a question, which several people may have answered, each in words.
@@ -210,7 +210,7 @@ class Task:
     name: str
     model: str
     auto: str
-    tag: str
+    tag: str | None
     title: str
     row: str = "row"
     labels: bool = True
@@ -226,7 +226,7 @@ TASKS = {
         ),
         Task(
             "classification", "UMEForSequenceClassification", "AutoModelForSequenceClassification",
-            "other", "Classification",
+            None, "Classification",
         ),
     )
 }  # fmt: skip

@@ -18,6 +18,8 @@ from modeling_ume import TASK_MODELS, TASKS, UMEForSequenceClassification, UMEFo
 from training_ume.commands import main
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.evaluation.scoring import ClassScoring, LabelsScoring, scoring_of_model
+from training_ume.hub.card import render_card
+from training_ume.hub.read import About
 from training_ume.records.class_scores import ClassScores, LabelScores
 from training_ume.records.files import read_json
 from training_ume.records.predictions import measured, read_predictions
@@ -170,3 +172,20 @@ def test_a_recipe_says_the_task_where_rows_have_questions(tmp_path):
     run = ume.train(rows, text=TEXT, vision=VISION, output_dir=tmp_path / "run", task="classification", **QUICK)
     assert type(run.model) is UMEForSequenceClassification
     assert "accuracy" in run.scores
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+def test_cards_of_classes_speak_of_rows_and_show_what_is_confused(kind, run, table, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = run
+    if kind == "labels":
+        several = {"columns": {"answer": "tags"}, "problem_type": "multi_label_classification", **QUICK}
+        folder = ume.train(str(table), text=TEXT, vision=VISION, output_dir=tmp_path / "run", **several).folder
+    files = render_card(folder, About(license="mit"), repo="me/shapes")
+    card = files["README.md"].decode().replace(str(tmp_path), "")
+    assert "AutoModelForSequenceClassification" in card
+    for word in ("VQA", "questions", "exact match", "text="):
+        assert word not in card
+    shown = {"classes": "## Confusion of the commonest classes", "labels": "| label |"}[kind]
+    assert shown in card.replace("| label  ", "| label ").replace("### C", "## C")
+    assert ("confusion.png" in files) == (kind == "classes")

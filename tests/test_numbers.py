@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from training_ume.data.collator import VQACollator
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.numbers import NumberTargets, count_numbers, numbers_in, parse_number
 from training_ume.data.tables.load import load_rows
+from training_ume.hub.card import render_card
+from training_ume.hub.read import About
 from training_ume.records.files import read_json
 from training_ume.records.number_scores import NumberScores
 from training_ume.records.predictions import number_rows, numbers_of, read_predictions, write_predictions
@@ -285,3 +288,19 @@ def test_fields_about_answers_from_a_list_are_refused(tmp_path, argv, said):
     recipe = write_tiny_recipe(tmp_path / "tiny.yaml", {"data": "x.csv"}, source=None)
     with pytest.raises(ValueError, match=said):
         parse_recipe([str(recipe), "--problem_type", "regression", *argv])
+
+
+def test_the_card_of_numbers_tells_them_in_their_unit(run):
+    pytest.importorskip("matplotlib")
+    files = render_card(run, About(license="mit"))
+    card = files["README.md"].decode()
+    claim = card.split("# ume-tiny")[1].split("##")[0]
+    assert re.search(
+        r"\*\*-?\d\.\d{3} R² of the logarithms\*\*.*, mean absolute error [\d,]+ on the 6 validation", claim
+    )
+    assert "mean of the training rows gives" in claim or "looking the question up" in claim
+    assert "linear layer gives `price` (its logarithm is learned)" in card
+    assert "![What is predicted against what is true" in card
+    for word in ("VQA accuracy", "exact match", "coverage"):
+        assert word not in card
+    assert {"predicted.png", "learning_curve.png"} <= files.keys()

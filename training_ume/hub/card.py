@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from configuration_ume.scores import NAMES
+from configuration_ume.scores import LABELS, axis_label
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.hub.data_sets import CITATION, DataSet
 from training_ume.hub.described import described
 from training_ume.hub.languages import languages_of
@@ -30,6 +31,7 @@ from training_ume.hub.sections import (
     _recipe,
     _results,
     _training,
+    seen_by,
 )
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "model_cards" / "template.md"
@@ -64,9 +66,11 @@ def render_card(
     files = {}
     examples, images = _examples(run, data_set)
     files.update(images)
-    if results["epochs"]:
+    confusion_title, confusion, pictures = _confusion(run)
+    files.update(pictures)
+    if any(run.metric in epoch for epoch in results["epochs"]):
         curve = io.BytesIO()
-        plot_learning_curve(results["epochs"], run.metric, NAMES[run.metric], curve)
+        plot_learning_curve(results["epochs"], run.metric, axis_label(run.metric), curve)
         files["learning_curve.png"] = curve.getvalue()
     if about.benchmark is not None:
         name = re.sub(r"\W+", "_", about.benchmark["id"].split("/")[-1]).lower()
@@ -80,6 +84,10 @@ def render_card(
         adapter=adapter,
         code=" and ".join(["`*_ume.py`", *(f"`{file}`" for file in own_code(results))]),
         repo=repo or title,
+        task=run.task,
+        asks=run.task.asks and run.called == "questions",
+        chooses=run.problem.chooses,
+        given=given_parts(run),
         question=json.dumps(run.rows[0]["question"], ensure_ascii=False),
         num_answers=f"{results['data']['answers']:,}",
         encoders=_encoders(run, about),
@@ -90,7 +98,8 @@ def render_card(
         results=_results(run),
         per_type=_per_type(run),
         learning_curve=_learning_curve(run),
-        confusion=_confusion(run),
+        confusion=confusion,
+        confusion_title=confusion_title,
         examples=examples,
         limits="\n".join(f"- {limit}" for limit in [*_limits(run, data_set, languages), *about.limits]),
         citation="\n\n".join(part.strip() for part in (CITATION, data_set.citation) if part),
@@ -111,6 +120,14 @@ def write_card(files: dict[str, bytes], folder: str | Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- metadata
 
 
+def given_parts(run: Run) -> str:
+    """What a processor is called with, as code: an example of each modality."""
+    asked = json.dumps(next((row["question"] for row in run.rows if row["question"]), "…"), ensure_ascii=False)
+    examples = {"text": asked, "images": 'Image.open("picture.png")'}
+    arguments = sorted((MODALITIES[name].argument for name in seen_by(run)), key=lambda name: name != "images")
+    return ", ".join(f"{name}={examples.get(name, '…')}" for name in arguments)
+
+
 def own_code(results: dict) -> list[str]:
     """The file of a fusion head from outside."""
     head = results["arguments"]["model"]["fusion"]
@@ -128,27 +145,28 @@ def _metadata(run: Run, about: About, data_set: DataSet, title: str, languages: 
     results = run.results
     fusion = results["arguments"]["model"]["fusion"]
     bases = [name for name in _base_models(run, about).values() if name is not None]
+    kinds = ["visual-question-answering", "vqa"] if run.task.asks else [run.task.name]
     return ModelCardData(
         language=languages[0] if len(languages) == 1 else languages or None,
         license=about.license,
         library_name="transformers",
-        pipeline_tag="visual-question-answering",
-        tags=["visual-question-answering", "vqa", "multimodal", "ume", fusion.partition(":")[2] or fusion],
+        pipeline_tag=run.task.tag,
+        tags=[*kinds, "multimodal", "ume", fusion.partition(":")[2] or fusion],
         datasets=[data_set.hub_id] if data_set.hub_id else None,
         base_model=bases or None,
         model_name=title,
         eval_results=[
             EvalResult(
-                task_type="visual-question-answering",
-                task_name="Visual Question Answering",
+                task_type=run.task.tag or run.task.name,
+                task_name=run.task.title,
                 dataset_type=data_set.hub_id or data_set.name,
                 dataset_name=data_set.name,
                 dataset_split=results["scored_on"],
-                metric_type="exact_match" if metric == "exact_match" else "accuracy",
+                metric_type="accuracy" if metric == "vqa_accuracy" else metric,
                 metric_name=label,
-                metric_value=round(results["scores"][metric], 2),
+                metric_value=round(results["scores"][metric], 2 if run.problem.chooses else 4),
             )
-            for metric, label in NAMES.items()
+            for metric, label in LABELS.items()
             if metric in run.metrics
         ],
     )
@@ -166,7 +184,7 @@ def _eval_results(run: Run, benchmark: dict, repo: str | None) -> bytes:
     entry = {
         "dataset": {"id": benchmark["id"], "task_id": benchmark.get("task_id", "default")},
         "value": round(run.results["scores"][run.metric], 2),
-        "notes": NAMES[run.metric],
+        "notes": LABELS[run.metric],
     }
     if repo is not None:
         entry["source"] = {"url": f"https://huggingface.co/{repo}", "name": "Model card"}

@@ -14,16 +14,16 @@ def plot_learning_curve(epochs: list[dict], metric: str, label: str, file: str |
 
     Args:
         epochs: `epochs` of a run's results.json.
-        metric (`str`): the score to draw, in percent; `label` names it.
+        metric (`str`): the score to draw; `label` names it, with its unit.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 2))
-    steps = [epoch["epoch"] for epoch in epochs]
-    above.plot(steps, [epoch[metric] for epoch in epochs], marker="o")
-    above.set(ylabel=f"{label} (%)")
+    scored = [epoch for epoch in epochs if metric in epoch]
+    above.plot([epoch["epoch"] for epoch in scored], [epoch[metric] for epoch in scored], marker="o")
+    above.set(ylabel=label)
     for name, style in (("train_loss", "--"), ("validation_loss", "-")):
         known = [epoch for epoch in epochs if epoch[name] is not None]  # before the first log there is none
         if known:

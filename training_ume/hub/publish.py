@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from configuration_ume.scores import NAMES
+from configuration_ume.scores import LABELS, NUMBERS
 from modeling_ume.stored_ume import storable
 from training_ume.hub.card import render_card, write_card
 from training_ume.hub.read import NO_LICENCE, About, read_about
@@ -246,7 +246,9 @@ def check_card(card: Path | bytes, results: dict | None) -> None:
         raise ValueError(f"The metadata of README.md cannot be read ({first_line(error)}): mend them.") from error
     if not data.get("license"):
         raise ValueError("README.md sets no licence: add `license: …` to the metadata at its top.")
-    recorded = {label: round(results["scores"][metric], 2) for metric, label in NAMES.items()} if results else {}
+    scores = results["scores"] if results else {}
+    digits = {metric: 4 if metric in NUMBERS else 2 for metric in LABELS}
+    recorded = {LABELS[name]: round(scores[name], digits[name]) for name in LABELS if scores.get(name) is not None}
     for result in data.eval_results or []:
         if recorded.get(result.metric_name, result.metric_value) != result.metric_value:
             raise ValueError(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from configuration_ume.scores import NAMES, in_order, measured_by
+from configuration_ume.scores import LABELS, NAMES, in_order, measured_by, names_in, written
 from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, DEFAULT_TASK, PROBLEM_TYPES, TASKS, ProblemType, Task
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions
 
@@ -91,7 +92,7 @@ class Run:
         """The headline: what the best epoch was chosen by."""
         if "selected_by" in self.results:
             chosen_by = self.results["selected_by"]["score"]
-            return chosen_by if chosen_by in NAMES else measured_by(self.results["scores"])
+            return chosen_by if chosen_by in self.results["scores"] else measured_by(self.results["scores"])
         chosen_by = self.results["arguments"]["training"].get("metric_for_best_model", "")
         return "exact_match" if "exact_match" in chosen_by else "vqa_accuracy"
 
@@ -99,8 +100,27 @@ class Run:
     def metrics(self) -> dict[str, str]:
         """The scores and what they are called, that which fits the data first; none that can only be 0."""
         fits = measured_by(self.results["scores"])
+        if fits not in NAMES:
+            return {name: LABELS[name] for name in names_in(self.results["scores"])}
         highest = self.results["data"]["coverage"][self.results["scored_on"]]["ceiling"]
         return {name: NAMES[name] for name in in_order(fits) if name == fits or name != "vqa_accuracy" or highest}
+
+    @property
+    def problem(self) -> ProblemType:
+        """What its answers are to each other."""
+        return PROBLEM_TYPES[self.results["arguments"]["model"].get("problem_type", DEFAULT_PROBLEM)]
+
+    @property
+    def task(self) -> Task:
+        """What it is for; by its scores, where the recipe left it to the rows."""
+        said = self.results["arguments"]["model"].get("task")
+        asks = said is None and (measured_by(self.results["scores"]) in NAMES or any(r["question"] for r in self.rows))
+        return TASKS[said or (DEFAULT_TASK if asks else "classification")]
+
+    @property
+    def called(self) -> str:
+        """What its rows are called."""
+        return "questions" if any(row["question"] for row in self.rows) else "rows"
 
     @property
     def own(self) -> dict | None:
@@ -129,11 +149,12 @@ def read_run(folder: str | Path) -> Run:
             f"`ume evaluate {folder} … --predictions {folder / PREDICTIONS}` on the "
             f"{results['scored_on']} questions."
         ) from None
-    for metric, label in NAMES.items():
-        answered, recorded = mean_score(rows, metric), results["scores"][metric]
-        if abs(answered - recorded) > 0.005:
+    for metric in names_in(results["scores"]):
+        answered, recorded, label = mean_score(rows, metric), results["scores"][metric], LABELS[metric]
+        if abs(answered - recorded) > (0.005 if metric in NAMES else 1e-4 * max(1.0, abs(recorded))):
             raise ValueError(
-                f"{folder / PREDICTIONS} has {answered:.2f} {label}, results.json has {recorded:.2f}: they are not of "
+                f"{folder / PREDICTIONS} has {written(metric, answered)} {label}, results.json has "
+                f"{written(metric, recorded)}: they are not of "
                 "the same answers. Write the predictions anew with `ume evaluate`."
             )
     return Run(folder, results, rows, _comparison(folder, results))

@@ -8,21 +8,29 @@ import json
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import yaml
 
 from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.data_arguments import HELD_OUT
-from configuration_ume.scores import NAMES
+from configuration_ume.encoder_arguments import given_modalities
+from configuration_ume.scores import LABELS, NUMBERS, in_words, lower_is_better, quantity, written
 from metrics.vqa_accuracy.vqa_accuracy import answer_form
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import ALL, MODALITIES
+from modeling_ume.modalities_ume import seen_by as modalities_seen_by
 from training_ume.data.images import open_image
 from training_ume.data.inputs import BLIND
 from training_ume.hub.data_sets import DataSet
 from training_ume.hub.languages import NAMES as LANGUAGES
+from training_ume.hub.plots import plot_confusion, plot_numbers
 from training_ume.hub.read import About, Run, _base_models
-from training_ume.records.predictions import PREDICTIONS, mean_score, read_predictions, score_interval
+from training_ume.records.class_scores import ClassScores, LabelScores
+from training_ume.records.number_scores import NumberScores
+from training_ume.records.predictions import PREDICTIONS, mean_score, measured, read_predictions, score_interval
 from training_ume.report.markdown import _cell, _table
 
 # How the claim names what answers without the picture.
@@ -31,6 +39,9 @@ WITHOUT_PICTURE = {
     "image_only": "the same model trained without the questions",
     "question_lookup": "looking the question up among the training questions",
     "most_common_answer": "always giving the commonest answer",
+    "most_common_class": "always giving the commonest class",
+    "usual_labels": "always giving the labels that most rows have",
+    "training_mean": "always giving the mean of the training rows",
 }
 
 BLIND_RUNS = {
@@ -46,28 +57,39 @@ FEWEST = 10  # questions of a type that is shown
 
 def _claim(run: Run, data_set: DataSet) -> str:
     results, metric = run.results, run.metric
-    low, high = score_interval(run.rows, metric)
     (name, blind), data = _best_blind(run), results["data"]
-    part = f"the {data[results['scored_on'] + '_questions']:,} {results['scored_on']} questions of {data_set.name}"
+    part = f"the {data[results['scored_on'] + '_questions']:,} {results['scored_on']} {run.called} of {data_set.name}"
+    between = score_interval(run.rows, metric)
+    between = "" if between is None else f" (95 % interval {' to '.join(written(metric, end) for end in between)})"
+    more = ""
+    if not run.problem.chooses and metric != "mae":
+        more = f", {LABELS['mae']} {written('mae', results['scores']['mae'])}"
     return (
-        f"**{results['scores'][metric]:.2f} % {NAMES[metric]}** (95 % interval {low:.2f} to {high:.2f}) on {part}, "
-        f"with {_count(results['parameters']['total'])} parameters; {WITHOUT_PICTURE[name]} gives {blind:.2f} %."
+        f"**{in_words(metric, results['scores'][metric])}**{between}{more} on {part}, "
+        f"with {_count(results['parameters']['total'])} parameters; {WITHOUT_PICTURE[name]} gives "
+        f"{written(metric, blind)}{_percent(metric)}."
     )
+
+
+def _percent(metric: str) -> str:
+    return "" if metric in NUMBERS else " %"
 
 
 def _best_blind(run: Run) -> tuple[str, float]:
     """What scores best without seeing both question and picture: its name and its score in the headline metric."""
-    scores = {name: baseline[run.metric] for name, baseline in run.results["baselines"].items()}
-    scores |= {row["name"]: row[run.metric]["mean"] for row in run.comparison if row["name"] in BLIND}
-    return max(scores.items(), key=lambda item: item[1])
+    scores = {name: baseline.get(run.metric) for name, baseline in run.results["baselines"].items()}
+    own = run.results["name"]
+    blind = [row for row in run.comparison if row["name"] in BLIND and row["name"] != own]
+    scores |= {row["name"]: row[run.metric]["mean"] for row in blind}
+    scores = {name: score for name, score in scores.items() if score is not None}
+    return (min if lower_is_better(run.metric) else max)(scores.items(), key=lambda item: item[1])
 
 
 def _architecture(run: Run, adapter: bool) -> str:
-    results, model = run.results, run.results["arguments"]["model"]
+    model = run.results["arguments"]["model"]
     text = (
-        "A uni-modal ensemble: one encoder reads the question, another the picture, the fusion head "
-        f"`{model['fusion']}` joins their tokens, and a classifier names one of "
-        f"{results['data']['answers']:,} answers."
+        f"A uni-modal ensemble: {_readers(seen_by(run))}, the fusion head `{model['fusion']}` joins their tokens, and "
+        f"a {_says(run)}."
     )
     if adapter:
         return (
@@ -76,6 +98,32 @@ def _architecture(run: Run, adapter: bool) -> str:
     if model["lora_r"]:
         return f"{text} It was trained with LoRA (rank {model['lora_r']}), which is merged into these weights."
     return text
+
+
+def seen_by(run: Run) -> list[str]:
+    """The modalities of the model that its rows have."""
+    arguments = run.results["arguments"]
+    there = given_modalities(SimpleNamespace(**arguments["model"]))
+    return [name for name in modalities_seen_by(arguments["data"].get("inputs", ALL)) if name in there]
+
+
+def _readers(seen: list[str]) -> str:
+    """Which encoder reads what, as a part of a sentence."""
+    nouns = [MODALITIES[name].noun for name in seen]
+    nouns = ["picture" if noun == "image" else noun for noun in nouns]
+    return ", ".join(f"{'one encoder reads' if i == 0 else 'another'} the {noun}" for i, noun in enumerate(nouns))
+
+
+def _says(run: Run) -> str:
+    """What the model gives, as a part of a sentence."""
+    count = run.results["data"]["answers"]
+    if not run.problem.chooses:
+        names = ", ".join(f"`{name}`" for name in run.rows[0]["answer"])
+        logs = " (its logarithm is learned)" if run.results["arguments"]["model"].get("label_transform") else ""
+        return f"linear layer gives {names}{logs}"
+    if run.task.asks:
+        return f"classifier names one of {count:,} answers"
+    return f"classifier names {'one' if run.problem.exclusive else 'those that fit'} of {count:,} classes"
 
 
 def _encoders(run: Run, about: About) -> str:
@@ -101,35 +149,55 @@ def _encoders(run: Run, about: About) -> str:
 
 def _data(run: Run, data_set: DataSet) -> str:
     data, arguments = run.results["data"], run.results["arguments"]["data"]
-    # VQA accuracy counts nothing where a question has one answer.
-    by_people = run.metric == "vqa_accuracy"
-    highest, of = ("VQA accuracy", "ceiling") if by_people else ("exact match", "questions")
+    header, last = _last_columns(run)
     counts = [
-        (
-            part,
-            f"{data[f'{part}_questions']:,}",
-            f"{data[f'{part}_images']:,}",
-            f"{100 * data['coverage'][part].get(of, data['coverage'][part]['ceiling']):.2f}",
-        )
+        (part, f"{data[f'{part}_questions']:,}", f"{data[f'{part}_images']:,}", *last(part))
         for part in ("train", "validation", "test")
         if f"{part}_questions" in data
     ]
-    table = _table(("part", "questions", "images", f"highest {highest} possible"), counts, right=3)
+    table = _table(("part", run.called, "images", *header), counts, right=2 + len(header))
     text = []
     held_out = arguments["validation_fraction"]
     if held_out is None and arguments.get("data") and not (arguments["eval_data"] or arguments["eval_split"]):
         held_out = HELD_OUT
     if held_out is not None:
         text.append(
-            f"The validation questions are those about {held_out:.0%} of the training images, "
+            f"The validation {run.called} are those about {held_out:.0%} of the training images, "
             f"drawn with seed {arguments['split_seed']}: no image is in both parts."
         )
-    text.append(f"The {data['answers']:,} answers are those of the training questions" + _cut(arguments) + ".")
-    if data["train_questions_left_out"]:
-        text.append(
-            f"{data['train_questions_left_out']:,} training questions, whose answer is not among them, were left out."
+    left_out = data["train_questions_left_out"]
+    if not run.problem.chooses:
+        text += (
+            [f"{left_out:,} training {run.called}, of which no number is known, were left out."] if left_out else []
         )
+        return f"{data_set.about}\n\n{table}\n\n{' '.join(text)}"
+    answers = "answers" if run.task.asks else "classes"
+    text.append(f"The {data['answers']:,} {answers} are those of the training {run.called}" + _cut(arguments) + ".")
+    if left_out:
+        text.append(f"{left_out:,} training {run.called}, whose answer is not among them, were left out.")
     return f"{data_set.about}\n\n{table}\n\n{' '.join(text)}"
+
+
+def _last_columns(run: Run) -> tuple[tuple[str, ...], Callable[[str], tuple[str, ...]]]:
+    """What a part is told besides its size: the names of the columns, and what makes the cells of a part."""
+    data = run.results["data"]
+    if not run.problem.chooses:
+        names = list(run.rows[0]["answer"])
+
+        def spread(part: str) -> tuple[str, ...]:
+            found = [data["numbers"][part][name] for name in names]
+            return tuple(f"{quantity(one['mean'])} ± {quantity(one['sd'])}" if one["rows"] else "" for one in found)
+
+        return tuple(f"{name}, mean ± deviation" for name in names), spread
+    if not run.task.asks:
+        return (), lambda part: ()
+    # VQA accuracy counts nothing where a question has one answer.
+    by_people = run.metric == "vqa_accuracy"
+    highest, of = ("VQA accuracy", "ceiling") if by_people else ("exact match", "questions")
+    covered = data["coverage"]
+    return (f"highest {highest} possible",), lambda part: (
+        f"{100 * covered[part].get(of, covered[part]['ceiling']):.2f}",
+    )
 
 
 def _cut(arguments: dict) -> str:
@@ -143,14 +211,16 @@ def _cut(arguments: dict) -> str:
 def _training(run: Run) -> str:
     results, parameters = run.results, run.results["parameters"]
     # Of those with the same score, the Trainer keeps the one with the lower loss.
-    best = max(results["epochs"], key=lambda e: (e[run.metric], -(e["validation_loss"] or 0)), default=None)
+    sign = -1 if lower_is_better(run.metric) else 1
+    there = [epoch for epoch in results["epochs"] if run.metric in epoch]
+    best = max(there, key=lambda e: (sign * e[run.metric], -(e["validation_loss"] or 0)), default=None)
     text = (
         f"{parameters['total']:,} parameters ({parameters['encoders']:,} in the encoders, {parameters['fusion']:,} in "
         f"the fusion head, {parameters['classifier']:,} in the classifier), of which {parameters['trainable']:,} were "
         "trained. "
     )
     if best is not None:
-        text += f"The weights are those of epoch {best['epoch']:.0f}, the best on the validation questions. "
+        text += f"The weights are those of epoch {best['epoch']:.0f}, the best on the validation {run.called}. "
     return text + "What differs from the defaults, as a recipe for `ume train`:"
 
 
@@ -201,17 +271,22 @@ def _results(run: Run) -> str:
         name = BLIND_RUNS.get(row["name"], f"`{row['name']}`")
         if len(row["seeds"]) > 1:
             seeds = True
-            lines.append((f"{name}, {len(row['seeds'])} seeds", *(_mean(row[metric]) for metric in run.metrics)))
+            lines.append(
+                (f"{name}, {len(row['seeds'])} seeds", *(_mean(metric, row[metric]) for metric in run.metrics))
+            )
         elif row is not run.own:
             path = run.folder / "beside" / row["name"] / PREDICTIONS
             rows = read_predictions(path) if path.is_file() else None
-            lines.append((name, *(_with_interval(rows, m) if rows else f"{row[m]['mean']:.2f}" for m in run.metrics)))
+            lines.append((name, *(_with_interval(rows, m) if rows else _mean(m, row[m]) for m in run.metrics)))
     for name, scores in results["baselines"].items():
-        lines.append((f"{name.replace('_', ' ')}, no model", *(f"{scores[metric]:.2f}" for metric in run.metrics)))
+        lines.append(
+            (f"{name.replace('_', ' ')}, no model", *(written(metric, scores.get(metric)) for metric in run.metrics))
+        )
     images = len({row["image_id"] for row in run.rows})
     note = (
-        f"In percent, on {len(run.rows):,} {results['scored_on']} questions about {images:,} images. In brackets 95 % "
-        "bootstrap intervals over images: 2,000 draws of as many images, each with all its questions."
+        f"{'In percent, on' if run.problem.chooses else 'On'} {len(run.rows):,} {results['scored_on']} {run.called} "
+        f"about {images:,} images. In brackets 95 % bootstrap intervals over images: "
+        f"{1000 if measured(run.rows) else 2000:,} draws of as many images, each with all its {run.called}."
     )
     if seeds:
         note += " ± is the standard deviation over seeds."
@@ -232,7 +307,7 @@ def _per_type(run: Run) -> str:
             for kind, rows in shown
         ]
         if lines:
-            tables.append(_table((label, "questions", *run.metrics.values()), lines, right=1 + len(run.metrics)))
+            tables.append(_table((label, run.called, *run.metrics.values()), lines, right=1 + len(run.metrics)))
         if lines and len(shown) < len(groups):
             tables.append(f"These are the commonest of {len(groups)} kinds of {label}.")
     return "\n\n".join(tables)
@@ -243,14 +318,41 @@ def _learning_curve(run: Run) -> str:
     if not epochs:
         return ""
     first, last = epochs[0], epochs[-1]
-    label = NAMES[run.metric]
+    ends = [f"{written(run.metric, epoch.get(run.metric))}{_percent(run.metric)}" for epoch in (first, last)]
     return (
-        f"![{label} on the validation questions over the epochs, and both losses: {first[run.metric]:.2f} % after "
-        f"epoch {first['epoch']:.0f}, {last[run.metric]:.2f} % after epoch {last['epoch']:.0f}.](learning_curve.png)"
+        f"![{LABELS[run.metric]} on the validation {run.called} over the epochs, and both losses: {ends[0]} after "
+        f"epoch {first['epoch']:.0f}, {ends[1]} after epoch {last['epoch']:.0f}.](learning_curve.png)"
     )
 
 
-def _confusion(run: Run) -> str:
+def _confusion(run: Run) -> tuple[str, str, dict[str, bytes]]:
+    """What is said where something else is right: the title of the section, its text, and its pictures by path."""
+    together, picture = measured(run.rows), io.BytesIO()
+    if isinstance(together, NumberScores):
+        plot_numbers(together, picture)
+        text = "![What is predicted against what is true, and what is left of it.](predicted.png)"
+        return "Predicted against true", text, {"predicted.png": picture.getvalue()}
+    if isinstance(together, LabelScores):
+        return "Labels", _labels(together), {}
+    if isinstance(together, ClassScores):
+        plot_confusion(together, picture)
+        text = "![How often each class was given where each was right.](confusion.png)"
+        files = {"confusion.png": picture.getvalue()}
+        return "Confusion of the commonest classes", f"{_confusion_table(run)}\n\n{text}", files
+    return "Confusion of the commonest answers", _confusion_table(run), {}
+
+
+def _labels(scores: LabelScores) -> str:
+    hits, given, right = ((table).sum(0) for table in (scores.given & scores.expected, scores.given, scores.expected))
+    lines = [
+        (_cell(scores.names[i]), f"{right[i]:,}", f"{given[i]:,}", f"{hits[i]:,}",
+         f"{200 * hits[i] / max(1, given[i] + right[i]):.2f}")
+        for i in np.argsort(-right, kind="stable")[:TYPES]
+    ]  # fmt: skip
+    return _table(("label", "right", "given", "both", "F1"), lines, right=4)
+
+
+def _confusion_table(run: Run) -> str:
     expected = [name for name, _ in Counter(row["expected"] for row in run.rows).most_common(CONFUSED)]
     pairs = Counter((row["expected"], answer_form(row["answer"])) for row in run.rows)
     totals = Counter(row["expected"] for row in run.rows)
@@ -261,9 +363,10 @@ def _confusion(run: Run) -> str:
         lines.append((_cell(wanted), *cells, str(totals[wanted] - sum(counts) or "·")))
     share = sum(totals[name] for name in expected) / len(run.rows)
     header = ("expected \\ answered", *(_cell(name) for name in expected), "any other")
+    answers = "answers" if run.task.asks else "classes"
     return (
         _table(header, lines, right=len(expected) + 1)
-        + f"\n\nNumbers of questions; these {len(expected)} answers are expected of {share:.0%} of them."
+        + f"\n\nNumbers of {run.called}; these {len(expected)} {answers} are expected of {share:.0%} of them."
     )
 
 
@@ -271,20 +374,23 @@ def _examples(run: Run, data_set: DataSet) -> tuple[str, dict[str, bytes]]:
     """The table of example answers, and the pictures in it by their path."""
     generator = random.Random(0)  # noqa: S311 (the same examples every time, which is no secret)
     drawn = generator.sample(run.rows, min(DRAWN, len(run.rows)))
-    wrong = [row for row in run.rows if not row["exact_match"] and row not in drawn]
+    wrong = [row for row in run.rows if _is_wrong(row) and row not in drawn]
+    asks = run.called == "questions"
     mistakes = generator.sample(wrong, min(MISTAKES, len(wrong)))
     files, lines = {}, []
     for number, row in enumerate(drawn + mistakes):
-        cells = (_cell(row["question"]), _cell(row["expected"]), _cell(row["answer"]))
-        if data_set.show_images:
+        cells = (_cell(_shown(row["expected"])), _cell(_shown(row["answer"])))
+        cells = (_cell(row["question"]), *cells) if asks else cells
+        if data_set.show_images and row["image"]:
             picture = io.BytesIO()
             open_image(row["image"]).save(picture, format="PNG")
             name = f"examples/{number}.png"
             files[name] = picture.getvalue()
             cells = (f"![]({name})", *cells)
         lines.append(cells)
-    header = (("picture",) if data_set.show_images else ()) + ("question", "expected", "answered")
-    text = _table(header, lines) + f"\n\nThe first {len(drawn)} were drawn at random from all questions"
+    header = (("question",) if asks else ()) + ("expected", "answered")
+    header = (("picture",) if data_set.show_images else ()) + header
+    text = _table(header, lines) + f"\n\nThe first {len(drawn)} were drawn at random from all {run.called}"
     text += f", the other {len(mistakes)} from those answered wrongly." if mistakes else "."
     if data_set.show_images is None:
         text += " The pictures are not shown, as nobody has said that they may be."
@@ -293,36 +399,65 @@ def _examples(run: Run, data_set: DataSet) -> tuple[str, dict[str, bytes]]:
     return text, files
 
 
+def _is_wrong(row: dict) -> bool:
+    """Whether a row is an example of an error; of numbers none is, as all are a little off."""
+    if isinstance(row["answer"], dict):
+        return False
+    if isinstance(row["answer"], list):
+        return set(map(answer_form, row["answer"])) != set(row["expected"])
+    return not row.get("exact_match", answer_form(row["answer"]) == row["expected"])
+
+
+def _shown(answer) -> str:
+    """An answer, several labels, or numbers by their names, as text."""
+    if isinstance(answer, dict):
+        known = {name: "–" if value is None else quantity(value) for name, value in answer.items()}
+        return ", ".join(known.values() if len(known) == 1 else (f"{name} {value}" for name, value in known.items()))
+    return ", ".join(answer) if isinstance(answer, list) else answer
+
+
 def _limits(run: Run, data_set: DataSet, languages: list[str]) -> list[str]:
     results, metric, own = run.results, run.metric, run.own
-    score, label = (own[metric]["mean"] if own else results["scores"][metric]), NAMES[metric]
+    score, label = (own[metric]["mean"] if own else results["scores"][metric]), LABELS[metric]
+    label, sign = label if metric in NUMBERS else f"% {label}", -1 if lower_is_better(metric) else 1
     name, blind = _best_blind(run)
-    low, _ = score_interval(run.rows, metric)
+    between = score_interval(run.rows, metric)
     answers = results["data"]["answers"]
-    limits = [
-        f"It gives one of its {answers:,} answers to every question, {_spoken(languages)}also where none of them fits."
-    ]
-    if blind >= low:
-        limits.append(
-            f"What it gains from the picture is not certain: {WITHOUT_PICTURE[name]} gives {blind:.2f} % {label}, "
-            "which is not below the interval of this model."
-        )
+    if not run.problem.chooses:
+        limits = ["It gives numbers like those of its training rows, also for what is like none of them."]
+    elif run.task.asks:
+        limits = [
+            f"It gives one of its {answers:,} answers to every question, {_spoken(languages)}also where none of them "
+            "fits."
+        ]
     else:
-        limits.append(f"{WITHOUT_PICTURE[name].capitalize()} gives {blind:.2f} % {label}: that much needs no picture.")
-    better = [row for row in run.comparison if row["name"] not in BLIND and row[metric]["mean"] > score]
-    for row in sorted(better, key=lambda row: -row[metric]["mean"]):
+        limits = [f"It knows its {answers:,} classes and no other, also where none of them fits."]
+    told = f"{WITHOUT_PICTURE[name]} gives {written(metric, blind)} {label}"
+    gains = "the picture" if run.called == "questions" else "what it reads"
+    if between is None or sign * blind >= min(sign * end for end in between):
         limits.append(
-            f"The head `{row['name']}`, trained on equal terms, scores higher: {_mean(row[metric])} against "
-            f"{_mean(own[metric])} % {label}."
+            f"What it gains from {gains} is not certain: {told}, which is not below the interval of this model."
+            if sign > 0
+            else f"What it gains from {gains} is not certain: {told}."
+        )
+    elif run.called == "questions":
+        limits.append(f"{told[0].upper()}{told[1:]}: that much needs no picture.")
+    else:
+        limits.append(f"{told[0].upper()}{told[1:]}: that much needs no model.")
+    better = [row for row in run.comparison if row["name"] not in BLIND and sign * row[metric]["mean"] > sign * score]
+    for row in sorted(better, key=lambda row: -sign * row[metric]["mean"]):
+        limits.append(
+            f"The head `{row['name']}`, trained on equal terms, scores higher: {_mean(metric, row[metric])} against "
+            f"{_mean(metric, own[metric])} {label}."
         )
     if results["scored_on"] == "validation":
-        limits.append("The questions scored here also chose the epoch, so that the scores are somewhat too high.")
+        limits.append(f"The {run.called} scored here also chose the epoch, so that the scores are somewhat too high.")
     if own is None or len(own["seeds"]) == 1:
         limits.append("It was trained once, with one seed: how much another seed changes is not known.")
     else:
         limits.append(
             f"It is one of {len(own['seeds'])} trainings that differ in their seed; their mean is "
-            f"{_mean(own[metric])} % {label}."
+            f"{_mean(metric, own[metric])} {label}."
         )
     return limits + data_set.limits
 
@@ -335,12 +470,13 @@ def _spoken(languages: list[str]) -> str:
 
 
 def _with_interval(rows: list[dict], metric: str) -> str:
-    low, high = score_interval(rows, metric)
-    return f"{mean_score(rows, metric):.2f} ({low:.2f}–{high:.2f})"
+    between = score_interval(rows, metric)
+    ends = "" if between is None else f" ({'–'.join(written(metric, end) for end in between)})"
+    return written(metric, mean_score(rows, metric)) + ends
 
 
-def _mean(score: dict) -> str:
-    return f"{score['mean']:.2f}" + ("" if score["sd"] is None else f" ± {score['sd']:.2f}")
+def _mean(metric: str, score: dict) -> str:
+    return written(metric, score["mean"]) + ("" if score["sd"] is None else f" ± {written(metric, score['sd'])}")
 
 
 def _count(number: int) -> str:

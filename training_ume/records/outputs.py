@@ -18,7 +18,7 @@ MODEL = (
 
 # What a run adds to it: its records, the card's picture, the marks of its checkpoints.
 RUN = re.compile(
-    rf"{MODEL}|(results|arguments)\.json|predictions\.jsonl|skipped_(train|eval)\.tsv|learning_curve\.png"
+    rf"{MODEL}|(results|arguments)\.json|predictions\.jsonl|skipped_(train|eval)\.tsv|(learning_curve|predicted|confusion)\.png"
     r"|_checkpoint-\d+\.unfinished"
 )
 
@@ -29,7 +29,7 @@ CHECKPOINT = re.compile(
 )
 
 EVENTS = re.compile(r"events\.out\.tfevents\..*")
-CARD = re.compile(r"\A---\n.*^pipeline_tag: visual-question-answering$", re.DOTALL | re.MULTILINE)
+CARD = re.compile(r"\A---\n.*^(pipeline_tag: visual-question-answering|- ume)$", re.DOTALL | re.MULTILINE)
 
 
 def files_of_runs(folder: str | Path) -> dict[Path, int]:

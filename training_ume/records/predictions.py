@@ -82,7 +82,7 @@ def class_rows(answers: list, expected: list, dataset: Dataset) -> list[dict]:
 
 def measured(rows: list[dict]) -> Measured | None:
     """What scores rows of predictions.jsonl together; None of answers that each have scores of their own."""
-    if not rows or "exact_match" in rows[0]:
+    if not rows or {"vqa_accuracy", "exact_match"} & rows[0].keys():
         return None
     images = [row["image_id"] or row["question_id"] for row in rows]
     given, expected = ([row[name] for row in rows] for name in ("answer", "expected"))
