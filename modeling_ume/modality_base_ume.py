@@ -117,6 +117,11 @@ class Modality:
     # ------------------------------------------------------------------------------------------------------ names
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All that callers call it."""
+        return tuple(dict.fromkeys((self.column, self.name, self.argument, self.short, *self.aliases)))
+
+    @property
     def file_nouns(self) -> str:
         """What several of its files are called."""
         return self.nouns if self.file_noun == self.noun else f"{self.file_noun}s"

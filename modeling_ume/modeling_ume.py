@@ -22,6 +22,7 @@ from .fusion_many_ume import GMUFusion  # noqa: F401
 from .fusion_pairs_ume import BANFusion  # noqa: F401
 from .fusion_pooled_ume import ConcatFusion  # noqa: F401
 from .fusion_ume import build_fusion
+from .given_ume import names_of  # noqa: F401
 from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import read_image  # noqa: F401
 from .inputs_ume import takes_inputs

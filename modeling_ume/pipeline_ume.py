@@ -20,10 +20,11 @@ from .arguments_ume import route_arguments  # noqa: F401
 from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
 from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
+from .given_ume import by_modality, inputs_of
 from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import is_image, read_image
 from .log_mel_ume import LogMelPatches  # noqa: F401
-from .modalities_ume import modality_named  # noqa: F401
+from .modalities_ume import MODALITIES, usual
 from .modality_base_ume import Modality  # noqa: F401
 from .numerics_ume import widen  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
@@ -102,6 +103,7 @@ class UMEVQAPipeline(Pipeline):
         batch_size: int | None = None,
         candidate_labels: list[str] | str | None = None,
         min_probability: float | None = None,
+        **parts,
     ):
         r"""
         Args:
@@ -121,6 +123,10 @@ class UMEVQAPipeline(Pipeline):
             min_probability (`float`, *optional*):
                 Where no answer has as much, the list is one dict: its `answer` is "I do not know", its `guess` the
                 best answer, and `score` the probability of that.
+            parts:
+                Of a model that reads anything but images and questions, what there is of its other modalities, by
+                their names (`audio=…`, `table={…}`). Of such a model any may be left out, also image and question,
+                and a row is a dict of what it has.
 
         Returns:
             For one question: `list[dict]` of `{"answer": str, "score": float}`, the best first; scores are
@@ -130,12 +136,17 @@ class UMEVQAPipeline(Pipeline):
         Raises:
             ValueError: if an image cannot be read, a question is empty or not a string, top_k or batch_size are not
                 whole numbers of 1 or more, the model knows none of the choices, or min_probability is none.
+            TypeError: for `parts` of a model that reads images and questions alone.
         """
         if batch_size is None:
             batch_size = 1 if self._batch_size is None else self._batch_size
         _check_count("batch_size", batch_size)
         now = self._sanitize_parameters(top_k, candidate_labels, min_probability)[2]
         params = {**self._postprocess_params, **now}
+        if not self.asks_about_images:
+            return self._answer_any(image, question, parts, batch_size, params)
+        if parts:
+            raise TypeError(f"{type(self).__name__} got an unexpected argument {next(iter(parts))!r}.")
         rows = image if is_image(image) else _each(image)
         if is_image(image) or (question is not None and rows is None):
             return self._answer_batch([{"image": image, "question": question}], params)[0]
@@ -157,9 +168,56 @@ class UMEVQAPipeline(Pipeline):
         answers = self._answer(rows, batch_size, params)
         return list(answers) if isinstance(image, (list, tuple)) else answers
 
+    @property
+    def asks_about_images(self) -> bool:
+        """Whether the model reads images and questions, and nothing else."""
+        return list(self.model.config.modalities) == [kind.name for kind in usual()]
+
+    def _answer_any(self, image, question, parts: dict, batch_size: int, params: dict):
+        """A call of a model of other modalities."""
+        rows = [image] if isinstance(image, dict) and not is_image(image) else image
+        alone = question is None and not parts
+        if alone and not is_image(rows) and not isinstance(rows, str) and (each := _each(rows)) is not None:
+            batches = _batches(each, batch_size)
+            answers = (row for batch in batches for row in self._answer_parts(batch, params, others=True))
+            if isinstance(image, dict):
+                return next(answers)
+            return list(answers) if isinstance(image, (list, tuple)) else answers
+        given = {"image": image, **parts}
+        if isinstance(question, (list, tuple)):
+            _check_questions(question)
+            return self._answer_parts([{**given, "question": asked} for asked in question], params)
+        return self._answer_parts([{**given, "question": question}], params)[0]
+
+    def answer(self, rows: list[dict], **options) -> list[list[dict]]:
+        """
+        The answers to rows of any modalities, in one batch; nothing is kept of them.
+
+        Args:
+            rows: dicts by the names of the modalities (`image`, `question`, `audio`, `table` …), any of which a row
+                may lack.
+            options: `top_k`, `candidate_labels` and `min_probability`, as in `__call__`.
+
+        Returns:
+            A list a row, as `__call__` returns of one question.
+
+        Raises:
+            ValueError: for what the model does not read, cannot be read, or a row of nothing.
+        """
+        return self._answer_parts(rows, {**self._postprocess_params, **self._sanitize_parameters(**options)[2]})
+
+    def _answer_parts(self, rows: list[dict], params: dict, others: bool = False) -> list[list[dict]]:
+        own = list(self.model.config.modalities)
+        for row in rows:
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"A row must be a dict of what there is of {', '.join(MODALITIES[key].column for key in own)}, "
+                    f"not {str(row)[:200]}."
+                )
+        return self.run_single({"found": [by_modality(row, own, others) for row in rows]}, {}, {}, params)
+
     def _answer(self, rows: Iterable[dict], batch_size: int, params: dict) -> Iterator[list]:
-        rows = iter(rows)
-        while batch := list(islice(rows, batch_size)):
+        for batch in _batches(rows, batch_size):
             yield from self._answer_batch(batch, params)
 
     def _answer_batch(self, rows: list[dict], params: dict) -> list:
@@ -188,6 +246,10 @@ class UMEVQAPipeline(Pipeline):
 
         `pixel_values` holds the images whose states are not kept; `states` those of all images, None for the former.
         """
+        if "found" in inputs:
+            rows = inputs["found"]
+            batch = inputs_of(self.processor, rows, self.model.config.modalities)
+            return {"model_inputs": batch, "counts": [None] * len(rows)}
         kept = self._states_kept()
         images, position, keys, states, questions, image_index, counts = [], {}, {}, [], [], [], []
         for row in inputs["rows"]:
@@ -214,7 +276,10 @@ class UMEVQAPipeline(Pipeline):
         return {"model_inputs": model_inputs, "states": states, "keys": list(position), "counts": counts}
 
     def _forward(self, inputs: dict) -> dict:
-        model_inputs, states = dict(inputs["model_inputs"]), list(inputs["states"])
+        model_inputs = dict(inputs["model_inputs"])
+        if "states" not in inputs:
+            return {"logits": self.model(**model_inputs, return_dict=True).logits, "counts": inputs["counts"]}
+        states = list(inputs["states"])
         if "pixel_values" in model_inputs:
             pixel_values, pixel_mask = model_inputs.pop("pixel_values"), model_inputs.pop("pixel_mask", None)
             new = [i for i, state in enumerate(states) if state is None]
@@ -282,6 +347,12 @@ class UMEVQAPipeline(Pipeline):
         """Saves model and processor, with their code, so that the folder loads again as a pipeline."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _batches(rows: Iterable, size: int) -> Iterator[list]:
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
 
 
 def _each(rows) -> Iterable | None:

@@ -207,22 +207,41 @@ class Run:
     def _pipeline(self) -> UMEVQAPipeline:
         return UMEVQAPipeline(model=self.model, processor=self.processor, device=self.model.device)
 
-    def ask(self, image, question: str | Sequence[str], top_k: int = 3, **options):
+    def ask(self, image=None, question: str | Sequence[str] | None = None, top_k: int = 3, **parts):
         """
-        The best answers to a question about an image.
+        The best answers to a question about an image; of a model of other modalities, to what there is of them.
+
+        ```python
+        run.ask("1.jpg", "how many chairs?")
+        run.ask(image="1.jpg", table={"bedrooms": 3, "area": 120.0})
+        run.ask(audio="three.wav")
+        ```
 
         Args:
             image: a path, an address or a PIL image.
             question: one, or several.
             top_k (`int`): how many answers.
-            options: others of `UMEVQAPipeline`, as `candidate_labels` and `min_probability`.
+            parts: what there is of other modalities, by their names; any may be left out. And other options of
+                `UMEVQAPipeline`, as `candidate_labels` and `min_probability`.
 
         Returns:
             Dicts of `answer` and `score`, its probability, the best first; for several questions a list of these each.
+            Of numbers, dicts of `answer`, the number in its unit, and its `name`.
+
+        Raises:
+            ValueError: for what the model does not read, or cannot be read.
         """
-        image = os.fspath(image) if isinstance(image, os.PathLike) else image
-        asked = question if isinstance(question, str) else list(question)
-        return self._pipeline(image, asked, top_k=min(top_k, self.model.config.num_labels), **options)
+        options = {name: parts.pop(name) for name in ("candidate_labels", "min_probability") if name in parts}
+        given = {"image": image, "question": question, **parts}
+        given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in given.items()}
+        options["top_k"] = min(top_k, self.model.config.num_labels)
+        image, asked, parts = (given.pop("image"), given.pop("question"), given)
+        asked = asked if asked is None or isinstance(asked, str) else list(asked)
+        if not self._pipeline.asks_about_images or not (image is None or asked is None or parts):
+            return self._pipeline(image, asked, **options, **parts)
+        rows = [{"image": image, "question": one, **parts} for one in (asked if isinstance(asked, list) else [asked])]
+        answers = self._pipeline.answer(rows, **options)
+        return answers if isinstance(asked, list) else answers[0]
 
     def evaluate(self, data: Any, **options) -> dict:
         """
