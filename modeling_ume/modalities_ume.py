@@ -5,10 +5,14 @@ Adding a modality is a class (see modality_base_ume.py) and a line in `MODALITIE
 
 from .audio_ume import Audio
 from .modality_base_ume import Modality
+from .series_ume import Series
+from .table_ume import Table
 from .text_ume import Text
 from .vision_ume import Vision
 
-MODALITIES: dict[str, Modality] = {kind.name: kind for kind in (Text(), Vision(), Audio())}
+MODALITIES: dict[str, Modality] = {
+    kind.name: kind for kind in (Text(), Vision(), Audio(), Series(), Table())
+}
 
 
 def modality_named(name: str | None, among=None) -> str:

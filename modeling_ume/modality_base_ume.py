@@ -47,6 +47,7 @@ class Modality:
         part_settings: what a caller may say of the part besides which encoder it is for, see `load_part`.
         settings: what a recipe, and `from_encoders_pretrained`, may say of it besides its encoder; see `fit_config`
             and `load_part`.
+        fitted: whether the part is made of the training rows, see `fit`, instead of loaded with an encoder.
         column: the column of a table of rows that holds it.
         default_config: `model_type` of the encoder where a config names none; None: it has to be given.
         halves: what a config of several models calls that of this modality.
@@ -89,7 +90,7 @@ class Modality:
     halves: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     mask = ""
-    feature_maps = has_grid = in_files = ordered = reads_empty = False
+    feature_maps = has_grid = in_files = ordered = reads_empty = fitted = False
     shard_rows, batch_rows = 4096, 128
     of_new: tuple[str, ...] = ()
     reads = ""
@@ -196,6 +197,19 @@ class Modality:
             ValueError: for what such an encoder cannot be.
         """
         return config
+
+    def follow_part(self, config, part, settings: dict) -> None:
+        """
+        What of a new encoder's config follows from the part of the processor, in place.
+
+        Args:
+            config: its config.
+            part: the processor's part, or None.
+            settings: those of a recipe, by name.
+        """
+
+    def check_config(self, config, part) -> None:
+        """Raises ValueError for a pretrained encoder that does not fit a part that is made of the training rows."""
 
     # ----------------------------------------------------------------------------------------------------- reading
 
@@ -346,6 +360,20 @@ class Modality:
     def new_part(self, config, settings: dict):
         """The part of the processor for a new encoder with this config; settings: those of a recipe, by name."""
         raise ValueError(f"{self.config_field} needs {self.part}: give a processor that has it.")
+
+    def fit(self, cells, config, settings: dict):
+        """
+        The part of the processor that the training rows make, where it is `fitted`.
+
+        Args:
+            cells: what each row holds, some of which may lack it.
+            config: that of the encoder.
+            settings: those of a recipe, by name.
+
+        Raises:
+            ValueError: where the rows make none.
+        """
+        raise ValueError(f"{self.part} is not made of rows: give a processor that has it.")
 
     def check_part(self, part) -> None:
         """Raises ValueError for a part that cannot prepare what an encoder reads."""

@@ -41,8 +41,13 @@ from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .probe_ume import Shape  # noqa: F401
 from .processing_ume import process_images  # noqa: F401
 from .retrieval_ume import UMEForImageTextRetrieval
+from .scalers_ume import mean_and_deviation  # noqa: F401
+from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
 from .sounds_ume import Samples  # noqa: F401
+from .simple_series_ume import UMELSTMSeriesConfig  # noqa: F401
+from .simple_tables_ume import UMETableMLPConfig  # noqa: F401
+from .sizes_ume import check_sizes  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
 from .streams_ume import (
     Stream,
@@ -52,6 +57,7 @@ from .streams_ume import (
     looked_at,
     select_rows,
 )
+from .table_ume import Table  # noqa: F401
 from .tasks_ume import (
     TASKS,
     ViewClassifiers,

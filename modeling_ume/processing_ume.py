@@ -23,10 +23,16 @@ from .modalities_ume import MODALITIES, prepared, usual
 from .modality_base_ume import Modality
 from .numerics_ume import accumulate_in  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
+from .scalers_ume import mean_and_deviation  # noqa: F401
+from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
 from .sounds_ume import Samples  # noqa: F401
+from .simple_series_ume import UMELSTMSeriesConfig  # noqa: F401
+from .simple_tables_ume import UMETableMLPConfig  # noqa: F401
+from .sizes_ume import check_sizes  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
+from .table_ume import Table  # noqa: F401
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, decode_logits
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import check_processor_files, load_trusted, read_quietly

@@ -36,7 +36,7 @@ class Series(Modality):
     part_classes = (SeriesScaler,)
     fitted = True
     feature_maps = True
-    marks = ("context_length", "num_channels_of_series")
+    marks = ("num_input_channels",)
     reads = "a model that reads series, such as ume_lstm_series, ume_cnn_series or patchtst"
     column_names = (("signal", "signals", "time_series", "timeseries"),)
     suffixes = (".npy", ".csv", ".tsv")
@@ -44,8 +44,8 @@ class Series(Modality):
     joins = True
     depth = 2
     settings = (
-        Setting("series_length", int | None, "What is read of a series, from its beginning, in steps (left out: all of "
-                f"the longest that is trained on, {LONGEST} at most).", None),
+        Setting("series_length", int | None, "What is read of a series, from its beginning, in steps (left out: "
+                f"all of the longest that is trained on, {LONGEST} at most).", None),
     )  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------------- encoders
@@ -53,10 +53,8 @@ class Series(Modality):
     def own_input(self, config, arguments):
         return next((name for name in (self.main_input, "past_values") if name in arguments), None)
 
-    def follow_part(self, config, part):
-        for name in ("num_input_channels", "num_channels"):
-            if hasattr(config, name):
-                setattr(config, name, part.channels)
+    def follow_part(self, config, part, settings):
+        config.num_input_channels = part.channels
 
     def check_config(self, config, part):
         channels = _channels(config)
@@ -312,6 +310,8 @@ def _is_one(values) -> bool:
     """Whether a caller gave one series, not several."""
     if isinstance(values, (str, os.PathLike)) or not isinstance(values, (list, tuple)):
         return getattr(values, "ndim", 0) < 3
+    if not values:
+        return False
     first = next((value for value in values if not missing(value)), None)
     if first is None or isinstance(first, (str, os.PathLike)) or getattr(first, "ndim", 0) > 0:
         return first is None
@@ -330,7 +330,7 @@ def steps_there(there: Tensor, tokens: int) -> Tensor:
 
 
 def _channels(config) -> int:
-    return getattr(config, "num_input_channels", None) or getattr(config, "num_channels", 1)
+    return getattr(config, "num_input_channels", 1)
 
 
 def _windows(values: Tensor, length: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""This repo's own encoders, which `AutoModel` lacks: a recurrent one for questions (LSTM, GRU) and VGG for images.
+"""This repo's own encoders, which `AutoModel` lacks: a recurrent one for questions (LSTM, GRU) and VGG for images,
+here, and those of series and tables.
 
-Both are ordinary `PreTrainedModel`s that return `last_hidden_state` and `pooler_output`; their configs are known to
+All are ordinary `PreTrainedModel`s that return `last_hidden_state` and `pooler_output`; their configs are known to
 `AutoConfig` as soon as this file is imported, and `SIMPLE_ENCODERS`, at the end, says which class a config builds.
 """
 
@@ -13,6 +14,10 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.siglip.configuration_siglip import SiglipTextConfig
 from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
+
+from .simple_series_ume import SERIES_ENCODERS
+from .simple_tables_ume import TABLE_ENCODERS
+from .sizes_ume import check_dropout, check_sizes
 
 
 class UMELSTMConfig(PretrainedConfig):
@@ -59,10 +64,10 @@ class UMELSTMConfig(PretrainedConfig):
         self.pad_token_id = pad_token_id  # afterwards: the base class of some releases has a field of this name
         if cell not in ("lstm", "gru"):
             raise ValueError(f"cell={cell!r} is not known: choose 'lstm' or 'gru'.")
-        _check_sizes(self, "vocab_size", "embedding_size", "hidden_size", "num_layers")
+        check_sizes(self, "vocab_size", "embedding_size", "hidden_size", "num_layers")
         if pad_token_id is not None and not 0 <= pad_token_id < vocab_size:
             raise ValueError(f"pad_token_id={pad_token_id} is not an id of a vocabulary of vocab_size={vocab_size}.")
-        _check_dropout(self)
+        check_dropout(self)
 
 
 class UMEVGGConfig(PretrainedConfig):
@@ -105,24 +110,12 @@ class UMEVGGConfig(PretrainedConfig):
             raise ValueError(f"depth={depth!r} is not known: choose one of {', '.join(map(str, CONVOLUTIONS))}.")
         if len(self.hidden_sizes) != len(CONVOLUTIONS[depth]):
             raise ValueError(f"hidden_sizes={self.hidden_sizes} must give one width for each of the five stages.")
-        _check_sizes(self, "num_channels", "fc_size")
-        _check_dropout(self)
+        check_sizes(self, "num_channels", "fc_size")
+        check_dropout(self)
 
 
 CONVOLUTIONS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # convolutions a stage, by depth
 POOLED_SIDE = 7  # fc6 reads a 7×7 grid
-
-
-def _check_sizes(config: PretrainedConfig, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{field}={value!r} is impossible: it must be a whole number of 1 or more.")
-
-
-def _check_dropout(config: PretrainedConfig) -> None:
-    if isinstance(config.dropout, bool) or not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout={config.dropout!r} is impossible: a dropout lies in [0, 1).")
 
 
 class _SimpleEncoder(PreTrainedModel):
@@ -308,6 +301,8 @@ def vgg_of(fields: dict) -> UMEVGGConfig | None:
 SIMPLE_ENCODERS: dict[str, type[PreTrainedModel]] = {
     "ume_lstm": UMELSTMModel,
     "ume_vgg": UMEVGGModel,
+    **SERIES_ENCODERS,
+    **TABLE_ENCODERS,
 }
 
 for _model in SIMPLE_ENCODERS.values():

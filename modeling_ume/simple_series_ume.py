@@ -1,7 +1,7 @@
 """This repo's own encoders of series: LSTM, GRU and a 1-D CNN, which `AutoModel` lacks.
 
-Each reads `series_values` [B, T, C] and `series_mask` [B, T, C], 1 where a value is there; what is missing is told from
-0, and what stands behind a row's last value changes nothing.
+Each reads `series_values` [B, T, C] and `series_mask` [B, T, C], 1 where a value is there; what is missing is told
+from 0, and what stands behind a row's last value changes nothing.
 """
 
 import torch
@@ -19,7 +19,7 @@ class UMELSTMSeriesConfig(PretrainedConfig):
     Configuration of [`UMELSTMSeriesModel`]: Hochreiter and Schmidhuber's LSTM (1997) over the steps of a series.
 
     Args:
-        num_channels (`int`, *optional*, defaults to 1): channels of the series; a recipe takes those of the data.
+        num_input_channels (`int`, *optional*, defaults to 1): channels of the series; a recipe takes the data's.
         hidden_size (`int`, *optional*, defaults to 128): width of a layer, in each direction.
         num_layers (`int`, *optional*, defaults to 1): layers on top of each other.
         bidirectional (`bool`, *optional*, defaults to `False`): read the series backwards, too.
@@ -33,16 +33,16 @@ class UMELSTMSeriesConfig(PretrainedConfig):
     model_type = "ume_lstm_series"
 
     def __init__(
-        self, num_channels=1, hidden_size=128, num_layers=1, bidirectional=False, stride=1, dropout=0.0, **kwargs
+        self, num_input_channels=1, hidden_size=128, num_layers=1, bidirectional=False, stride=1, dropout=0.0, **kwargs
     ):
-        self.num_channels = num_channels
+        self.num_input_channels = num_input_channels
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.bidirectional = bidirectional
         self.stride = stride
         self.dropout = dropout
         super().__init__(**kwargs)
-        check_sizes(self, "num_channels", "hidden_size", "num_layers", "stride")
+        check_sizes(self, "num_input_channels", "hidden_size", "num_layers", "stride")
         check_dropout(self)
 
 
@@ -51,6 +51,19 @@ class UMEGRUSeriesConfig(UMELSTMSeriesConfig):
 
     model_type = "ume_gru_series"
 
+    def __init__(
+        self, num_input_channels=1, hidden_size=128, num_layers=1, bidirectional=False, stride=1, dropout=0.0, **kwargs
+    ):
+        super().__init__(
+            num_input_channels=num_input_channels,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            stride=stride,
+            dropout=dropout,
+            **kwargs,
+        )
+
 
 class UMECNNSeriesConfig(PretrainedConfig):
     r"""
@@ -58,7 +71,7 @@ class UMECNNSeriesConfig(PretrainedConfig):
     Scratch with Deep Neural Networks" (Wang et al., 2017), with layer normalisation, which no other row has part in.
 
     Args:
-        num_channels (`int`, *optional*, defaults to 1): channels of the series; a recipe takes those of the data.
+        num_input_channels (`int`, *optional*, defaults to 1): channels of the series; a recipe takes the data's.
         hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 128]`): channels of each layer.
         kernel_size (`int`, *optional*, defaults to 7): steps that a convolution sees, an odd number.
         strides (`list[int]`, *optional*): steps that each layer makes one of; defaults to 2 a layer.
@@ -71,15 +84,15 @@ class UMECNNSeriesConfig(PretrainedConfig):
     model_type = "ume_cnn_series"
 
     def __init__(
-        self, num_channels=1, hidden_sizes=(64, 128, 128), kernel_size=7, strides=None, dropout=0.1, **kwargs
+        self, num_input_channels=1, hidden_sizes=(64, 128, 128), kernel_size=7, strides=None, dropout=0.1, **kwargs
     ):
-        self.num_channels = num_channels
+        self.num_input_channels = num_input_channels
         self.hidden_sizes = list(hidden_sizes)
         self.kernel_size = kernel_size
         self.strides = [2] * len(self.hidden_sizes) if strides is None else list(strides)
         self.dropout = dropout
         super().__init__(**kwargs)
-        check_sizes(self, "num_channels", "kernel_size")
+        check_sizes(self, "num_input_channels", "kernel_size")
         check_sizes(self, "hidden_sizes", "strides")
         if len(self.strides) != len(self.hidden_sizes):
             raise ValueError(
@@ -144,7 +157,7 @@ class UMELSTMSeriesModel(_SeriesEncoder):
     def __init__(self, config: UMELSTMSeriesConfig):
         super().__init__(config)
         self.rnn = self.cell(
-            2 * config.num_channels,
+            2 * config.num_input_channels,
             config.hidden_size,
             num_layers=config.num_layers,
             dropout=config.dropout if config.num_layers > 1 else 0.0,  # there is no other place between layers
@@ -197,7 +210,7 @@ class UMECNNSeriesModel(_SeriesEncoder):
 
     def __init__(self, config: UMECNNSeriesConfig):
         super().__init__(config)
-        widths = [2 * config.num_channels, *config.hidden_sizes]
+        widths = [2 * config.num_input_channels, *config.hidden_sizes]
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width, wider, config.kernel_size, stride=stride, padding=config.kernel_size // 2)
             for width, wider, stride in zip(widths, config.hidden_sizes, config.strides, strict=False)

@@ -37,7 +37,7 @@ class Table(Modality):
 
     # ----------------------------------------------------------------------------------------------------- encoders
 
-    def follow_part(self, config, part):
+    def follow_part(self, config, part, settings):
         if hasattr(config, "category_sizes"):
             config.num_numbers, config.category_sizes = len(part.numbers), part.category_sizes
 
@@ -134,7 +134,9 @@ class Table(Modality):
         rows = rows_of(values)
         empty = next((number for number, row in enumerate(rows) if self.lacks(row)), None)
         if empty is not None:
-            raise ValueError(f"Row number {empty} of the table holds nothing: leave it out, or give one value at least.")
+            raise ValueError(
+                f"Row number {empty} of the table holds nothing: leave it out, or give one value at least."
+            )
         return self.collate(part, [self.open(row) for row in rows])
 
 
@@ -157,7 +159,9 @@ def rows_of(values) -> list[dict]:
             return [values]
         lengths = {name: len(value) for name, value in listed.items()}
         if len(listed) < len(values) or len(set(lengths.values())) > 1:
-            raise ValueError(f"The columns of the table have different lengths: {lengths or 'none'}. Give one row each.")
+            raise ValueError(
+                f"The columns of the table have different lengths: {lengths or 'none'}. Give one row each."
+            )
         count = next(iter(lengths.values()))
         values = [{name: listed[name][row] for name in listed} for row in range(count)]
     rows = list(values)
@@ -168,5 +172,3 @@ def rows_of(values) -> list[dict]:
 
 def _is_list(value) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
-
-

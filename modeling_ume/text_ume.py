@@ -54,6 +54,9 @@ class Text(Modality):
         tokens = torch.ones(rows, 8, dtype=torch.long)
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
+    def follow_part(self, config, part, settings):
+        config.vocab_size, config.pad_token_id = len(part), part.pad_token_id
+
     def encoder_inputs(self, encoder, arguments, inputs):
         own = [inputs.get(name) for name in (*self.inputs, *self.instead)]
         return text_inputs(arguments, *own)

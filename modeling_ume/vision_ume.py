@@ -61,6 +61,10 @@ class Vision(Modality):
         size = image_size(config) or (224, 224)
         return {self.main_input: torch.empty(rows, getattr(config, "num_channels", 3), *size, device="meta")}
 
+    def follow_part(self, config, part, settings):
+        if "image_size" in config.to_dict():
+            config.image_size = settings["image_size"]
+
     def encoder_inputs(self, encoder, arguments, inputs):
         return image_inputs(encoder, arguments, inputs[self.main_input])
 

@@ -58,11 +58,10 @@ def build_model(
             )
         own = half_of(encoder_config(settings, name, revision), modality)
         configs[kind.config_field] = own = kind.fit_config(own, vars(args))
-        if settings is not None and kind.part == "tokenizer":
-            own.vocab_size = len(processor.tokenizer)
-            own.pad_token_id = processor.tokenizer.pad_token_id
-        if settings is not None and kind.part == "image_processor" and "image_size" in own.to_dict():
-            own.image_size = args.image_size
+        part = processor.part(kind)
+        if settings is not None:
+            kind.follow_part(own, part, vars(args))
+        kind.check_config(own, part)
     config = UMEConfig.from_encoder_configs(**configs, **head)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
     try:

@@ -86,7 +86,7 @@ class Ring:
         if data.scored_on == "validation":
             train, selection = split_by_image(train, SELECTION, recipe.data.split_seed)
         tokenizer = build_tokenizer(recipe.model, train)
-        processor = build_processor(recipe.model, tokenizer, data.vocabulary)
+        processor = build_processor(recipe.model, tokenizer, data.vocabulary, train)
         facts = {
             "train_questions": len(train),
             "train_images": len(set(train["image_id"][:])),
@@ -124,7 +124,7 @@ def play(ring: Ring, match: Match) -> dict:
     contender, recipe = match.contender, changed(ring.recipe, match.contender.changes)
     model_args = dataclasses.replace(recipe.model, fusion=contender.fusion, fusion_hidden_size=contender.hidden_size)
     set_seed(match.seed)
-    processor = build_processor(model_args, ring.tokenizer, ring.vocabulary)
+    processor = build_processor(model_args, ring.tokenizer, ring.vocabulary, ring.train)
     model = build_model(model_args, processor)
     parts = {"train": ring.train, "validation": ring.selection, "scored": ring.test}
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ def cache_recipe(
     tokenizer = build_tokenizer(args, data.train)
     # As train.py begins a run, so that encoders that start from random weights are the same ones.
     set_seed((training.seeds or [training.seed])[0])
-    processor = build_processor(args, tokenizer, data.vocabulary)
+    processor = build_processor(args, tokenizer, data.vocabulary, data.train)
     model = build_model(args, processor, data.vocabulary, data.task).to(training.device)
     caches = {}
     for modality in modalities or args.frozen:

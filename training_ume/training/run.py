@@ -175,7 +175,7 @@ def rehearse(runs: list[Run], recipe: Recipe, data: VQAData, tokenizer) -> None:
     for run in {run.name: run for run in runs}.values():
         set_seed(run.seed)  # stored features are those of the encoders that the run itself will begin with
         args = dataclasses.replace(recipe.model, fusion=run.fusion)
-        processor = build_processor(args, tokenizer, data.vocabulary)
+        processor = build_processor(args, tokenizer, data.vocabulary, data.train)
         model = build_model(args, processor, data.vocabulary, data.task)
         if args.lora_r:
             model = with_lora(model, args, run.folder.absolute() / "base")
@@ -229,7 +229,7 @@ def train_one(run: Run, recipe: Recipe, data: VQAData, tokenizer) -> dict:
 
     set_seed(run.seed)
     model_args = dataclasses.replace(recipe.model, fusion=run.fusion)
-    processor = build_processor(model_args, tokenizer, data.vocabulary)
+    processor = build_processor(model_args, tokenizer, data.vocabulary, data.train)
     model = build_model(model_args, processor, data.vocabulary, data.task)
     parameters = count_parameters(model)
     if model_args.lora_r:
