@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import ProcessorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training_ume.records.checkpoints import delete, holds_weights_only, keep_newest, unfinished
@@ -20,8 +21,28 @@ from training_ume.training.question_only import NAME
 TRAINED_WEIGHTS = "trained_weights.safetensors"
 
 
+class _Saved:
+    """A processor without a tokenizer while a model is trained: HF's trainer looks for the special tokens of whatever
+    is a `ProcessorMixin`, and it is there to be saved."""
+
+    def __init__(self, processor: ProcessorMixin):
+        self.processor = processor
+
+    def save_pretrained(self, *args, **kwargs):
+        return self.processor.save_pretrained(*args, **kwargs)
+
+
 class Saving:
     """The part of [`UMETrainer`] that saves a model and finds again what training needs: before HF's in its bases."""
+
+    def train(self, *args, **kwargs):
+        processor = self.processing_class
+        if isinstance(processor, ProcessorMixin) and getattr(processor, "tokenizer", None) is None:
+            self.processing_class = _Saved(processor)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.processing_class = processor
 
     def _save_checkpoint(self, model, trial) -> None:
         # In a search, each trial has a folder of its own.
