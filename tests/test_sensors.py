@@ -17,7 +17,14 @@ from modeling_ume.scalers_ume import SeriesScaler, TableScaler
 from modeling_ume.series_ume import read_series
 from modeling_ume.simple_series_ume import UMECNNSeriesConfig, UMEGRUSeriesConfig, UMELSTMSeriesConfig
 from modeling_ume.simple_tables_ume import UMEFTTransformerConfig, UMETableMLPConfig
+from training_ume.commands import main
 from training_ume.data.collator import VQACollator
+from training_ume.data.tables.load import load_rows
+from training_ume.evaluation.load import load_checkpoint
+from training_ume.explain.shapley import explain_dataset
+from training_ume.features.build import build_features
+from training_ume.features.store import FeatureCache
+from training_ume.records.files import read_json
 
 SERIES = {
     "lstm": lambda: UMELSTMSeriesConfig(2, 12, num_layers=2, bidirectional=True, stride=2),
@@ -348,3 +355,113 @@ def test_rows_of_a_batch_lack_one_or_the_other(processor):
     for number, row in enumerate(rows):
         alone = VQACollator(processor, may_lack=["series", "table"])([row])
         torch.testing.assert_close(model(**alone).logits[0], together[number], rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ tables of rows
+
+
+def drives(folder, rows=24):
+    """Whether a drive is hard: its speed swings, and the weather says so, too; some lack one or the other."""
+    random, lines = np.random.default_rng(0), []
+    for number in range(rows):
+        hard = number % 2
+        swings = random.normal(0, 0.2 + 2 * hard, (12 + number % 5, 2))
+        np.save(folder / f"drive{number}.npy", swings)
+        lines.append(
+            {
+                "signals": "" if number == 4 else f"drive{number}.npy",
+                "weather": "" if number in (5, 9) else ("sun", "rain")[hard],
+                "traffic": "NA" if number == 5 else str(random.normal(hard)).replace(".", ","),
+                "stress": ("calm", "hard")[hard],
+                "driver": f"p{number // 4}",
+            }
+        )
+    pandas.DataFrame(lines).to_csv(folder / "drives.csv", index=False)
+    return folder / "drives.csv"
+
+
+RECIPE = {
+    "series_config": {"model_type": "ume_lstm_series", "hidden_size": 8},
+    "table_config": {"model_type": "ume_ft_transformer", "hidden_size": 8, "num_layers": 1, "num_heads": 2},
+    "fusion": "ume", "fusion_hidden_size": 16, "fusion_num_heads": 2, "num_train_epochs": 4, "learning_rate": 1e-2,
+    "per_device_train_batch_size": 8, "use_cpu": True, "split_by": "driver", "validation_fraction": 0.34,
+    "columns": {"table": ["weather", "traffic"], "answer": "stress"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on drives, whose series stand in files and whose table has gaps."""
+    folder = tmp_path_factory.mktemp("drives")
+    table = drives(folder)
+    recipe = {**RECIPE, "data": str(table), "output_dir": str(folder / "run"), "report_to": "none"}
+    (folder / "drives.yaml").write_text(json.dumps(recipe))
+    assert main(["train", str(folder / "drives.yaml")]) == 0
+    return folder
+
+
+def test_series_and_a_table_are_trained_by_a_recipe(run):
+    results = read_json(run / "run" / "results.json")
+    roles = {use["name"]: use["role"] for use in results["understood"]["train"]["columns"]}
+    assert (roles["signals"], roles["weather"], roles["driver"]) == ("series", "table", "")
+    config = UMEForVisualQuestionAnswering.from_pretrained(run / "run").config
+    assert config.modalities == ["series", "table"]
+    assert (config.series_config.num_input_channels, config.table_config.category_sizes) == (2, [4])
+    processor = UMEProcessor.from_pretrained(run / "run")
+    assert processor.table_scaler.columns == ["traffic", "weather"]
+    assert processor.tokenizer is processor.image_processor is None
+
+
+def test_a_run_is_evaluated_and_asked_by_its_table(run, capsys):
+    columns = ["--columns", "table=weather,traffic", "answer=stress"]
+    assert main(["evaluate", str(run / "run"), "--data", str(run / "drives.csv"), *columns]) == 0
+    out = run / "answers.csv"
+    argv = ["ask", str(run / "run"), "--data", str(run / "drives.csv"), "--columns", "table=weather,traffic"]
+    assert main([*argv, "--out", str(out)]) == 0, capsys.readouterr().err
+    found = pandas.read_csv(out)
+    assert set(found["answer"]) <= {"calm", "hard"}
+    assert len(found) == 24
+    assert "table" not in found.columns
+
+
+def test_features_of_series_and_tables_are_stored(run, tmp_path):
+    model, processor = load_checkpoint(str(run / "run"))
+    rows = load_rows(run / "drives.csv", columns=RECIPE["columns"])
+    plain = VQACollator(processor)(list(rows))
+    logits = model(**plain).logits
+    features = {}
+    for name in ("series", "table"):
+        alone = VQACollator(processor, inputs=name)
+        build_features(tmp_path / name, name, model, alone, rows, {"name": None, "revision": None})
+        features[name] = FeatureCache(tmp_path / name)
+    stored = VQACollator(processor, features=features)(list(rows))
+    assert not {"series_values", "table_numbers"} & stored.keys()
+    torch.testing.assert_close(model(**stored).logits, logits, rtol=0, atol=1e-2)
+    # The file's content counts, not its name.
+    np.save(run / "drive0.npy", np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="lacks 1 of"):
+        FeatureCache(tmp_path / "series").locate([rows["series"][0]])
+
+
+def test_a_broken_series_is_found_beforehand(tmp_path):
+    table = drives(tmp_path, 4)
+    (tmp_path / "drive1.npy").write_bytes(b"\x93NUMPY cut off")
+    with pytest.raises(ValueError, match=r"1 × broken_series.*\n.*drive1.npy: question_id 1: .*cannot be read"):
+        load_rows(table, columns=RECIPE["columns"], check_images=True)
+    assert len(load_rows(table, columns=RECIPE["columns"], on_error="skip", skipped_log=tmp_path / "log")) == 3
+
+
+def test_shares_are_told_of_series_and_table(run):
+    model, processor = load_checkpoint(str(run / "run"))
+    rows = load_rows(run / "drives.csv", columns=RECIPE["columns"])
+    found = explain_dataset(model, processor, rows, batch_size=12)["kinds"]["all"]
+    assert list(found["shapley"]) == ["series", "table"]
+    assert sum(found["shapley"].values()) == pytest.approx(found["values"]["series+table"] - found["values"][""])
+
+
+def test_a_recipe_without_the_column_is_told(tmp_path, capsys):
+    table = drives(tmp_path, 4)
+    recipe = {**RECIPE, "data": str(table), "output_dir": str(tmp_path / "run"), "columns": {"answer": "stress"}}
+    (tmp_path / "drives.yaml").write_text(json.dumps(recipe))
+    assert main(["train", str(tmp_path / "drives.yaml")]) == 2
+    assert "the training rows have no column 'table': say which columns are its own" in capsys.readouterr().err

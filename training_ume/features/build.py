@@ -69,11 +69,10 @@ def build_features(
     kind = MODALITIES[modality]
     rows = [row for row in rows if kind.readable(row[kind.column])]
     items = {hashable(row[kind.column]): row[kind.column] for row in rows}
-    if kind.in_files:
-        stamps = file_stamps(items, (read_json(folder / "files.json") or {}))
-        keys = {path: stamp[-1] for path, stamp in stamps.items()}
-    else:
-        keys = {item: content_key(cell) for item, cell in items.items()}
+    files = [item for item, cell in items.items() if kind.names_file(cell)]
+    if files:
+        stamps = file_stamps(files, (read_json(folder / "files.json") or {}))
+    keys = {item: stamps[item][-1] if item in stamps else content_key(cell) for item, cell in items.items()}
     row_of_key: dict[str, dict] = {}
     for row in rows:
         row_of_key.setdefault(keys[hashable(row[kind.column])], row)

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from modeling_ume import UMEForVisualQuestionAnswering
+from modeling_ume.cells_ume import missing
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.collator import VQACollator
 from training_ume.features.keys import tokenizer_digest, weights_digest
@@ -82,7 +83,9 @@ def _short(value) -> str:
 
 
 def content_key(cell) -> str:
-    """What a cell that is no file is known by: SHA-256 of a text, or of numbers and their shape."""
+    """What a cell that is no file is known by: SHA-256 of a text, of columns, or of numbers and their shape."""
+    if isinstance(cell, dict):
+        cell = json.dumps({name: value for name, value in cell.items() if not missing(value)}, sort_keys=True)
     if isinstance(cell, str):
         return hashlib.sha256(cell.encode()).hexdigest()
     numbers = np.ascontiguousarray(cell, np.float32)

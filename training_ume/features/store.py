@@ -144,12 +144,10 @@ class FeatureCache:
         asked = [hashable(item) for item in items]
         new = {key: item for key, item in zip(asked, items, strict=True) if key not in self._row_of_item}
         if new:
-            if self.kind.in_files:
-                stamps = file_stamps(new, self._stamps)
-                keys = [stamp[-1] for stamp in stamps.values()]
-                self._read_anew |= {path: stamp for path, stamp in stamps.items() if stamp != self._stamps.get(path)}
-            else:
-                keys = [content_key(item) for item in new.values()]
+            files = [key for key, item in new.items() if self.kind.names_file(item)]
+            stamps = file_stamps(files, self._stamps) if files else {}
+            self._read_anew |= {path: stamp for path, stamp in stamps.items() if stamp != self._stamps.get(path)}
+            keys = [stamps[key][-1] if key in stamps else content_key(item) for key, item in new.items()]
             rows = [self._row_of_key.get(key) for key in keys]
             missing = [item for item, row in zip(new.values(), rows, strict=True) if row is None]
             if missing:
