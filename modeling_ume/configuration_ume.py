@@ -34,14 +34,14 @@ from .pairs_ume import pair_mean  # noqa: F401
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)
-from .sounds_ume import Samples  # noqa: F401
-from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
-from .streams_ume import check_modality_dropout
-from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
 from .simple_series_ume import UMELSTMSeriesConfig  # noqa: F401
 from .simple_tables_ume import UMETableMLPConfig  # noqa: F401
 from .sizes_ume import check_sizes  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
+from .stored_ume import is_private, known_fields, nearest, own_fields, refuse_unknown, storable
+from .streams_ume import check_modality_dropout
 from .table_ume import Table  # noqa: F401
+from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
 from .text_ume import Text  # noqa: F401
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields

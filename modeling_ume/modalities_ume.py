@@ -10,9 +10,7 @@ from .table_ume import Table
 from .text_ume import Text
 from .vision_ume import Vision
 
-MODALITIES: dict[str, Modality] = {
-    kind.name: kind for kind in (Text(), Vision(), Audio(), Series(), Table())
-}
+MODALITIES: dict[str, Modality] = {kind.name: kind for kind in (Text(), Vision(), Audio(), Series(), Table())}
 
 
 def modality_named(name: str | None, among=None) -> str:

@@ -44,10 +44,10 @@ from .retrieval_ume import UMEForImageTextRetrieval
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401
-from .sounds_ume import Samples  # noqa: F401
 from .simple_series_ume import UMELSTMSeriesConfig  # noqa: F401
 from .simple_tables_ume import UMETableMLPConfig  # noqa: F401
 from .sizes_ume import check_sizes  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import own_fields  # noqa: F401
 from .streams_ume import (
     Stream,

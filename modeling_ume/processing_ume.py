@@ -26,10 +26,10 @@ from .padding_ume import real_tokens  # noqa: F401
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401
-from .sounds_ume import Samples  # noqa: F401
 from .simple_series_ume import UMELSTMSeriesConfig  # noqa: F401
 from .simple_tables_ume import UMETableMLPConfig  # noqa: F401
 from .sizes_ume import check_sizes  # noqa: F401
+from .sounds_ume import Samples  # noqa: F401
 from .stored_ume import PLACE_ARGUMENTS, forget_private, nearest, storable
 from .streams_ume import Stream  # noqa: F401
 from .table_ume import Table  # noqa: F401
