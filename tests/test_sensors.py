@@ -461,7 +461,13 @@ def test_shares_are_told_of_series_and_table(run):
 
 def test_a_recipe_without_the_column_is_told(tmp_path, capsys):
     table = drives(tmp_path, 4)
-    recipe = {**RECIPE, "data": str(table), "output_dir": str(tmp_path / "run"), "columns": {"answer": "stress"}}
+    recipe = {
+        **RECIPE,
+        "data": str(table),
+        "output_dir": str(tmp_path / "run"),
+        "columns": {"answer": "stress"},
+        "split_by": None,
+    }
     (tmp_path / "drives.yaml").write_text(json.dumps(recipe))
     assert main(["train", str(tmp_path / "drives.yaml")]) == 2
     assert "the training rows have no column 'table': say which columns are its own" in capsys.readouterr().err
