@@ -24,10 +24,13 @@ from pathlib import Path
 from safetensors.torch import load_file
 from vqa_files import write_tiny_recipe, write_vqa_files
 
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import usual
 from training_ume.records.checkpoints import last_whole_checkpoint
 from training_ume.records.files import read_json
 from training_ume.records.predictions import PREDICTIONS
+
+# What questions about images are made of; others have tests of their own.
+MODALITIES = {kind.name: kind for kind in usual()}
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")

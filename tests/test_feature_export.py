@@ -12,7 +12,7 @@ from datasets import load_dataset
 from test_features import Setting, build, contents
 
 import training_ume.features.publish as feature_export
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import usual
 from training_ume.build import model
 from training_ume.commands import main
 from training_ume.features.identity import describe
@@ -21,6 +21,9 @@ from training_ume.features.store import FeatureCache, begin, finish, save_shard,
 from training_ume.records.files import read_json, write_json
 from training_ume.report.heads_and_encoders import feature_bytes, vqa_v2_features
 from training_ume.training import feature_sets
+
+# What questions about images are made of; others have tests of their own.
+MODALITIES = {kind.name: kind for kind in usual()}
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"shard_rows": 3, "batch_rows": 1}

@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel, CTRLTokenizer, set_seed
 from vqa_files import TINY, write_tiny_recipe, write_vqa_files
 
 from configuration_ume.parsing import parse_recipe
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import usual
 from modeling_ume.vision_ume import average_grid
 from training_ume.build.model import build_model
 from training_ume.build.processor import build_collator, build_processor
@@ -39,6 +39,9 @@ from training_ume.records.files import write_whole
 from training_ume.training.feature_sets import distinct_rows
 from training_ume.training.prepare import load_data
 from training_ume.training.run import train_and_evaluate
+
+# What questions about images are made of; others have tests of their own.
+MODALITIES = {kind.name: kind for kind in usual()}
 
 ROOT = Path(__file__).parent.parent
 ORIGIN = {"name": None, "revision": None}
