@@ -12,6 +12,7 @@ from .answers_ume import NUMBER_FIELDS, as_numbers, check_numbers, checked_answe
 from .arguments_ume import route_arguments  # noqa: F401
 from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
+from .films_ume import Film  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
@@ -45,6 +46,7 @@ from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, TASKS
 from .text_ume import Text  # noqa: F401
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import check_fields
+from .video_ume import own_frames  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
 
 logger = logging.get_logger(__name__)

@@ -238,7 +238,7 @@ def _fitted(encoder: PreTrainedModel, config: PretrainedConfig, pooling: str) ->
     less = encoder_class(config)._from_config(config, dtype=encoder.dtype, **pooling_kwargs(config, pooling))
     held = encoder.state_dict()
     weights = {
-        name: held[name][: len(wanted)] if held[name].shape != wanted.shape else held[name]
+        name: held[name][tuple(map(slice, wanted.shape))] if held[name].shape != wanted.shape else held[name]
         for name, wanted in less.state_dict().items()
     }
     less.load_state_dict(weights)

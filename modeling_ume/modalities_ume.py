@@ -8,9 +8,20 @@ from .modality_base_ume import Modality
 from .series_ume import Series
 from .table_ume import Table
 from .text_ume import Text
+from .video_ume import Video
 from .vision_ume import Vision
 
-MODALITIES: dict[str, Modality] = {kind.name: kind for kind in (Text(), Vision(), Audio(), Series(), Table())}
+MODALITIES: dict[str, Modality] = {
+    kind.name: kind
+    for kind in (
+        Text(),
+        Vision(),
+        Audio(),
+        Video(),
+        Series(),
+        Table(),
+    )
+}
 
 
 def modality_named(name: str | None, among=None) -> str:

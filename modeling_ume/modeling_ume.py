@@ -15,6 +15,7 @@ from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
 from .encoders_ume import encoder_class  # noqa: F401
 from .encodes_apart_ume import EncodesApart
+from .films_ume import Film  # noqa: F401
 from .fusion_attention_ume import Attention  # noqa: F401
 from .fusion_base_ume import FusionModule  # noqa: F401
 from .fusion_late_ume import LateFusion  # noqa: F401
@@ -69,6 +70,7 @@ from .text_ume import position_limit
 from .together_ume import TogetherReader
 from .travelling_ume import own_name  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
+from .video_ume import own_frames  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
 
 

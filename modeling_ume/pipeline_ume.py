@@ -20,6 +20,7 @@ from .arguments_ume import route_arguments  # noqa: F401
 from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
 from .choices_ume import about_unknown, check_probability, decode_choices, find_choices
+from .films_ume import Film  # noqa: F401
 from .given_ume import by_modality, inputs_of
 from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import is_image, read_image
@@ -42,6 +43,7 @@ from .table_ume import Table  # noqa: F401
 from .tasks_ume import check_choosing, decode_logits  # noqa: F401
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import ForeignCodeError  # noqa: F401
+from .video_ume import own_frames  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
 
 KEPT_IMAGES = 8  # of the last ones; each takes 1.8 MB at ViT-B/16-384 in float32

@@ -16,6 +16,7 @@ from transformers.utils import PROCESSOR_NAME, logging
 from .arguments_ume import route_arguments
 from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
+from .films_ume import Film  # noqa: F401
 from .hearing_ume import Hearing  # noqa: F401
 from .images_ume import process_images  # noqa: F401
 from .log_mel_ume import LogMelPatches  # noqa: F401
@@ -36,6 +37,7 @@ from .table_ume import Table  # noqa: F401
 from .tasks_ume import DEFAULT_PROBLEM, PROBLEM_TYPES, decode_logits
 from .text_ume import position_limit  # noqa: F401
 from .trust_ume import check_processor_files, load_trusted, read_quietly
+from .video_ume import own_frames  # noqa: F401
 from .vision_ume import Vision  # noqa: F401
 
 logger = logging.get_logger(__name__)

@@ -98,8 +98,14 @@ def file_stamps(paths: Iterable[str], known: dict[str, list]) -> dict[str, list]
             status = os.stat(path)
             now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             before = known.get(path)
-            if before is not None and before[:-1] == now:
+            is_folder = Path(path).is_dir()  # of frames: one may change while the folder's own times stay
+            if before is not None and before[:-1] == now and not is_folder:
                 return path, before
+            if is_folder:
+                digest = hashlib.sha256()
+                for file in sorted(file for file in Path(path).iterdir() if file.is_file()):
+                    digest.update(f"{file.name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+                return path, [*now, digest.hexdigest()]
             content = Path(path).read_bytes()
         except OSError as error:
             raise VQADataError(
