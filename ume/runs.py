@@ -30,7 +30,10 @@ from training_ume.evaluation.evaluate import evaluate_checkpoint
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.hub.publish import publish
 from training_ume.records.files import read_json
+from training_ume.records.packages import need_matplotlib
 from training_ume.report.run_plot import draw_runs
+from training_ume.report.subsets import plot_subsets
+from training_ume.training.parts import data_arguments, run_part
 from training_ume.training.run import train_and_evaluate
 
 OWN_TABLE = "own_table"
@@ -259,6 +262,33 @@ class Run:
         reading |= {} if PROBLEM_TYPES[self.model.config.problem_type].chooses else {"numbers": True}
         rows = _rows(data, reading, {}, "rows")
         return evaluate_checkpoint(str(self.best.folder), rows, **{"may_lack": lacked_by_all(rows), **options})
+
+    def subsets(self, data: Any = None, plot: str | os.PathLike | None = None, **options) -> dict:
+        """
+        What each modality is worth: scores the model on every non-empty subset of its modalities.
+
+        Args:
+            data: as `evaluate` takes it; left out, the rows that the run was scored on.
+            plot (*optional*): a PNG file to draw.
+            options: those of `evaluate`.
+
+        Returns:
+            `dict`: see `score_subsets`.
+
+        Raises:
+            ValueError: for rows without answers, and where the run's own are not to be had.
+            ImportError: for a plot without matplotlib.
+        """
+        if plot is not None:
+            need_matplotlib()
+        if data is None:
+            data = run_part(self.best.folder, self.best.results["scored_on"])[0]
+            own = data_arguments(self.best.folder)
+            options = {"max_question_length": own.max_question_length, **options}
+        found = self.evaluate(data, subsets=True, **options)["subsets"]
+        if plot is not None:
+            plot_subsets(found, plot)
+        return found
 
     def plot(self, path: str | os.PathLike | None = None):
         """

@@ -4,6 +4,7 @@ ume evaluate runs/easy_vqa --source easy_vqa --baselines question_only image_onl
 ume evaluate runs/vqa --questions v2_Questions_Test.zip --images test2015 --challenge_file test.json
 ume evaluate runs/own --part validation --by language answer_type
 ume evaluate runs/own --data other.csv --images pictures --scores macro_f1 auroc
+ume evaluate runs/own --part validation --subsets --out subsets.json
 """
 
 import argparse
@@ -25,6 +26,7 @@ from training_ume.records.files import write_json
 from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table
 from training_ume.report.curves import plot_robustness
+from training_ume.report.subsets import plot_subsets, subsets_table, worth_table
 from training_ume.training.parts import PARTS, data_arguments, describe_trained_on, run_part, trained_on
 
 
@@ -93,6 +95,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help=f"shares of the questions that lack it (default: {' '.join(map(str, DROP_RATES))})",
     )
     missing.add_argument("--drop_seed", type=int, default=0, help="draws which questions lack it (default: 0)")
+    missing.add_argument(
+        "--subsets",
+        action="store_true",
+        help="score every subset of the modalities, and say what each modality is worth (Shapley values): into --out, "
+        "and beside it as a picture, NAME_subsets.png",
+    )
     speed = parser.add_argument_group("speed")
     speed.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     speed.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
@@ -116,6 +124,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     if args.drop:
         if args.out is None:
             raise ValueError("--drop draws a curve but --out names no file: give --out results.json.")
+        need_matplotlib()
+    if args.subsets and args.out:
         need_matplotlib()
     skipping = {"on_error": "skip" if args.skipped_log else "raise", "skipped_log": args.skipped_log}
     source, remarks, asked = None, [], None
@@ -157,6 +167,7 @@ def evaluate(args: argparse.Namespace) -> dict:
         trust_remote_code=args.trust_remote_code,
         scores=chosen,
         by=by,
+        subsets=args.subsets,
         wordnet=args.wordnet,
         may_lack=() if args.part is None and args.data is None else lacked_by_all(dataset),
     )
@@ -264,12 +275,15 @@ def curve_table(curves: dict[str, list[dict]]) -> list[tuple[str, ...]]:
 def main(argv: list[str]) -> int:
     args = parse(argv)
     plot = Path(args.out).with_suffix(".png") if args.drop and args.out else None
+    subsets = Path(args.out).with_name(f"{Path(args.out).stem}_subsets.png") if args.subsets and args.out else None
     try:
         results = evaluate(args)
         if args.out:
             write_json(args.out, results)
         if plot is not None:
             plot_robustness(results["robustness"]["curves"], plot)
+        if subsets is not None:
+            plot_subsets(results["subsets"], subsets)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -294,7 +308,12 @@ def main(argv: list[str]) -> int:
         print_table(table)
     if "robustness" in results:
         print_table(curve_table(results["robustness"]["curves"]))
-    for path in (args.out, args.predictions, args.challenge_file, plot):
+    if "subsets" in results:
+        for table in (subsets_table(results["subsets"]), worth_table(results["subsets"])):
+            print()
+            print_table(table)
+        print(f"Nothing is {results['subsets']['nothing']['what']}; it is what a row gets that has none of a subset.")
+    for path in (args.out, args.predictions, args.challenge_file, plot, subsets):
         if path:
             print(f"wrote {path}")
     return 0

@@ -39,14 +39,7 @@ def predict(
     Returns:
         `list`: one answer a row, in the order of the rows: a string, or a list of numbers.
     """
-    if isinstance(dataset, StreamedQuestions):
-        batches = dataset.batches(batch_size)
-        loader = dataset.loader(batches, collator, num_workers=num_workers)
-        order = [position for step in batches.positions() for position in step[0]]
-    else:
-        allow_lacks(collator, dataset)
-        ordered, order = in_image_order(dataset)
-        loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
+    loader, order = batches_of(collator, dataset, batch_size, num_workers)
     scoring = scoring_of_model(model)
     answers = [None] * len(order)
     positions = iter(order)
@@ -57,6 +50,19 @@ def predict(
         for row, answer in zip(rows, scoring.answers(scoring.kept(logits).tolist()), strict=True):
             answers[row] = answer
     return answers
+
+
+def batches_of(
+    collator: Callable, dataset: Dataset | StreamedQuestions, batch_size: int, num_workers: int = 0
+) -> tuple[Iterable[dict[str, Tensor]], list[int]]:
+    """The batches of a dataset, rows about one image side by side, and which row of the dataset each of theirs is."""
+    if isinstance(dataset, StreamedQuestions):
+        batches = dataset.batches(batch_size)
+        order = [position for step in batches.positions() for position in step[0]]
+        return dataset.loader(batches, collator, num_workers=num_workers), order
+    allow_lacks(collator, dataset)
+    ordered, order = in_image_order(dataset)
+    return DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers), order
 
 
 def batch_logits(

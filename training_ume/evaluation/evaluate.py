@@ -27,6 +27,7 @@ from training_ume.evaluation.load import load_checkpoint
 from training_ume.evaluation.measures import Answered, by_values, intervals, open_or_closed
 from training_ume.evaluation.scores import score_answers
 from training_ume.evaluation.scoring import scoring_of_model
+from training_ume.evaluation.subsets import score_subsets
 from training_ume.evaluation.wups import WordNet
 from training_ume.records.machine import environment
 from training_ume.records.number_scores import NumberScores
@@ -55,6 +56,7 @@ def evaluate_checkpoint(
     by: Sequence[str] = (),
     wordnet: str | Path | None = None,
     may_lack: Sequence[str] = (),
+    subsets: bool = False,
 ) -> dict:
     """
     Answers a data set's questions with a checkpoint and scores the answers.
@@ -75,13 +77,14 @@ def evaluate_checkpoint(
         by (sequence of `str`): columns of the data set, or `open_closed`, by whose values to show every score.
         wordnet (path, *optional*): for WUPS, see `WordNet`.
         may_lack (sequence of `str`): modalities that all rows are meant to lack, see `VQACollator`.
+        subsets (`bool`): score the checkpoint on every subset of its modalities, see `score_subsets`.
         drop_seed (`int`): draws which ones; those that lose it at one rate lose it at every higher one too.
 
     Returns:
         `dict`: `model`, `questions`, `images`, `seconds`, `environment`; with annotated questions `scores`,
-        `baselines`, `robustness` (where something is dropped: `seed`, and for each input its `robustness_curve`),
-        `intervals` and `by` (see `by_values`), and the `coverage` of them by the model's answers, with others
-        `predictions`.
+        `baselines`, `subsets` (where they are asked for), `robustness` (where something is dropped: `seed`, and for
+        each input its `robustness_curve`), `intervals` and `by` (see `by_values`), and the `coverage` of them by the
+        model's answers, with others `predictions`.
 
     Raises:
         ValueError: no such checkpoint, an unknown baseline, score, column or input to drop, an impossible rate, a
@@ -112,6 +115,8 @@ def evaluate_checkpoint(
             raise ValueError("The questions have no answers, so missing inputs have no score: leave --drop out.")
     if predictions_file is not None and not annotated:
         raise ValueError("The questions have no answers, so they have no score: leave --predictions out.")
+    if subsets and not annotated:
+        raise ValueError("The questions have no answers, so subsets of modalities have no score: leave --subsets out.")
     if drop:
         check_rates(drop_rates)
 
@@ -154,6 +159,9 @@ def evaluate_checkpoint(
                     for missing in drop
                 },
             }
+        if subsets:
+            collator = VQACollator(processor, max_question_length=max_question_length, may_lack=may_lack)
+            results["subsets"] = score_subsets(model, collator, dataset, batch_size, num_workers)
         results |= scoring.coverage(dataset["answers"][:])
     else:
         rows = zip(dataset["question_id"][:], predictions, strict=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from configuration_ume.scores import CLASSES, LABEL_SETS, NUMBERS
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, most_common_answer
 from modeling_ume import TASK_MODELS
 from modeling_ume.numerics_ume import widen
-from modeling_ume.tasks_ume import DEFAULT_PROBLEM, DEFAULT_TASK, PROBLEM_TYPES, TASKS
+from modeling_ume.tasks_ume import DEFAULT_PROBLEM, DEFAULT_TASK, PROBLEM_TYPES, TASKS, label_scale
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.numbers import NumberTargets, numbers_in
 from training_ume.data.streaming import StreamedQuestions
@@ -52,6 +53,13 @@ class AnswerScoring:
     def answers(self, kept: Sequence) -> list:
         """One answer a row."""
         return [self.id2label[int(i)] for i in kept]
+
+    def usual(self, config) -> tuple[Any, str]:
+        """What is answered without looking at anything, as `score` takes it, and what that is, in words."""
+        return self.id2label[0], (
+            f"the most common training answer, {self.id2label[0]!r}: the first of the model's answers, which are in "
+            "order of how common they were"
+        )
 
     def fitting(self, references: Sequence[Sequence[str]]) -> FittingScore:
         """The score to choose by and to report first."""
@@ -144,6 +152,10 @@ class LabelsScoring(ClassScoring):
     def answers(self, kept: Sequence) -> list[list[str]]:
         return [[self.id2label[i] for i, there in enumerate(row) if there] for row in kept]
 
+    def usual(self, config) -> tuple[list[str], str]:
+        answer, what = super().usual(config)
+        return [answer], f"{what}; it alone"
+
     def fitting(self, references: Sequence[Sequence[str]]) -> FittingScore:
         return FittingScore("micro_f1", "a row has several labels, or none")
 
@@ -187,6 +199,11 @@ class NumberScoring(AnswerScoring):
 
     def answers(self, kept: Sequence) -> list[list[float]]:
         return [[float(number) for number in row] for row in kept]
+
+    def usual(self, config) -> tuple[list[float], str]:
+        logarithms = ", of their logarithms" if self.logs else ""
+        standardised = torch.zeros(1, len(self.id2label))
+        return label_scale(config).in_unit(standardised)[0].tolist(), f"the mean of the training labels{logarithms}"
 
     def check_scores(self, names: Sequence[str]) -> list[str]:
         scored = [name for name in NUMBERS if self.logs or name != "r2_log"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -19,18 +17,9 @@ from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
 from training_ume.records.explanation import PAIRS
+from training_ume.records.shares import names_of, shapley_values, subsets_of
 
 # ---------------------------------------------------------------------------------------------------- which modality
-
-
-def names_of(model: UMEForVisualQuestionAnswering) -> list[str]:
-    """What each of the model's modalities is called in an explanation, in the order of its streams."""
-    return [MODALITIES[modality].short for modality in model.config.modalities]
-
-
-def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """All subsets of the modalities, the smaller first, what the Shapley values are made of."""
-    return [subset for size in range(len(names) + 1) for subset in combinations(names, size)]
 
 
 def named_weights(names: Sequence[str], weights: dict[str, Tensor]) -> dict[str, float] | None:
@@ -75,28 +64,6 @@ def subset_probabilities(
     if targets is None:
         targets = logits[:, -1].argmax(-1)
     return probabilities[torch.arange(size), :, targets]
-
-
-def shapley_values(values: Tensor) -> Tensor:
-    """
-    Values of all subsets of K modalities [..., 2^K], in the order of `subsets_of` → Shapley values [..., K].
-
-    Each is the mean, over the orders in which modalities may come, of what this one adds to those before it (Shapley
-    1953); their sum is the value of all minus that of none.
-    """
-    players = values.shape[-1].bit_length() - 1
-    subsets = subsets_of(range(players))
-    place = {subset: number for number, subset in enumerate(subsets)}
-    shapley = []
-    for player in range(players):
-        added = 0.0
-        for subset in subsets:
-            if player not in subset:
-                orders = math.factorial(len(subset)) * math.factorial(players - len(subset) - 1)
-                more = place[tuple(sorted((*subset, player)))]
-                added = added + orders / math.factorial(players) * (values[..., more] - values[..., place[subset]])
-        shapley.append(added)
-    return torch.stack(shapley, dim=-1)
 
 
 @torch.no_grad()

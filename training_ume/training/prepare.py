@@ -432,7 +432,8 @@ def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset]
     nothing_to_validate_on = args.is_table and args.validation_fraction is None and not args.has_eval_part
     if nothing_to_validate_on and (rows is None or "validation" not in rows):
         seen = [MODALITIES[name] for name in seen_by(data.inputs)]
-        files = [kind.file_nouns for kind in seen if kind.in_files and any(data.train[kind.column][:])]
+        there = [kind for kind in seen if kind.in_files and kind.column in data.train.column_names]
+        files = [kind.file_nouns for kind in there if any(data.train[kind.column][:])]
         what = " and ".join(files) or ("questions" if data.inputs == "question" else "rows")
         what = what if args.split_by is None else f"values of {args.split_by}"
         lines.append(
