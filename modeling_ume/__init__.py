@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from .configuration_ume import UMEConfig
+from .contrast_ume import UMEForRetrieval
 from .fusion_base_ume import FusionHead
 from .fusion_ume import FUSIONS
 from .modeling_ume import TASK_MODELS, UMEForSequenceClassification, UMEForVisualQuestionAnswering, UMEModel
@@ -43,6 +44,7 @@ __all__ = [
     "Stream",
     "UMEConfig",
     "UMEForImageTextRetrieval",
+    "UMEForRetrieval",
     "UMEForSequenceClassification",
     "UMEForVisualQuestionAnswering",
     "UMEModel",

@@ -1,4 +1,4 @@
-"""What a config says of its answers, or of its numbers: checked, and each fact kept once."""
+"""What a config says of its answers, its numbers, or of what it compares: checked, and each fact kept once."""
 
 import math
 
@@ -36,6 +36,23 @@ def check_numbers(config) -> None:
             raise ValueError(
                 f"{name}={values} is impossible: give finite numbers{' above 0' * (name == 'label_std')}."
             )
+
+
+def check_pairs(config) -> None:
+    """ValueError where the pairs that retrieval compares are none of the config's modalities."""
+    pairs = config.retrieval_pairs
+    if pairs is None:
+        return
+    if not isinstance(pairs, (list, tuple)) or not pairs:
+        raise ValueError(f"retrieval_pairs={pairs!r} is impossible: give a list of pairs, [['text', 'vision'], …].")
+    for pair in pairs:
+        named = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not named or pair[0] == pair[1] or any(name not in config.modalities for name in pair):
+            raise ValueError(
+                f"retrieval_pairs has {pair!r}: a pair is two different ones of the modalities that the config "
+                f"has, {', '.join(config.modalities)}."
+            )
+    config.retrieval_pairs = [list(pair) for pair in pairs]
 
 
 def as_numbers(field: str, values) -> list[float] | None:

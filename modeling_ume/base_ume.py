@@ -19,6 +19,7 @@ from .fusion_ume import FUSIONS
 from .limits_ume import check_against_weights, loading
 from .loading_ume import absent_names, load_encoder, named_encoders, place, shown, split_arguments
 from .modalities_ume import MODALITIES, modality_named
+from .modality_base_ume import Modality
 from .own_heads_ume import find_head_of
 from .stored_ume import LOAD_ARGUMENTS, known_fields
 from .streams_ume import Stream
@@ -399,6 +400,21 @@ class UMEEncoders(UMEPreTrainedModel):
     ) -> tuple[Stream, ModelOutput]:
         """As `encode`, and what the encoder returned."""
         return self._adapters[modality].read(getattr(self, f"{modality}_model"), inputs, record)
+
+    def _stored_stream(self, kind: Modality, given: dict[str, Tensor]) -> Stream:
+        """The stream of an encoder's stored output, which may have been kept in a shorter type."""
+        adapter = self._adapters[kind.name]
+        states, pooled, mask, grid = (given.get(name) for name in (kind.states, kind.pooled, kind.mask, kind.grid))
+        width, pooled_width = states.shape[-1], None if pooled is None else pooled.shape[-1]
+        if (width, pooled_width) != (adapter.width, adapter.pooled_width):
+            raise ValueError(
+                f"{kind.states} and {kind.pooled} are {width} and {pooled_width or 0} wide, but the encoder's "
+                f"are {adapter.width} and {adapter.pooled_width}: give both, as this model's own encoder makes them."
+            )
+        if mask is None:
+            mask = torch.ones(states.shape[:2], device=states.device)
+        mask, grid = mask.bool(), None if grid is None else tuple(grid.tolist())
+        return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid, modality=kind.name)
 
     def encode_text(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

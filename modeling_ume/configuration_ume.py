@@ -4,11 +4,20 @@
 """
 
 import copy
+import itertools
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
 from transformers.utils import logging
 
-from .answers_ume import NUMBER_FIELDS, as_numbers, check_numbers, checked_answers, inverted, settle_answers
+from .answers_ume import (
+    NUMBER_FIELDS,
+    as_numbers,
+    check_numbers,
+    check_pairs,
+    checked_answers,
+    inverted,
+    settle_answers,
+)
 from .arguments_ume import route_arguments  # noqa: F401
 from .audio_ume import Audio  # noqa: F401
 from .cells_ume import missing  # noqa: F401
@@ -129,6 +138,9 @@ class UMEConfig(PretrainedConfig):
             For `"regression"`, the loss of the standardised numbers: `"mse"`, the default, or `"huber"`, which labels
             far off dominate less.
 
+        retrieval_pairs (`list[list[str]]`, *optional*):
+            For [`UMEForRetrieval`]: which pairs of modalities it compares, `[["audio", "vision"], …]`. Left out: every
+            two.
         fusion_file (`str`, *optional*):
             Where a head from outside this package is from, `"my_head.py:MyHead"`: it says so by itself. A file that a
             stored config names is run by nothing but `trust_remote_code=True`.
@@ -180,6 +192,7 @@ class UMEConfig(PretrainedConfig):
         label_std=None,
         label_transform=None,
         regression_loss=None,
+        retrieval_pairs=None,
         **kwargs,
     ):
         kwargs = {**_by_field(encoder_configs, kwargs), **kwargs}
@@ -205,6 +218,7 @@ class UMEConfig(PretrainedConfig):
         self.label_std = as_numbers("label_std", label_std)
         self.label_transform = label_transform
         self.regression_loss = regression_loss
+        self.retrieval_pairs = retrieval_pairs
         self.problem_type = problem_type  # how many answers are enough depends on it
         super().__init__(problem_type=problem_type, **settle_answers(kwargs, problem_type))
         if self.output_attentions and self._attn_implementation is None:
@@ -233,6 +247,10 @@ class UMEConfig(PretrainedConfig):
     def modalities(self) -> list[str]:
         """The modalities that the model has, in the order of `MODALITIES`, which its streams have too."""
         return [name for name, kind in MODALITIES.items() if vars(self).get(kind.config_field) is not None]
+
+    def pairs_to_compare(self) -> list[list[str]]:
+        """The pairs of modalities that retrieval compares: those that were named, or every two."""
+        return self.retrieval_pairs or [list(pair) for pair in itertools.combinations(self.modalities, 2)]
 
     def encoder_config(self, modality: str) -> PretrainedConfig:
         """The config of the encoder of a modality that the model has."""
@@ -304,7 +322,7 @@ class UMEConfig(PretrainedConfig):
         """As in transformers, without what is private, and of fields only those that are defined."""
         known = known_fields(type(self))
         fields = {name: value for name, value in super().to_dict().items() if name in known}
-        for name in ("fusion_file", *NUMBER_FIELDS):  # most models have none
+        for name in ("fusion_file", "retrieval_pairs", *NUMBER_FIELDS):  # most models have none
             if fields[name] is None:
                 del fields[name]
         if fields["fusion_pairs"] == PAIR_SETS[0]:  # as in every config of earlier releases
@@ -373,6 +391,7 @@ class UMEConfig(PretrainedConfig):
             one_of(kind.pooling_field, POOLINGS)
         one_of("problem_type", PROBLEM_TYPES)
         check_numbers(self)
+        check_pairs(self)
         one_of("fusion_pairs", PAIR_SETS)
         at_least_one("fusion_hidden_size")
         at_least_one("fusion_num_layers")

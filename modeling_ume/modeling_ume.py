@@ -13,6 +13,7 @@ from .base_ume import UMEEncoders, UMEPreTrainedModel
 from .cells_ume import missing  # noqa: F401
 from .choices_ume import find_choices  # noqa: F401
 from .configuration_ume import UMEConfig
+from .contrast_ume import UMEForRetrieval
 from .encoders_ume import encoder_class  # noqa: F401
 from .encodes_apart_ume import EncodesApart
 from .films_ume import Film  # noqa: F401
@@ -31,7 +32,7 @@ from .limits_ume import max_parameters  # noqa: F401
 from .loading_ume import split_arguments  # noqa: F401
 from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES
-from .modality_base_ume import Modality
+from .modality_base_ume import Setting  # noqa: F401
 from .numerics_ume import widen
 from .outputs_ume import UMEModelOutput, UMEVQAOutput, add_records, recorded_in, records
 from .own_heads_ume import head_of, register_fusion  # noqa: F401 (users import register_fusion from here, too)
@@ -256,21 +257,6 @@ class UMEModel(TogetherReader, UMEEncoders):
             rows[modality] = select_rows(stream, index)
         return rows
 
-    def _stored_stream(self, kind: Modality, given: dict[str, Tensor]) -> Stream:
-        """The stream of an encoder's stored output, which may have been kept in a shorter type."""
-        adapter = self._adapters[kind.name]
-        states, pooled, mask, grid = (given.get(name) for name in (kind.states, kind.pooled, kind.mask, kind.grid))
-        width, pooled_width = states.shape[-1], None if pooled is None else pooled.shape[-1]
-        if (width, pooled_width) != (adapter.width, adapter.pooled_width):
-            raise ValueError(
-                f"{kind.states} and {kind.pooled} are {width} and {pooled_width or 0} wide, but the encoder's "
-                f"are {adapter.width} and {adapter.pooled_width}: give both, as this model's own encoder makes them."
-            )
-        if mask is None:
-            mask = torch.ones(states.shape[:2], device=states.device)
-        mask, grid = mask.bool(), None if grid is None else tuple(grid.tolist())
-        return Stream(states.to(self.dtype), mask, pooled.to(self.dtype), mask.any(1), grid, modality=kind.name)
-
     def _absent(self, modality: str, like: Stream) -> Stream:
         """The stream of a modality that no example of the batch has."""
         adapter, batch_size = self._adapters[modality], len(like.states)
@@ -426,12 +412,8 @@ class UMEForSequenceClassification(UMEForVisualQuestionAnswering):
 # for the one that is defined elsewhere. It imports every file that has to travel (see tests/test_modeling.py).
 UMEForImageTextRetrieval.__module__ = __name__
 UMEModel.register_for_auto_class("AutoModel")
-TASK_MODELS = {
-    name: {model.__name__: model for model in (UMEForVisualQuestionAnswering, UMEForSequenceClassification)}[
-        task.model
-    ]
-    for name, task in TASKS.items()
-}
+UMEForRetrieval.__module__ = __name__
+TASK_MODELS = {name: globals()[task.model] for name, task in TASKS.items()}
 for _name, _model in TASK_MODELS.items():
     _model.register_for_auto_class(TASKS[_name].auto)
 UMEForImageTextRetrieval.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -134,6 +134,24 @@ class UMERetrievalOutput(EncoderRecords, ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
+@dataclass
+class UMEContrastOutput(ModelOutput):
+    """What [`UMEForRetrieval`] returns.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, with `return_loss=True`): mean over the pairs.
+        logits (`dict[str, torch.Tensor]`): by pair (`"audio_vision"`) the cosine similarities over the temperature of
+            the U items of the first modality to the V of the second, `(U, V)`, at least in float32.
+        embeds (`dict[str, torch.Tensor]`): by modality the features of its items, `(U, D)`, of length 1.
+        model_outputs (`dict[str, ModelOutput]`): by modality what its encoder returned.
+    """
+
+    loss: Tensor | None = None
+    logits: dict[str, Tensor] | None = None
+    embeds: dict[str, Tensor] | None = None
+    model_outputs: dict[str, ModelOutput] | None = None
+
+
 def _kept_by(modality: str, record: str) -> property:
     def kept(output: UMERetrievalOutput) -> tuple[Tensor, ...] | None:
         outputs = getattr(output, f"{modality}_model_output", None)

@@ -228,6 +228,7 @@ TASKS = {
             "classification", "UMEForSequenceClassification", "AutoModelForSequenceClassification",
             None, "Classification",
         ),
+        Task("retrieval", "UMEForRetrieval", "AutoModelForPreTraining", None, "Retrieval", labels=False),
     )
 }  # fmt: skip
 DEFAULT_TASK = next(iter(TASKS))

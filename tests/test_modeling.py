@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import modeling_ume
 from configuration_ume import UMEConfig
-from modeling_ume import UMEForSequenceClassification, UMEForVisualQuestionAnswering, UMEModel
+from modeling_ume import UMEForRetrieval, UMEForSequenceClassification, UMEForVisualQuestionAnswering, UMEModel
 from modeling_ume.tasks_ume import answer_loss
 
 PAIRS = [(text, image) for text in TEXT_CONFIGS for image in IMAGE_CONFIGS]
@@ -394,6 +394,7 @@ def test_every_place_of_code_that_a_config_names_holds_that_class():
         "AutoModel": UMEModel,
         "AutoModelForVisualQuestionAnswering": UMEForVisualQuestionAnswering,
         "AutoModelForSequenceClassification": UMEForSequenceClassification,
+        "AutoModelForPreTraining": UMEForRetrieval,
         "AutoModelForZeroShotImageClassification": modeling_ume.UMEForImageTextRetrieval,
         "pipeline": modeling_ume.UMEVQAPipeline,
     }
