@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, CLIPImageProcessor
+from transformers import AutoConfig
 from transformers.image_processing_utils import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -296,4 +296,4 @@ def as_image_processor(fields: dict):
     own.setdefault("do_center_crop", "crop_size" in own)
     if fields.get("offset"):  # bytes become −1 … 1 before the mean is taken off
         own["image_mean"] = [mean + 1 for mean in own.get("image_mean", [0.5] * 3)]
-    return CLIPImageProcessor(**own)
+    return transformers.CLIPImageProcessor(**own)

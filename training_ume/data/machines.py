@@ -14,7 +14,7 @@ RATE, SECONDS, SIDE = 8000, 0.5, 48
 # What each fault does: the signs that a machine with it shows. No sign is of one fault alone, so that no kind of data
 # names all faults by itself.
 FAULTS = {
-    "none": (),
+    "fine": (),
     "bearing": ("clicks", "hot"),
     "pump": ("low", "hot"),
     "seal": ("low", "leak"),

@@ -9,7 +9,7 @@ from typing import Any
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _Problems
 from training_ume.data.tables.containers import open_table
-from training_ume.data.tables.roles import roles
+from training_ume.data.tables.roles import columns_of, roles
 from training_ume.data.tables.table import Table
 
 
@@ -19,19 +19,23 @@ class Layout:
     One way in which a data set is written.
 
     Attributes:
-        columns: by role, the column (`None`: there is none).
+        columns: by role, the column (`None`: there is none), or several of a modality that joins them.
         marks: further columns that it has; all of them together tell it from other layouts.
         tells (`bool`): whether its columns alone tell it from any other table.
     """
 
-    columns: Mapping[str, str | None]
+    columns: Mapping[str, str | Sequence[str] | None]
     marks: frozenset[str] = frozenset()
     tells: bool = True
 
     def fits(self, there: Iterable[str], optional: Iterable[str] = ("answers",)) -> bool:
         """Whether a table with these columns has the layout; parts without answers have it, too."""
-        needed = {column for role, column in self.columns.items() if column and role not in optional}
-        return needed | self.marks <= set(there)
+        return self.needed(optional) <= set(there)
+
+    def needed(self, optional: Iterable[str] = ()) -> set[str]:
+        """The columns that a table in this layout has."""
+        roles = [column for role, column in self.columns.items() if column and role not in optional]
+        return {name for column in roles for name in columns_of(column)} | self.marks
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,10 @@ class Source:
         """
         for layout in self.layouts:
             if layout.fits(table.columns):
-                found = {role: c for role, c in layout.columns.items() if c in table.columns}
+                found = {role: c for role, c in layout.columns.items() if {*columns_of(c)} <= {*table.columns}}
                 return {**dict.fromkeys(roles()), **found}
         there = [column for column in table.columns if column not in self.makes]
-        lacking = [
-            ", ".join(sorted({c for c in layout.columns.values() if c} | layout.marks)) for layout in self.layouts
-        ]
+        lacking = [", ".join(sorted(layout.needed())) for layout in self.layouts]
         raise VQADataError(
             f"{table.name} is not in a layout of {self.title}: it has the columns {', '.join(there)}, where "
             f"{' or else '.join(lacking)} are needed. Leave source out to have its columns found by name."
