@@ -61,6 +61,12 @@ class Audio(Modality):
         ),
     )  # fmt: skip
     in_files = feature_maps = True
+    file_noun = "sound file"
+    column_names = (
+        ("wav", "sound", "audio_file", "audio_path", "audio_filename"), ("speech", "recording", "voice"),
+    )  # fmt: skip
+    suffixes = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au")
+    beside = ("audio", "wav", "wavs", "sounds", "clips", "recordings", "audio_files")
     marks = ("conv_kernel", "num_mel_bins", "feature_projection_input_dim")
     shard_rows, batch_rows = 128, 16
     reads = "a model that reads sounds"

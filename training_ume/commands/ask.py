@@ -1,14 +1,19 @@
-"""Ask a checkpoint questions about an image, or all the questions of a table.
+"""Ask a checkpoint questions about an image, for what it makes of a sound and the like, or all questions of a table.
 
 ume ask runs/easy_vqa drawing.png
 ume ask runs/easy_vqa drawing.png "is there a circle?" "what shape is it?" --top_k 5
 ume ask runs/easy_vqa drawing.png "what shape is it?" --choices circle square --min_probability 0.6
 ume ask runs/easy_vqa drawing.png - < questions.txt
+ume ask runs/spoken_digits three.wav
+ume ask runs/houses kitchen.jpg --table '{"bedrooms": 3, "area": 120}'
 ume ask runs/easy_vqa --data questions.csv --images pictures --out answers.csv
 
 Without a question, at a terminal, it waits for questions, one a line; an empty line or Ctrl-D ends. Either way the
 image is encoded once. With `-` the questions come from elsewhere, one a line. A table's answers go into a CSV file as
 they come: the same command goes on where it was interrupted.
+
+A model of other modalities takes what there is of them, in any order: a file is told by its ending, or named by an
+option.
 """
 
 import argparse
@@ -16,9 +21,12 @@ import sys
 from collections.abc import Iterator
 
 from configuration_ume.scores import quantity
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modality_base_ume import Modality
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.tables import add_table_options, load_table
-from training_ume.evaluation.asking import ask
+from training_ume.evaluation.asking import QUESTION, ask, ask_any
+from training_ume.evaluation.load import reads_others
 from training_ume.report.console import print_json
 
 
@@ -45,11 +53,15 @@ def piped() -> Iterator[str]:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("ask", __doc__)
     parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
-    parser.add_argument("image", nargs="?", help="path or URL of an image")
+    parser.add_argument("image", nargs="?", help="path or URL of an image, or of another file that the model reads")
     parser.add_argument(
         "questions", nargs="*", metavar="question",
-        help="what to ask, in quotes; several are allowed; - reads them from standard input, one a line",
+        help="what to ask, in quotes; several are allowed; - reads them from standard input, one a line; more files",
     )  # fmt: skip
+    for kind in further():
+        takes = "path or URL" if kind.in_files else "numbers as JSON" + (", or a file" if kind.suffixes else "")
+        option, place = f"--{kind.column}", f"given_{kind.column}"
+        parser.add_argument(option, dest=place, metavar="WHAT", help=f"{kind.noun}: {takes}")
     parser.add_argument("--top_k", type=int, help="answers a question (default: 3, of a table 1)")
     parser.add_argument(
         "--choices", nargs="+", help="the answers to choose from; what the model does not know is left out, by name"
@@ -70,15 +82,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     table.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
     table.add_argument("--num_workers", type=int, default=0, help="processes that read images (default: 0)")
     args = parser.parse_intermixed_args(argv)  # options may stand between model and image
+    args.named = {kind.column: value for kind in further() if (value := getattr(args, f"given_{kind.column}"))}
+    args.others = bool(args.named) or (args.image is not None and reads_others(args.model))
     asks_table = args.data is not None or args.source is not None
-    if asks_table and (args.image is not None or args.json):
+    if asks_table and (args.image is not None or args.named or args.json):
         parser.error("--data and --source name a table: leave the image, questions and --json out")
     if asks_table and args.out is None:
         parser.error("--out is missing: name the file for the answers, for example --out answers.csv")
     if not asks_table and args.out is not None:
         parser.error("--out is for a table of questions: name it by --data, or leave --out out")
-    if not asks_table and args.image is None:
-        parser.error("there is no image: give one behind the model, or a table of questions by --data")
+    if not asks_table and args.image is None and not args.named:
+        parser.error(
+            "there is no image: give one, or what else the model reads, behind the model, or a table of questions by "
+            "--data"
+        )
+    if args.others:
+        return args
     if "-" in args.questions and len(args.questions) > 1:
         parser.error("- reads the questions from standard input: give it alone")
     if args.json and not args.questions:
@@ -89,6 +108,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
             "them at a terminal"
         )
     return args
+
+
+def further() -> list[Modality]:
+    """What is given by an option, where it is not told by the ending of its file."""
+    return [kind for kind in MODALITIES.values() if kind.column != QUESTION]
 
 
 def say(text: str) -> None:
@@ -121,6 +145,16 @@ def ask_all(args: argparse.Namespace) -> None:
     print(f"Asked {asked:,} of {len(rows):,} questions now; all answers are in {args.out}.")
 
 
+def ask_one(args: argparse.Namespace) -> None:
+    """A model of other modalities than images and questions, for what it makes of what was given."""
+    things = [] if args.image is None else [args.image, *args.questions]
+    top_k = 3 if args.top_k is None else args.top_k
+    answered = ask_any(
+        args.model, things, args.named, top_k, args.trust_remote_code, args.choices, args.min_probability, say
+    )
+    show(args, answered, bool(answered[0][0]), False)
+
+
 def ask_some(args: argparse.Namespace) -> None:
     from_stdin = args.questions == ["-"]
     questions = piped() if from_stdin else args.questions or typed()
@@ -134,11 +168,16 @@ def ask_some(args: argparse.Namespace) -> None:
         args.min_probability,
         say,
     )
+    show(args, answered, bool(args.questions), from_stdin)
+
+
+def show(args: argparse.Namespace, answered, with_questions: bool, from_stdin: bool) -> None:
+    """Prints answers as they come."""
     if args.json:
         print_json([{"question": question, "answers": answers} for question, answers in answered])
         return
     for question, candidates in answered:
-        if args.questions:
+        if with_questions:
             print(question)
         for candidate in candidates:
             if "score" not in candidate:
@@ -152,7 +191,9 @@ def ask_some(args: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     args = parse(argv)
     try:
-        if args.image is None:
+        if args.others:
+            ask_one(args)
+        elif args.image is None:
             ask_all(args)
         else:
             ask_some(args)
@@ -160,7 +201,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = " What is answered is kept: repeat the command to go on." if args.image is None else ""
+        kept = " What is answered is kept: repeat the command to go on." if args.data or args.source else ""
         print(f"\nInterrupted.{kept}", file=sys.stderr)
         return 130
     return 0

@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from modeling_ume import TASK_MODELS, UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.modalities_ume import MODALITIES, usual
 from modeling_ume.tasks_ume import DEFAULT_TASK, PROBLEM_TYPES
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line, read_json
@@ -17,6 +18,13 @@ def gives_numbers(name: str) -> bool:
     """Whether the model of a name gives numbers, by its config.json alone; False where there is none to read."""
     problem = PROBLEM_TYPES.get((_config_fields(name) or {}).get("problem_type"))
     return problem is not None and not problem.chooses
+
+
+def reads_others(name: str) -> bool:
+    """Whether the model of a name reads anything but images and questions, by its config.json alone; False where there
+    is none to read."""
+    fields = _config_fields(name) or {}
+    return any(fields.get(kind.config_field) is not None for kind in MODALITIES.values() if kind not in usual())
 
 
 def _class_of(name: str) -> type[UMEForVisualQuestionAnswering]:
