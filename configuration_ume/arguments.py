@@ -103,6 +103,13 @@ class ModelArguments(EncoderArguments):
             "classification, which stands for numbers, too): the class that it is saved as, and its scores."
         },
     )
+    pairs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Of task=retrieval: the modalities that are compared, two by two, as in audio+vision vision+text "
+            "(left out: every two)."
+        },
+    )
     problem_type: Literal[tuple(PROBLEM_TYPES)] = field(
         default=DEFAULT_PROBLEM,
         metadata={
@@ -184,6 +191,15 @@ class ModelArguments(EncoderArguments):
             ):
                 more = "" if least is None else " above 0"
                 raise ValueError(f"{name}={values} is impossible: give three numbers{more}, one a colour.")
+        if self.pairs is not None and self.task != "retrieval":
+            raise ValueError("pairs is about task=retrieval: give that task, or leave it out.")
+        for pair in self.pairs or []:
+            named = pair.split("+")
+            if len(named) != 2 or named[0] == named[1] or any(name not in self.modalities for name in named):
+                raise ValueError(
+                    f"pairs has {pair!r}: write two different ones of the modalities that are given an encoder "
+                    f"({', '.join(self.modalities)}), as in {'+'.join(self.modalities[:2])}."
+                )
         problem = PROBLEM_TYPES[self.problem_type]
         if self.soft_targets and not problem.exclusive:
             raise ValueError(

@@ -17,8 +17,15 @@ NUMBERS = {
 # Those of classes, one a row, and of several labels a row.
 CLASSES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
 LABEL_SETS = {"micro_f1": "micro F1", "macro_f1": "macro F1", "subset_accuracy": "all labels right"}
-GROUPS = (NAMES, NUMBERS, CLASSES, LABEL_SETS)
-LOWER_IS_BETTER = ("loss", "mae", "rmse")
+# Of retrieval, means over pairs and directions.
+RETRIEVAL = {
+    "recall@1": "recall@1",
+    "recall@5": "recall@5",
+    "recall@10": "recall@10",
+    "median_rank": "median rank",
+}
+GROUPS = (NAMES, NUMBERS, CLASSES, LABEL_SETS, RETRIEVAL)
+LOWER_IS_BETTER = ("loss", "mae", "rmse", "median_rank")
 # Those that are asked for, or that a data set by name is judged by.
 FURTHER = {
     "accuracy": "accuracy",
@@ -81,4 +88,4 @@ def quantity(value: float) -> str:
     return f"{value:,.{digits}f}" if abs(value) >= 1e-4 else f"{value:.3e}"
 
 
-LABELS = {**NAMES, **NUMBERS, **CLASSES, **LABEL_SETS, **FURTHER}
+LABELS = {**NAMES, **NUMBERS, **CLASSES, **LABEL_SETS, **RETRIEVAL, **FURTHER}

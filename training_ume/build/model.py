@@ -36,7 +36,8 @@ def build_model(
     """
     head = {
         **(vocabulary.config_fields() if isinstance(vocabulary, NumberTargets) else {}),
-        "id2label": dict(processor.id2label),
+        **({} if processor.id2label is None else {"id2label": dict(processor.id2label)}),
+        "retrieval_pairs": None if args.pairs is None else [pair.split("+") for pair in args.pairs],
         **{
             name: getattr(args, name)
             for name in (
@@ -76,7 +77,7 @@ def build_model(
             "give values that the encoder can have."
         ) from error
     for modality, encoder in pretrained.items():
-        model.ume.encoder(modality).load_state_dict(encoder.state_dict())
+        model.get_encoder(modality).load_state_dict(encoder.state_dict())
     if args.init_from is not None:
         start_from(model, args.init_from)
     for modality in args.frozen:

@@ -13,7 +13,7 @@ from training_ume.data.collator import VQACollator
 ROWS = 1000  # that are looked at together
 
 
-def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabulary, rows=None) -> UMEProcessor:
+def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabulary | None, rows=None) -> UMEProcessor:
     """
     The processor: the tokenizer, of every other modality its encoder's own part, a plain one or what the training rows
     make it, and the answers.
@@ -38,7 +38,8 @@ def build_processor(args: ModelArguments, tokenizer, vocabulary: AnswerVocabular
             parts[kind.part] = kind.load_part(name, settings, revision=revision or "main")
         else:
             parts[kind.part] = kind.new_part(encoder_config(getattr(args, kind.config_field), None, None), settings)
-    return UMEProcessor(**parts, id2label=dict(vocabulary.id2label), problem_type=args.problem_type)
+    id2label = None if vocabulary is None else dict(vocabulary.id2label)
+    return UMEProcessor(**parts, id2label=id2label, problem_type=args.problem_type)
 
 
 def fit_part(kind: Modality, args: ModelArguments, rows):

@@ -18,15 +18,16 @@ from configuration_ume.scores import names_in
 from metrics.vqa_accuracy.vqa_accuracy import answer_form, most_common_answer
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.stored_ume import nearest
-from modeling_ume.tasks_ume import PROBLEM_TYPES, check_choosing
+from modeling_ume.tasks_ume import PROBLEM_TYPES, TASKS, check_choosing
 from training_ume.data.collator import VQACollator
 from training_ume.data.inputs import BLIND, LEFT
 from training_ume.evaluation.answering import predict
 from training_ume.evaluation.challenge import write_challenge_results
+from training_ume.evaluation.finding import chance, score_retrieval
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.evaluation.measures import Answered, by_values, intervals, open_or_closed
 from training_ume.evaluation.scores import score_answers
-from training_ume.evaluation.scoring import scoring_of_model
+from training_ume.evaluation.scoring import scoring_of_model, task_of
 from training_ume.evaluation.subsets import score_subsets
 from training_ume.evaluation.wups import WordNet
 from training_ume.records.machine import environment
@@ -98,6 +99,8 @@ def evaluate_checkpoint(
     if (scores or by) and not annotated:
         raise ValueError("The questions have no answers, so they have no scores: leave --scores and --by out.")
     model, processor = load_checkpoint(name, trust_remote_code)
+    if not TASKS[task_of(model)].labels:
+        return found_together(name, model, processor, dataset, batch_size, max_question_length, may_lack)
     scoring = scoring_of_model(model)
     scores = scoring.check_scores(scores)
     words = WordNet(wordnet) if any(score.startswith("wups_") for score in scores) else None
@@ -171,6 +174,22 @@ def evaluate_checkpoint(
     if challenge_file is not None:
         ids = dataset["question_id"][:]
         write_challenge_results(challenge_file, ids if asked is None else [asked[i] for i in ids], predictions)
+    return {**results, "environment": environment()}
+
+
+def found_together(
+    name: str, model, processor, dataset: Dataset, batch_size: int, max_length: int | None, may_lack: Sequence[str]
+) -> dict:
+    """The results of a model that compares modalities: what it finds among the rows, see `score_retrieval`."""
+
+    def collate(column: str) -> VQACollator:
+        return VQACollator(processor, inputs=column, max_question_length=max_length, may_lack=may_lack)
+
+    started = time.perf_counter()
+    scores = score_retrieval(model, collate, dataset, batch_size)
+    images = len(set(dataset["image"][:]) - {""})
+    results = {"model": name, "questions": len(dataset), "called": "rows", "images": images}
+    results |= {"seconds": time.perf_counter() - started, "scores": scores, "baselines": {"chance": chance(scores)}}
     return {**results, "environment": environment()}
 
 

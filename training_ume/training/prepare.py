@@ -98,22 +98,7 @@ def load_data(
     if args.source == "stream":
         return load_shards(args)
     understood: dict[str, dict] = {}
-    if rows is not None:
-        train, evaluated = rows["train"], {name: rows[name] for name in ("validation", "test") if name in rows}
-        if "validation" not in evaluated:
-            train, held_out = split_rows(train, args.held_out or HELD_OUT, args.split_seed, args.split_by)
-            evaluated = {"validation": held_out, **evaluated}
-    else:
-        train = load_split(args, "train", log_dir, understood, say, numbers)
-        evaluated = {}  # by name; the last of them is what is scored
-        if args.held_out is not None:
-            train, evaluated["validation"] = split_rows(train, args.held_out, args.split_seed, args.split_by)
-        if args.has_eval_part:
-            evaluated["test" if evaluated else "validation"] = load_split(
-                args, "eval", log_dir, understood, say, numbers
-            )
-    train = first_rows(train, args.max_train_questions)
-    evaluated = {name: first_rows(part, args.max_eval_questions) for name, part in evaluated.items()}
+    train, evaluated = split_parts(args, log_dir, rows, understood, say, numbers)
     for name, part in {"train": train, **evaluated}.items():
         if not all(part["answers"][:]):
             raise ValueError(f"The {name} questions have no answers: give their annotations.")
@@ -163,6 +148,33 @@ def load_data(
         task,
         problem_type,
     )
+
+
+def split_parts(
+    args: DataArguments,
+    log_dir: str | Path,
+    rows: Mapping[str, Dataset] | None,
+    understood: dict[str, dict],
+    say: Callable[[str], None] | None = None,
+    numbers: bool = False,
+) -> tuple[Dataset, dict[str, Dataset]]:
+    """The rows to train on, and by name those to evaluate, of which the last are to be scored; see `load_data`."""
+    if rows is not None:
+        train, evaluated = rows["train"], {name: rows[name] for name in ("validation", "test") if name in rows}
+        if "validation" not in evaluated:
+            train, held_out = split_rows(train, args.held_out or HELD_OUT, args.split_seed, args.split_by)
+            evaluated = {"validation": held_out, **evaluated}
+    else:
+        train = load_split(args, "train", log_dir, understood, say, numbers)
+        evaluated = {}  # by name; the last of them is what is scored
+        if args.held_out is not None:
+            train, evaluated["validation"] = split_rows(train, args.held_out, args.split_seed, args.split_by)
+        if args.has_eval_part:
+            evaluated["test" if evaluated else "validation"] = load_split(
+                args, "eval", log_dir, understood, say, numbers
+            )
+    train = first_rows(train, args.max_train_questions)
+    return train, {name: first_rows(part, args.max_eval_questions) for name, part in evaluated.items()}
 
 
 def _answers(train: Dataset, evaluated: dict[str, Dataset], args: DataArguments, several: bool) -> tuple:

@@ -46,6 +46,7 @@ from training_ume.report.console import print_table
 from training_ume.training.plan import how_to_resume, plan, plan_runs  # noqa: F401  (named here before)
 from training_ume.training.prepare import VQAData, answer_names, choices_made, describe_data, load_data
 from training_ume.training.reporting import run_name, watched_apart
+from training_ume.training.retrieval_run import train_retrieval
 from training_ume.training.stopping import stopped_early
 from training_ume.training.trainer import UMETrainer, ume_model
 
@@ -75,6 +76,8 @@ def train_and_evaluate(
         ValueError: when the output folder is not empty and neither resume nor overwrite was asked for, a resumed run
             was started with other arguments, or the data or the model arguments are wrong.
     """
+    if recipe.model.task is not None and not TASKS[recipe.model.task].labels:
+        return train_retrieval(recipe, rows)
     planned = plan(recipe)
     output_dir = Path(recipe.training.output_dir)
     writes = recipe.training.should_save
