@@ -38,6 +38,10 @@ from .sounds_ume import is_sound, open_sound, read_sound
 from .streams_ume import Stream, described
 from .trust_ume import ForeignCodeError, load_trusted
 
+# Of a pretrained encoder of pictures of sound: batch norms keep the statistics that its weights were made for, which
+# may have been folded into them.
+HELD = "holds_statistics"
+
 
 class Audio(Modality):
     """Sounds: any audio `AutoModel`, the encoder of Whisper, or an encoder of one-channel pictures of sound."""
@@ -95,9 +99,13 @@ class Audio(Modality):
         """
         seconds, layer = settings.get("audio_seconds"), settings.get("audio_layer")
         check_seconds(seconds)
-        if seconds is None and layer is None:
+        way = hearing(config)
+        holds = settings.get("audio_model") is not None and way is not None and way.own is not None
+        if seconds is None and layer is None and not holds:
             return config
         config = copy.deepcopy(config)
+        if holds:
+            setattr(config, HELD, True)
         if seconds is not None and hasattr(config, "max_source_positions"):
             config.max_source_positions = positions_of(seconds, config.max_source_positions)
         if layer is not None:
@@ -238,24 +246,26 @@ class Audio(Modality):
         self, adapter, encoder, values: Tensor, mask: Tensor | None, record
     ) -> tuple[Stream, ModelOutput]:
         """Sounds [U, P, 1, frames, mels] by an encoder of pictures, which sees one patch at a time."""
-        for module in encoder.modules():
-            # The statistics of a batch would mix sounds, and those of training are what the weights were made for.
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.eval()
-        outputs = adapter.run(
-            encoder, self.encoder_inputs(encoder, adapter.arguments, {"input_features": values}), record
-        )
-        states, _, _ = self.tokens(encoder.config, outputs, {})  # [U · P, N, D]
+        if getattr(encoder.config, HELD, False):
+            for module in encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.eval()
         sounds, patches = values.shape[:2]
-        if mask is None:
-            mask = torch.ones(sounds, patches, device=values.device)
-        real = mask.bool()
-        states = states.unflatten(0, (sounds, patches))  # [U, P, N, D]
+        real = values.new_ones(sounds, patches, dtype=torch.bool) if mask is None else mask.bool()
+        # Padding would count in the statistics of a batch. Of a sound without any patch one is read, to be left out.
+        read = real | (torch.arange(patches, device=values.device) == 0)
+        given = self.encoder_inputs(encoder, adapter.arguments, {self.main_input: values[read][:, None]})
+        outputs = adapter.run(encoder, given, record)
+        said, _, _ = self.tokens(encoder.config, outputs, {})  # [P', N, D]
+        states = said.new_zeros(sounds, patches, *said.shape[1:])
+        states[read] = said
         tokens = real[:, :, None].expand(states.shape[:3]).flatten(1)
         pooled = outputs.get("pooler_output")
         if pooled is not None:
-            pooled = pooled.flatten(1).unflatten(0, (sounds, patches))
-            pooled = (pooled * real[..., None]).sum(1) / real.sum(1).clamp(min=1)[:, None]
+            pooled = pooled.flatten(1)
+            own = pooled.new_zeros(sounds, patches, pooled.shape[1])
+            own[read] = pooled
+            pooled = (own * real[..., None]).sum(1) / real.sum(1).clamp(min=1)[:, None]
         together = BaseModelOutputWithPooling(last_hidden_state=states.flatten(1, 2), pooler_output=pooled)
         summary = adapter.pool(together, together.last_hidden_state, tokens, tokens)
         for name in ("hidden_states", "attentions"):

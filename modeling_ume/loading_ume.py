@@ -195,7 +195,7 @@ def load_encoder(name: str, modality: str, pooling: str, **kwargs) -> tuple[PreT
     settings = {setting.name: given.pop(setting.name) for setting in kind.settings if setting.name in given}
     fields = {name.removeprefix(f"{modality}_"): value for name, value in given.items()}
     config = as_encoder(copy.deepcopy(with_fields(config, fields, prefix=f"{modality}_")))
-    fitted = kind.fit_config(config, settings)
+    fitted = kind.fit_config(config, {**settings, f"{modality}_model": name})
     # An encoder by itself, of a file that holds more: a half of a dual model, the encoder of an encoder-decoder.
     is_half = type(config) is not type(whole) or config.is_encoder_decoder != whole.is_encoder_decoder
     kwargs.setdefault("use_safetensors", True)

@@ -191,7 +191,7 @@ class Modality:
         The config of an encoder as `settings` want it, a copy where that differs.
 
         Args:
-            settings: by name, those of `self.settings` among others.
+            settings: by name, those of `self.settings` among others; `…_model` of one that is pretrained.
 
         Raises:
             ValueError: for what such an encoder cannot be.

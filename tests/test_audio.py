@@ -183,6 +183,22 @@ def test_whispers_window_and_layers_are_cut_and_what_is_left_says_the_same():
         ModelArguments(text_model="a", vision_model="b", audio_seconds=2)
 
 
+def test_batch_norms_of_a_pretrained_encoder_of_patches_are_held_and_those_of_a_new_one_learn(tmp_path):
+    AutoModel.from_config(KINDS["mobilenet_v1"]()).save_pretrained(tmp_path)
+    pretrained = UMEForVisualQuestionAnswering.from_encoders_pretrained(
+        audio_name=str(tmp_path), vision_config=IMAGE_CONFIGS["vit"](), fusion_hidden_size=16, id2label=ANSWERS
+    )
+    pretrained.save_pretrained(tmp_path / "saved")
+    again = UMEForVisualQuestionAnswering.from_pretrained(tmp_path / "saved")
+    for model, moves in ((pretrained, False), (again, False), (model_of("mobilenet_v1"), True)):
+        norm = next(m for m in model.ume.audio_model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        before = norm.running_mean.clone()
+        model.train()
+        stream = model.ume.encode("audio", **processor_of(model.config)(audio=[sound(16000), sound(40000)]))
+        assert torch.equal(norm.running_mean, before) is not moves
+        assert not stream.states[0, 12:].any(), "what pads a sound is not read"
+
+
 def test_log_mel_patches_hear_a_tone_in_its_filter_and_pad_short_sounds():
     part = MODALITIES["audio"].new_part(KINDS["mobilenet_v1"](), {})
     batch = part([sound(32000, pitch=1000.0), sound(100)])
