@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -438,8 +438,13 @@ def _what_is_learned(data: VQAData) -> str:
     return learned + (" by the logarithm" if data.vocabulary.transform == "log" else "")
 
 
-def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset] | None = None) -> list[str]:
-    """What was decided because the recipe does not say it, a sentence each."""
+def choices_made(
+    args: DataArguments,
+    data: VQAData,
+    rows: Mapping[str, Dataset] | None = None,
+    modalities: Collection[str] = tuple(MODALITIES),
+) -> list[str]:
+    """What was decided because the recipe does not say it, a sentence each; `modalities` are those of the model."""
     lines = []
     nothing_to_validate_on = args.is_table and args.validation_fraction is None and not args.has_eval_part
     if nothing_to_validate_on and (rows is None or "validation" not in rows):
@@ -453,8 +458,9 @@ def choices_made(args: DataArguments, data: VQAData, rows: Mapping[str, Dataset]
             "scored. Give --eval_data, or another --validation_fraction."
         )
     if data.inputs != args.inputs:
-        seen = [MODALITIES[name].column for name in seen_by(data.inputs)]
-        without = " or ".join(kind.column for kind in usual() if kind.column not in seen)
+        seen = [MODALITIES[name].column for name in seen_by(data.inputs) if name in modalities]
+        without = [MODALITIES[name].column for name in modalities if MODALITIES[name].column not in seen]
         alone = f"{seen[0]} alone" if len(seen) == 1 else " and ".join(seen)
-        lines.append(f"No row has any {without}: the model sees the {alone} (inputs={data.inputs}).")
+        if seen and without:
+            lines.append(f"No row has any {' or '.join(without)}: the model sees the {alone} (inputs={data.inputs}).")
     return lines

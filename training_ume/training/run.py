@@ -147,7 +147,7 @@ class Prepared:
             if self.understood:
                 self.loaded[key].understood = dict(self.understood)
             heard(describe_data(self.loaded[key]))
-            for line in choices_made(recipe.data, self.loaded[key], self.rows):
+            for line in choices_made(recipe.data, self.loaded[key], self.rows, recipe.model.modalities):
                 heard(line)
         data, model = self.loaded[key], recipe.model
         words = (key, *map(repr, (model.tokenizer, model.text_model, model.text_revision, model.text_config)))
