@@ -20,6 +20,7 @@ from training_ume.commands import main
 from training_ume.data.collator import VQACollator
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.numbers import NumberTargets, count_numbers, numbers_in, parse_number
+from training_ume.data.profile import profile
 from training_ume.data.tables.load import load_rows
 from training_ume.hub.card import render_card
 from training_ume.hub.read import About
@@ -304,3 +305,12 @@ def test_the_card_of_numbers_tells_them_in_their_unit(run):
     for word in ("VQA accuracy", "exact match", "coverage"):
         assert word not in card
     assert {"predicted.png", "learning_curve.png"} <= files.keys()
+
+
+def test_numbers_are_proposed_where_the_answers_are_many_and_numbers(table, tmp_path):
+    found = {one["field"]: one["value"] for one in profile(str(table), columns={"answer": "price"})["advice"]}
+    assert found["problem_type"] == "regression"
+    assert "min_answer_count" not in found
+    words = tmp_path / "words.csv"
+    words.write_text("question,answer\n" + "".join(f"which?,{'red' if i % 2 else i}\n" for i in range(60)))
+    assert "problem_type" not in {one["field"] for one in profile(str(words))["advice"]}

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from metrics.vqa_accuracy.vqa_accuracy import most_common_answer
 from modeling_ume.modalities_ume import MODALITIES
+from training_ume.data.numbers import parse_number
 from training_ume.data.order import words
 from training_ume.data.pictures import copies
 from training_ume.data.rows import FEATURES, logger
@@ -25,6 +26,8 @@ SIZES = (10, 30, 100, 300, 1000, 3000)
 LISTED = 20
 # Columns that are told as what must not stand on both sides of a split.
 GROUPS = ("patient", "subject", "speaker", "person", "user", "house", "site", "scene", "video", "session")
+MANY_NUMBERS = 20  # so many different numbers are no classes
+WIDE = 30.0  # so many times the least number the greatest is, where logarithms are worth learning
 FEW = 20  # classes, for which weights are worth trying
 UNEVEN = 5.0  # so many times as many rows of the most common class as of the rarest
 
@@ -142,8 +145,23 @@ def _answers(rows: Dataset) -> dict:
         "annotators": dict(sorted(annotators.items())),
         "most_common": listed,
         "rarest": ranked[-1][1] if ranked else 0,
+        "numbers": _numbers(rows),
         "coverage": [{"answers": size, "share": reached[size - 1] / total} for size in sizes],
     }
+
+
+def _numbers(rows: Dataset) -> dict | None:
+    """The least and the greatest answer where all of them are numbers, one a row; None where they are not."""
+    found = []
+    for given in rows["answers"][:]:
+        try:
+            numbers = [parse_number(answer) for answer in given]
+        except ValueError:
+            return None
+        if len(numbers) > 1:
+            return None
+        found += [number for number in numbers if number == number]
+    return {"least": min(found), "most": max(found)} if found else None
 
 
 def advice(facts: Mapping[str, Any]) -> list[dict]:
@@ -154,6 +172,14 @@ def advice(facts: Mapping[str, Any]) -> list[dict]:
         `list[dict]`: `field`, `value` (as on the command line) and `why`; a `field` of None is a warning alone.
     """
     answers, unknown, found = facts["answers"], facts["unknown_tokens"], []
+    if answers.get("numbers") and answers["distinct"] > MANY_NUMBERS:
+        why = f"the answers are numbers, {answers['distinct']:,} different ones"
+        found.append({"field": "problem_type", "value": "regression", "why": why})
+        low, high = answers["numbers"]["least"], answers["numbers"]["most"]
+        if low > 0 and high > WIDE * low:
+            why = f"they range from {low:g} to {high:g}: what counts is how many times too large an answer is"
+            found.append({"field": "label_transform", "value": "log", "why": why})
+        answers = {**answers, "distinct": 0, "most_common": []}  # what follows is about classes
     for name, values in facts["columns"].items():
         if any(group in name.lower() for group in GROUPS) and 1 < values < facts["rows"]:
             found.append(
