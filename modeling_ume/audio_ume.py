@@ -70,6 +70,7 @@ class Audio(Modality):
         ("wav", "sound", "audio_file", "audio_path", "audio_filename"), ("speech", "recording", "voice"),
     )  # fmt: skip
     suffixes = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au")
+    begins = rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xe2-\xff]|FORM....AIF"
     beside = ("audio", "wav", "wavs", "sounds", "clips", "recordings", "audio_files")
     marks = ("conv_kernel", "num_mel_bins", "feature_projection_input_dim")
     shard_rows, batch_rows = 128, 16

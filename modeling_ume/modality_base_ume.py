@@ -67,6 +67,7 @@ class Modality:
         column_names: names of a table's columns that mean it, the surest first; of two in one tier, neither is surer.
             That of `column` itself needs no mention.
         suffixes: endings of the files that a cell may name.
+        begins: a regular expression for the first bytes of such files, where their name does not tell.
         beside: folders beside a table in which such files are sought, too.
         joins: whether several columns of a table may make one cell.
         by_name: whether a cell keeps the columns that it is made of apart, under their names.
@@ -96,6 +97,7 @@ class Modality:
     reads = ""
     column_names: tuple[tuple[str, ...], ...] = ()
     suffixes: tuple[str, ...] = ()
+    begins = b""
     beside: tuple[str, ...] = ()
     joins = by_name = as_folder = False
     depth = 0

@@ -125,6 +125,7 @@ class Video(Modality):
     file_noun = "film file"
     column_names = (("film", "movie", "video_path", "video_file", "video_filename", "mp4"), ("clip", "frames"))
     suffixes = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif")
+    begins = rb"....ftyp|RIFF....AVI |\x1aE\xdf\xa3|\x00\x00\x01[\xb3\xba]"
     beside = ("video", "videos", "films", "clips", "movies")
 
     def shows(self, config):

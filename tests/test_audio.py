@@ -34,6 +34,7 @@ from training_ume.build.processor import build_processor
 from training_ume.data.answers import AnswerVocabulary
 from training_ume.data.collator import VQACollator
 from training_ume.data.json_entries import VQADataError
+from training_ume.data.tables.load import load_rows
 from training_ume.features.build import build_features
 from training_ume.features.store import FeatureCache
 
@@ -323,6 +324,22 @@ def test_a_column_of_a_data_set_is_read_without_its_decoder(tmp_path):
     soundfile.write(tmp_path / "tone.wav", sound(), 16000)
     rows = Dataset.from_dict({"audio": [str(tmp_path / "tone.wav")]}).cast_column("audio", AudioColumn(decode=False))
     np.testing.assert_allclose(read_sound(rows[0]["audio"], 16000), sound(), atol=1e-4)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_sounds_whose_bytes_stand_in_a_column_are_taken_for_what_they_are(named, tmp_path):
+    cells = []
+    for number, ending in enumerate(("wav", "flac", "mp3", "ogg")):
+        file = tmp_path / f"{number}.{ending}"
+        soundfile.write(file, sound(seed=number), 16000)
+        cells.append({"bytes": file.read_bytes(), "path": file.name if named else None})
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "png")
+    data = {"audio": cells, "image": [picture.getvalue()] * 4, "answer": ["low", "high"] * 2}
+    rows = load_rows(Dataset.from_dict(data).cast_column("audio", AudioColumn(decode=False)), cache_dir=tmp_path)
+    heard = [read_sound(cell, 16000) for cell in rows["audio"][:]]
+    assert len(heard) == 4
+    assert all(abs(len(samples) - 8000) < 2500 for samples in heard)
 
 
 # -------------------------------------------------------------------------------------------------- collator and cache

@@ -239,21 +239,26 @@ def _reads_as_numbers(text: str) -> bool:
 
 
 def files_of(value: Any) -> list[str]:
-    """The modalities that read a cell's file, which stands in it or is named: by its ending, else it is a picture."""
+    """The modalities that read a cell's file, which stands in it or is named: by its ending, or by its first bytes;
+    what neither tells is a picture."""
     text = value
     if isinstance(value, dict):
         text = value.get("path")
     if not isinstance(text, str) or not text:
-        return (
-            []
-            if isinstance(value, (str, dict)) and not (isinstance(value, dict) and value.get("bytes"))
-            else ["vision"]
-        )
+        return _told_by_content(value)
     if text.startswith("data:"):
         return ["vision"] if text.startswith("data:image/") else []
     end = (text.split("?")[0] if "://" in text else text).strip().lower()
     found = [kind.name for kind in MODALITIES.values() if kind.suffixes and end.endswith(kind.suffixes)]
-    return found or (["vision"] if isinstance(value, dict) else [])
+    return found or (_told_by_content(value) or ["vision"] if isinstance(value, dict) else [])
+
+
+def _told_by_content(value: Any) -> list[str]:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not content if isinstance(value, dict) else isinstance(value, str):
+        return []
+    first = bytes(content[:16]) if isinstance(content, (bytes, bytearray, memoryview)) else b""
+    return [k.name for k in MODALITIES.values() if k.begins and re.match(k.begins, first, re.DOTALL)] or ["vision"]
 
 
 def _example(value: Any) -> str:
