@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clap.configuration_clap import ClapAudioConfig
 from transformers.models.siglip.configuration_siglip import SiglipTextConfig
 from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 
@@ -308,5 +309,5 @@ SIMPLE_ENCODERS: dict[str, type[PreTrainedModel]] = {
 for _model in SIMPLE_ENCODERS.values():
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
 # The first releases of transformers 5 know these halves only inside the dual config.
-for _config in (SiglipTextConfig, Siglip2TextConfig):
+for _config in (SiglipTextConfig, Siglip2TextConfig, ClapAudioConfig):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
