@@ -35,6 +35,7 @@ class Modality:
         short: what the inputs that say who has it, and which, begin with.
         noun, nouns: what one and several of it are called in a sentence.
         file_noun: what a file of it is called by who has it.
+        subject: what it is called by who knows no models; `subjects` are several.
         called: how the encoder is called in a sentence: "the image encoder".
         aliases: other names that callers have for it.
         inputs: what `forward` takes of it, the encoder's main input first.
@@ -72,11 +73,14 @@ class Modality:
         joins: whether several columns of a table may make one cell.
         by_name: whether a cell keeps the columns that it is made of apart, under their names.
         as_folder: whether a folder of files may stand for one file.
+        hub_classes, hub_numbers: what the Hub calls the task of telling classes, or numbers, from it; "": it has none.
+        packages: what reading its files needs beyond torch, transformers and pillow.
+        code: how the code of a card says one of it; `code_import` is what that needs.
         depth: how deep its numbers lie in lists, where a cell holds them itself; 0: as the first one does.
     """
 
     name = ""
-    short = noun = nouns = called = file_noun = ""
+    short = noun = nouns = called = file_noun = subject = ""
     aliases: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     instead: tuple[str, ...] = ()
@@ -99,6 +103,9 @@ class Modality:
     suffixes: tuple[str, ...] = ()
     begins = b""
     beside: tuple[str, ...] = ()
+    hub_classes = hub_numbers = ""
+    packages: tuple[str, ...] = ()
+    code, code_import = "…", ""
     joins = by_name = as_folder = False
     depth = 0
 
@@ -109,6 +116,7 @@ class Modality:
         cls.noun = cls.noun or cls.name
         cls.mask = cls.mask or f"{cls.name}_mask"
         cls.file_noun = cls.file_noun or cls.noun
+        cls.subject = cls.subject or cls.noun
         cls.nouns = cls.nouns or f"{cls.noun}s"
         cls.called = cls.called or cls.noun
         cls.inputs = cls.inputs or (cls.name,)
@@ -128,6 +136,10 @@ class Modality:
     def file_nouns(self) -> str:
         """What several of its files are called."""
         return self.nouns if self.file_noun == self.noun else f"{self.file_noun}s"
+
+    @property
+    def subjects(self) -> str:
+        return self.nouns if self.subject == self.noun else f"{self.subject}s"
 
     @property
     def config_field(self) -> str:
@@ -440,6 +452,22 @@ class Modality:
     def together(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The reverse of `apart`."""
         return {self.main_input: torch.stack([row[self.main_input] for row in rows])}
+
+    def made_up(self, config, part, number: int = 0):
+        """
+        Something that a processor with this part can be given, for models to be tried with: made up, the same for each
+        number, of other sizes where it has any; a tensor, a text, or a dict of texts and numbers.
+
+        Args:
+            config: that of the encoder.
+            part: the processor's part; None where it has none.
+        """
+        shape = self.example(config)[self.main_input].shape[1:]
+        return torch.randn(shape, generator=torch.Generator().manual_seed(number))
+
+    def code_of(self, part) -> str:
+        """What `code` says, where that is known better from the processor's part."""
+        return self.code
 
     def cell(self, cells: dict):
         """

@@ -41,6 +41,7 @@ class Series(Modality):
     column_names = (("signal", "signals", "time_series", "timeseries"),)
     suffixes = (".npy", ".csv", ".tsv")
     beside = ("series", "signals")
+    code = '"signals.csv"'
     joins = True
     depth = 2
     settings = (
@@ -180,6 +181,13 @@ class Series(Modality):
             raise ValueError(f"the channels have different numbers of steps ({lengths}): give them one length")
         empty = np.full((next(iter(steps.values())), 1), np.nan)
         return list(np.concatenate([there.get(name, empty) for name in arrays], axis=1))
+
+    def made_up(self, config, part, number=0):
+        """Numbers as the training rows had them, [steps, channels]."""
+        steps = (20, 33, 12)[number % 3]
+        steps = min(steps, part.length or steps)
+        walk = torch.randn(steps, part.channels, generator=torch.Generator().manual_seed(number)).cumsum(0)
+        return walk / steps**0.5 * torch.tensor(part.deviations) + torch.tensor(part.means)
 
     def names_file(self, cell):
         return isinstance(cell, str) and bool(cell)

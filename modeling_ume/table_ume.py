@@ -1,5 +1,6 @@
 """Tables: columns of numbers and of categories, and what an encoder is given of them."""
 
+import json
 import os
 
 import torch
@@ -28,6 +29,8 @@ class Table(Modality):
     fitted = True
     marks = ("category_sizes",)
     reads = "a model that reads tables, ume_ft_transformer or ume_table_mlp"
+    hub_classes, hub_numbers = "tabular-classification", "tabular-regression"
+    code = '{"column": 1.0}'
     joins = by_name = True
     settings = (
         Setting("table_quantiles", bool, "Take the numbers of a table by their rank among the training rows, brought "
@@ -94,6 +97,19 @@ class Table(Modality):
     def fit(self, cells, config, settings):
         min_count = settings.get("table_min_count") or 1
         return TableScaler.fit(cells, bool(settings.get("table_quantiles")), min_count)
+
+    def made_up(self, config, part, number=0):
+        """A row as the training rows were; every other one lacks its first column."""
+        spread = torch.randn(len(part.numbers), generator=torch.Generator().manual_seed(number)).tolist()
+        row = {
+            name: float(f"{mean + deviation * z:.4g}")
+            for name, mean, deviation, z in zip(part.numbers, part.means, part.deviations, spread, strict=True)
+        }
+        row |= {name: known[number % len(known)] if known else None for name, known in part.categories.items()}
+        return {**row, part.columns[0]: None} if number % 2 and len(row) > 1 else row
+
+    def code_of(self, part):
+        return self.code if part is None else json.dumps(self.made_up(None, part), ensure_ascii=False)
 
     def lacks(self, cell):
         if cell is None or not isinstance(cell, dict):

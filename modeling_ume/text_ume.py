@@ -33,6 +33,8 @@ class Text(Modality):
     marks = ("vocab_size",)
     ordered = reads_empty = True
     reads = "a model that reads text"
+    hub_classes = "text-classification"
+    code = '"a text"'
     column_names = (
         ("questions", "question_text", "query", "sentence", "text", "prompt", "caption", "sent", "statement"),
     )
@@ -164,6 +166,9 @@ class Text(Modality):
             options.update({"max_length": limit} if limit < UNLIMITED else {"truncation": False})
         return tokenize(part, list(questions), **options)
 
+    def made_up(self, config, part, number=0):
+        return MADE_UP[number % len(MADE_UP)]
+
     def collate(self, part, values, max_length=None):
         """Questions → ids and masks [B, L], padded to the longest; what is longer than `max_length` is cut."""
         encoded = tokenize(
@@ -191,6 +196,15 @@ class Text(Modality):
                 "one that keeps every token."
             )
         return states, 0, None
+
+
+# Of clearly different lengths, so that their batch is padded; what they say does not matter.
+MADE_UP = (
+    "what colour is the small shape in the upper left corner of the picture?",
+    "is it red?",
+    "how many people are there in the image?",
+    "is there a dog?",
+)
 
 
 def pools_padding(encoder: PreTrainedModel) -> bool:

@@ -26,7 +26,7 @@ class Vision(Modality):
 
     name = "vision"
     short = noun = called = "image"
-    file_noun = "picture"
+    file_noun = subject = "picture"
     aliases = ("image",)
     inputs = ("pixel_values",)
     later_inputs = ("pixel_mask",)
@@ -41,6 +41,8 @@ class Vision(Modality):
     feature_maps = has_grid = in_files = True
     shard_rows, batch_rows = 256, 32
     reads = "a model that reads single pictures"
+    hub_classes = "image-classification"
+    code, code_import = 'Image.open("picture.png")', "from PIL import Image"
     column_names = (
         (
             "img", "image_path", "img_path", "image_file", "img_file", "image_filename", "image_file_name",
@@ -134,6 +136,11 @@ class Vision(Modality):
 
     def open(self, cell, content=None):
         return read_image(cell if content is None else content)
+
+    def made_up(self, config, part, number=0):
+        """Of bytes, upright or lying."""
+        size = [(240, 320, 3), (320, 240, 3)][number % 2]
+        return torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
 
     def collate(self, part, values):
         processed = process_images(part, values, return_tensors="pt")

@@ -11,12 +11,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_ume.scores import LABELS, axis_label
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import usual
 from training_ume.hub.data_sets import CITATION, DataSet
 from training_ume.hub.described import described
 from training_ume.hub.languages import languages_of
 from training_ume.hub.learning_curve import plot_learning_curve
 from training_ume.hub.read import About, Run, _base_models, read_run
+from training_ume.hub.reads import given_parts, hub_tag, kinds_of, packages, seen_by
 from training_ume.hub.sections import (
     _architecture,
     _claim,
@@ -31,7 +32,6 @@ from training_ume.hub.sections import (
     _recipe,
     _results,
     _training,
-    seen_by,
 )
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "model_cards" / "template.md"
@@ -85,9 +85,11 @@ def render_card(
         code=" and ".join(["`*_ume.py`", *(f"`{file}`" for file in own_code(results))]),
         repo=repo or title,
         task=run.task,
-        asks=run.task.asks and run.called == "questions",
+        asks=run.task.asks and [kind.name for kind in usual()] == seen_by(run),
         chooses=run.problem.chooses,
         given=given_parts(run),
+        imports="\n".join(["import torch", *dict.fromkeys(k.code_import for k in kinds_of(run) if k.code_import)]),
+        packages=packages(run),
         question=json.dumps(run.rows[0]["question"], ensure_ascii=False),
         num_answers=f"{results['data']['answers']:,}",
         encoders=_encoders(run, about),
@@ -120,14 +122,6 @@ def write_card(files: dict[str, bytes], folder: str | Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- metadata
 
 
-def given_parts(run: Run) -> str:
-    """What a processor is called with, as code: an example of each modality."""
-    asked = json.dumps(next((row["question"] for row in run.rows if row["question"]), "…"), ensure_ascii=False)
-    examples = {"text": asked, "images": 'Image.open("picture.png")'}
-    arguments = sorted((MODALITIES[name].argument for name in seen_by(run)), key=lambda name: name != "images")
-    return ", ".join(f"{name}={examples.get(name, '…')}" for name in arguments)
-
-
 def own_code(results: dict) -> list[str]:
     """The file of a fusion head from outside."""
     head = results["arguments"]["model"]["fusion"]
@@ -145,20 +139,25 @@ def _metadata(run: Run, about: About, data_set: DataSet, title: str, languages: 
     results = run.results
     fusion = results["arguments"]["model"]["fusion"]
     bases = [name for name in _base_models(run, about).values() if name is not None]
-    kinds = ["visual-question-answering", "vqa"] if run.task.asks else [run.task.name]
+    tag = hub_tag(run)
+    if tag is not None and tag == run.task.tag:
+        kinds = [tag, "vqa"]
+    else:
+        kinds = [run.task.name.replace("_", "-") if run.problem.chooses else "regression"]
+        kinds += [kind.name for kind in kinds_of(run)]
     return ModelCardData(
         language=languages[0] if len(languages) == 1 else languages or None,
         license=about.license,
         library_name="transformers",
-        pipeline_tag=run.task.tag,
+        pipeline_tag=tag,
         tags=[*kinds, "multimodal", "ume", fusion.partition(":")[2] or fusion],
         datasets=[data_set.hub_id] if data_set.hub_id else None,
         base_model=bases or None,
         model_name=title,
         eval_results=[
             EvalResult(
-                task_type=run.task.tag or run.task.name,
-                task_name=run.task.title,
+                task_type=tag or run.task.name,
+                task_name=run.task.title if run.problem.chooses else "Regression",
                 dataset_type=data_set.hub_id or data_set.name,
                 dataset_name=data_set.name,
                 dataset_split=results["scored_on"],

@@ -35,17 +35,21 @@ def described(run: Run, about: About) -> DataSet:
 def _found(run: Run) -> DataSet:
     """What the run itself knows."""
     arguments, recipe = run.results["arguments"]["data"], run.results["recipe"]
+    what = "Questions and answers" if run.called == "questions" else "Rows"
+    about = f"{what}{' about pictures' if run.of_images and run.called == 'questions' else ''}"
     if arguments.get("data"):
-        return _of_table(arguments["data"], (run.results.get("understood") or {}).get("train") or {})
+        return _of_table(arguments["data"], (run.results.get("understood") or {}).get("train") or {}, what)
     source = arguments["source"]
     if source == "hub":
         name = arguments["dataset_name"]
-        return DATA_SETS.get(name) or _on_hub(name) if not Path(name).is_dir() else _nameless(Path(name).name)
+        if Path(name).is_dir():
+            return _nameless(Path(name).name, about)
+        return DATA_SETS.get(name) or _on_hub(name, what)
     known = source if source == "easy_vqa" else next((key for key in DATA_SETS if recipe.startswith(key)), None)
-    return _nameless(recipe) if known is None else DATA_SETS[known]
+    return _nameless(recipe, about) if known is None else DATA_SETS[known]
 
 
-def _of_table(names: list[str], understood: dict) -> DataSet:
+def _of_table(names: list[str], understood: dict, what: str) -> DataSet:
     judged = {source.title: source for source in SOURCES.values()}.get(understood.get("source"))
     if judged is not None:
         if judged.name in DATA_SETS:
@@ -53,21 +57,19 @@ def _of_table(names: list[str], understood: dict) -> DataSet:
         return DataSet(judged.title, f"[{judged.title}]({judged.url}).", f"{judged.title}: {judged.licence}.")
     first = str(names[0])
     if "/" in first and first.count("/") == 1 and not Path(first).suffix and not Path(first).exists():
-        return _on_hub(first)
+        return _on_hub(first, what)
     in_memory = "rows in memory" in first
     name = "a table of its maker" if in_memory else Path(understood.get("name") or first).name
     facts = [understood.get("container"), f"{understood['rows']:,} rows" if understood.get("rows") else None]
     facts = ", ".join(fact for fact in facts if fact)
-    what = "A table of the model's maker" + ("" if in_memory else f", `{name}`") + (f" ({facts})" if facts else "")
-    return DataSet(name, f"{what}, which nobody has described here.", NOBODY_SAID)
+    table = "A table of the model's maker" + ("" if in_memory else f", `{name}`") + (f" ({facts})" if facts else "")
+    return DataSet(name, f"{table}, which nobody has described here.", NOBODY_SAID)
 
 
-def _on_hub(name: str) -> DataSet:
-    about = f"Questions and answers from [{name}](https://huggingface.co/datasets/{name})."
+def _on_hub(name: str, what: str) -> DataSet:
+    about = f"{what} from [{name}](https://huggingface.co/datasets/{name})."
     return DataSet(name, about, "The data keep the licence that their page states.", hub_id=name)
 
 
-def _nameless(name: str) -> DataSet:
-    return DataSet(
-        name, f"Questions and answers about pictures, `{name}`, which nobody has described here.", NOBODY_SAID
-    )
+def _nameless(name: str, what: str) -> DataSet:
+    return DataSet(name, f"{what}, `{name}`, which nobody has described here.", NOBODY_SAID)

@@ -123,6 +123,11 @@ class Run:
         return "questions" if any(row["question"] for row in self.rows) else "rows"
 
     @property
+    def of_images(self) -> bool:
+        """Whether its rows are about images, of which some may share one."""
+        return any(row["image_id"] for row in self.rows)
+
+    @property
     def own(self) -> dict | None:
         """This model's row of the comparison."""
         return next((row for row in self.comparison if row["name"] == self.results["name"]), None)

@@ -10,44 +10,27 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import yaml
 
 from configuration_ume.arguments import DataArguments, ModelArguments
 from configuration_ume.data_arguments import HELD_OUT
-from configuration_ume.encoder_arguments import given_modalities
 from configuration_ume.scores import LABELS, NUMBERS, in_words, lower_is_better, quantity, written
 from metrics.vqa_accuracy.vqa_accuracy import answer_form
-from modeling_ume.modalities_ume import ALL, MODALITIES
-from modeling_ume.modalities_ume import seen_by as modalities_seen_by
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.images import open_image
 from training_ume.data.inputs import BLIND
 from training_ume.hub.data_sets import DataSet
 from training_ume.hub.languages import NAMES as LANGUAGES
 from training_ume.hub.plots import plot_confusion, plot_numbers
 from training_ume.hub.read import About, Run, _base_models
+from training_ume.hub.reads import held_out, named, readers, seen_by, told
 from training_ume.records.class_scores import ClassScores, LabelScores
 from training_ume.records.number_scores import NumberScores
 from training_ume.records.predictions import PREDICTIONS, mean_score, measured, read_predictions, score_interval
 from training_ume.report.markdown import _cell, _table
 
-# How the claim names what answers without the picture.
-WITHOUT_PICTURE = {
-    "question_only": "the same model trained without the pictures",
-    "image_only": "the same model trained without the questions",
-    "question_lookup": "looking the question up among the training questions",
-    "most_common_answer": "always giving the commonest answer",
-    "most_common_class": "always giving the commonest class",
-    "usual_labels": "always giving the labels that most rows have",
-    "training_mean": "always giving the mean of the training rows",
-}
-
-BLIND_RUNS = {
-    "question_only": "question only (trained without the pictures)",
-    "image_only": "picture only (trained without the questions)",
-}
 CONFUSED, DRAWN, MISTAKES, TYPES = 8, 6, 4, 10  # rows of the tables
 FEWEST = 10  # questions of a type that is shown
 
@@ -66,7 +49,7 @@ def _claim(run: Run, data_set: DataSet) -> str:
         more = f", {LABELS['mae']} {written('mae', results['scores']['mae'])}"
     return (
         f"**{in_words(metric, results['scores'][metric])}**{between}{more} on {part}, "
-        f"with {_count(results['parameters']['total'])} parameters; {WITHOUT_PICTURE[name]} gives "
+        f"with {_count(results['parameters']['total'])} parameters; {told(run, name)} gives "
         f"{written(metric, blind)}{_percent(metric)}."
     )
 
@@ -88,7 +71,7 @@ def _best_blind(run: Run) -> tuple[str, float]:
 def _architecture(run: Run, adapter: bool) -> str:
     model = run.results["arguments"]["model"]
     text = (
-        f"A uni-modal ensemble: {_readers(seen_by(run))}, the fusion head `{model['fusion']}` joins their tokens, and "
+        f"A uni-modal ensemble: {readers(seen_by(run))}, the fusion head `{model['fusion']}` joins their tokens, and "
         f"a {_says(run)}."
     )
     if adapter:
@@ -98,20 +81,6 @@ def _architecture(run: Run, adapter: bool) -> str:
     if model["lora_r"]:
         return f"{text} It was trained with LoRA (rank {model['lora_r']}), which is merged into these weights."
     return text
-
-
-def seen_by(run: Run) -> list[str]:
-    """The modalities of the model that its rows have."""
-    arguments = run.results["arguments"]
-    there = given_modalities(SimpleNamespace(**arguments["model"]))
-    return [name for name in modalities_seen_by(arguments["data"].get("inputs", ALL)) if name in there]
-
-
-def _readers(seen: list[str]) -> str:
-    """Which encoder reads what, as a part of a sentence."""
-    nouns = [MODALITIES[name].noun for name in seen]
-    nouns = ["picture" if noun == "image" else noun for noun in nouns]
-    return ", ".join(f"{'one encoder reads' if i == 0 else 'another'} the {noun}" for i, noun in enumerate(nouns))
 
 
 def _says(run: Run) -> str:
@@ -150,21 +119,23 @@ def _encoders(run: Run, about: About) -> str:
 def _data(run: Run, data_set: DataSet) -> str:
     data, arguments = run.results["data"], run.results["arguments"]["data"]
     header, last = _last_columns(run)
+    header = (*(["images"] if run.of_images else []), *header)
+
+    def images(part: str) -> list[str]:
+        return [f"{data[f'{part}_images']:,}"] if run.of_images else []
+
     counts = [
-        (part, f"{data[f'{part}_questions']:,}", f"{data[f'{part}_images']:,}", *last(part))
+        (part, f"{data[f'{part}_questions']:,}", *images(part), *last(part))
         for part in ("train", "validation", "test")
         if f"{part}_questions" in data
     ]
-    table = _table(("part", run.called, "images", *header), counts, right=2 + len(header))
+    table = _table(("part", run.called, *header), counts, right=1 + len(header))
     text = []
-    held_out = arguments["validation_fraction"]
-    if held_out is None and arguments.get("data") and not (arguments["eval_data"] or arguments["eval_split"]):
-        held_out = HELD_OUT
-    if held_out is not None:
-        text.append(
-            f"The validation {run.called} are those about {held_out:.0%} of the training images, "
-            f"drawn with seed {arguments['split_seed']}: no image is in both parts."
-        )
+    share = arguments["validation_fraction"]
+    if share is None and arguments.get("data") and not (arguments["eval_data"] or arguments["eval_split"]):
+        share = HELD_OUT
+    if share is not None:
+        text.append(f"The validation {run.called} are {held_out(run, share)}.")
     left_out = data["train_questions_left_out"]
     if not run.problem.chooses:
         text += (
@@ -268,7 +239,7 @@ def _results(run: Run) -> str:
     lines = [(label, *(_with_interval(run.rows, metric) for metric in run.metrics))]
     seeds = False
     for row in run.comparison:
-        name = BLIND_RUNS.get(row["name"], f"`{row['name']}`")
+        name = named(run, row["name"])
         if len(row["seeds"]) > 1:
             seeds = True
             lines.append(
@@ -283,11 +254,13 @@ def _results(run: Run) -> str:
             (f"{name.replace('_', ' ')}, no model", *(written(metric, scores.get(metric)) for metric in run.metrics))
         )
     images = len({row["image_id"] for row in run.rows})
-    note = (
-        f"{'In percent, on' if run.problem.chooses else 'On'} {len(run.rows):,} {results['scored_on']} {run.called} "
-        f"about {images:,} images. In brackets 95 % bootstrap intervals over images: "
-        f"{1000 if measured(run.rows) else 2000:,} draws of as many images, each with all its {run.called}."
+    drawn = 1000 if measured(run.rows) else 2000
+    note = f"{'In percent, on' if run.problem.chooses else 'On'} {len(run.rows):,} {results['scored_on']} {run.called}"
+    note += f" about {images:,} images. " if run.of_images else ". "
+    note += (
+        f"In brackets 95 % bootstrap intervals over {'images' if run.of_images else run.called}: {drawn:,} draws of "
     )
+    note += f"as many images, each with all its {run.called}." if run.of_images else "as many."
     if seeds:
         note += " ± is the standard deviation over seeds."
     return _table(("", *run.metrics.values()), lines, right=len(run.metrics)) + f"\n\n{note}"
@@ -392,7 +365,9 @@ def _examples(run: Run, data_set: DataSet) -> tuple[str, dict[str, bytes]]:
     header = (("picture",) if data_set.show_images else ()) + header
     text = _table(header, lines) + f"\n\nThe first {len(drawn)} were drawn at random from all {run.called}"
     text += f", the other {len(mistakes)} from those answered wrongly." if mistakes else "."
-    if data_set.show_images is None:
+    if not any(row["image"] for row in run.rows):
+        pass
+    elif data_set.show_images is None:
         text += " The pictures are not shown, as nobody has said that they may be."
     elif not data_set.show_images:
         text += " The licence of the pictures does not allow them to be shown here."
@@ -432,18 +407,19 @@ def _limits(run: Run, data_set: DataSet, languages: list[str]) -> list[str]:
         ]
     else:
         limits = [f"It knows its {answers:,} classes and no other, also where none of them fits."]
-    told = f"{WITHOUT_PICTURE[name]} gives {written(metric, blind)} {label}"
-    gains = "the picture" if run.called == "questions" else "what it reads"
+    said = f"{told(run, name)} gives {written(metric, blind)} {label}"
+    gains = "the picture" if run.called == "questions" and run.of_images else "what it reads"
     if between is None or sign * blind >= min(sign * end for end in between):
         limits.append(
-            f"What it gains from {gains} is not certain: {told}, which is not below the interval of this model."
+            f"What it gains from {gains} is not certain: {said}, which is not below the interval of this model."
             if sign > 0
-            else f"What it gains from {gains} is not certain: {told}."
+            else f"What it gains from {gains} is not certain: {said}."
         )
-    elif run.called == "questions":
-        limits.append(f"{told[0].upper()}{told[1:]}: that much needs no picture.")
+    elif run.called == "questions" and run.of_images:
+        limits.append(f"{said[0].upper()}{said[1:]}: that much needs no picture.")
     else:
-        limits.append(f"{told[0].upper()}{told[1:]}: that much needs no model.")
+        nothing = "none of the rest" if name in BLIND else "no model"
+        limits.append(f"{said[0].upper()}{said[1:]}: that much needs {nothing}.")
     better = [row for row in run.comparison if row["name"] not in BLIND and sign * row[metric]["mean"] > sign * score]
     for row in sorted(better, key=lambda row: -sign * row[metric]["mean"]):
         limits.append(
