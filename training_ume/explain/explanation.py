@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.modalities_ume import needs_usual
 from modeling_ume.padding_ume import unpadded
 from training_ume.explain.attribution import grad_cam, integrated_map, token_scores
 from training_ume.explain.shapley import named_weights, names_of, shapley_values, subset_probabilities, subsets_of
@@ -47,6 +48,7 @@ def explain(
             tokenizer that cannot say where in the question a token stands, or an image encoder without a grid.
     """
     need_captum()
+    needs_usual(model.config.modalities, "An explanation")
     if not question.strip():
         raise ValueError("The question is empty: write what you want to know about the image.")
     if not processor.tokenizer.is_fast:

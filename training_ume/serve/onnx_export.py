@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
+from modeling_ume.modalities_ume import needs_usual
 from training_ume.evaluation.scores import score_answers
 from training_ume.records.files import write_json
 from training_ume.records.machine import environment
@@ -84,6 +85,7 @@ def export_onnx(
         raise ValueError(f"parity={parity} is impossible: give the greatest difference to allow, above 0.")
     if dataset is not None and not any(dataset["answers"][:]):
         raise ValueError("The questions have no answers, so the graphs have no score: name --annotations too.")
+    needs_usual(model.config.modalities, "An exported graph")
     out = Path(out)
     check_folder(out, overwrite)
     model = model.to("cpu").float().eval()
