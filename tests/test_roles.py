@@ -262,3 +262,44 @@ def test_the_folder_of_files_has_two_names():
     assert DataArguments(data=["own.csv"], files="pictures").images == "pictures"
     with pytest.raises(ValueError, match="two names of one folder"):
         DataArguments(data=["own.csv"], files="a", images="b")
+
+
+def features(folder, rows=6):
+    random = np.random.default_rng(0)
+    np.savez(
+        folder / "own.npz",
+        sound=random.normal(size=(rows, 4)),
+        face=random.normal(size=(rows, 3)),
+        label=np.array(["a", "b"] * (rows // 2)),
+        about=np.array("made up"),
+    )
+    return folder / "own.npz"
+
+
+def test_arrays_of_numpy_are_a_table_and_vectors_are_one_step_or_a_column_an_entry(tmp_path):
+    path = features(tmp_path)
+    with np.load(path) as held:
+        columns = {"series": "sound:step", "values": "face", "answer": "label"}
+        rows = load_rows(path, columns=columns)
+        np.testing.assert_array_equal(rows["series"][1], held["sound"][1:2])
+        assert list(rows["values"][0]) == ["face[0]", "face[1]", "face[2]"]
+        np.testing.assert_array_equal([list(cell.values()) for cell in rows["values"]], held["face"])
+    assert rows["answers"][:2] == [["a"], ["b"]]
+    assert "Left out, as they have no row for each of 6: about." in understand(path, columns=columns).table()
+    assert "face" not in rows.column_names
+    again = load_rows(rows.to_list(), columns={"answer": "answers"})
+    assert again["series"][:] == rows["series"][:]
+
+
+def test_arrays_that_cannot_be_read_are_told(tmp_path):
+    for name, what, said in (
+        ("objects", {"a": np.array([{}], dtype=object)}, "hold Python's objects"),
+        ("empty", {"a": np.zeros((0, 2))}, "has no rows"),
+        ("single", {"a": np.array(3)}, "has no rows"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", **what)
+        with pytest.raises(VQADataError, match=said):
+            load_rows(tmp_path / f"{name}.npz")
+    (tmp_path / "cut.npz").write_bytes(features(tmp_path).read_bytes()[:300])
+    with pytest.raises(VQADataError, match=r"cut\.npz cannot be read"):
+        load_rows(tmp_path / "cut.npz")

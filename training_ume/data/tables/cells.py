@@ -82,6 +82,7 @@ class Holding:
         self.kinds: set[str] = set()
         self.distinct: set[str] = set()
         self.parts: set[type] = set()  # of lists
+        self.widths: set[int] = set()  # of lists of numbers; 0 of anything else
         self.files: Counter[str] = Counter()  # names of files, by the modality that reads such
         self.fields: dict[str, Holding] = {}  # of cells that are columns themselves, by name
         self.filled = self.empty = self.lists = self.sentences = self.none_words = 0
@@ -98,6 +99,8 @@ class Holding:
                 self.example, self.first = _example(value), value
             kind = self._kind(value)
             self.kinds.add(kind)
+            numbers = kind == "list" and all(isinstance(one, (int, float)) for one in value)
+            self.widths.add(len(value) if numbers else 0)
             if len(self.distinct) <= HEAD and kind != "image":
                 self.distinct.add(value if isinstance(value, str) else repr(value))
             if isinstance(value, str) or kind == "image":
@@ -158,6 +161,11 @@ class Holding:
         while isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and getattr(value, "ndim", 0)):
             value, found = (value[0] if len(value) else None), found + 1
         return max(found, 1)
+
+    @property
+    def width(self) -> int:
+        """How many numbers each cell holds, where all are lists of as many numbers; else 0."""
+        return max(self.widths) if len(self.widths) == 1 else 0
 
     @property
     def is_value(self) -> bool:

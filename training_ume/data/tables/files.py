@@ -14,10 +14,11 @@ import pyarrow.parquet as parquet
 from training_ume.data.json_entries import VQADataError, check_count
 from training_ume.data.tables.csv_file import Csv
 from training_ume.data.tables.json_file import Json, JsonLines, is_json_lines
+from training_ume.data.tables.npz_file import from_npz
 from training_ume.data.tables.table import BATCH, SMALL_BATCH, Table, classes_of, holds_bytes, refuse_double_names
 from training_ume.data.tables.text import suffix_of
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".npz")
 
 
 def from_files(paths: list[str], cache_dir, key: str | None = None) -> Table:
@@ -28,6 +29,8 @@ def from_files(paths: list[str], cache_dir, key: str | None = None) -> Table:
             raise VQADataError(f"The file {path} does not exist. Check the path.")
     if suffixes <= {".parquet", ".pq"}:
         table = _from_parquet(local)
+    elif suffixes == {".npz"}:
+        table = _joined([from_npz(path) for path in local])
     else:
         table = _joined([_from_text(path, key) for path in local])
     first = paths[0]
@@ -119,8 +122,8 @@ def _from_text(path: str, key: str | None) -> Table:
         reader = Csv(path)
     else:
         raise VQADataError(
-            f"{path} has the suffix {suffix or '(none)'!r}, and tables are read from .csv, .tsv, .jsonl, .json and "
-            ".parquet. Rename it, or save it as one of these"
+            f"{path} has the suffix {suffix or '(none)'!r}, and tables are read from .csv, .tsv, .jsonl, .json, "
+            ".parquet and .npz. Rename it, or save it as one of these"
             + (" (Excel: 'CSV UTF-8')." if suffix in (".xlsx", ".xls", ".ods") else ".")
         )
     table = Table(path, reader.container, reader.columns, reader.batches, label=reader.label, notes=reader.notes)

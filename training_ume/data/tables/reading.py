@@ -172,7 +172,7 @@ class Reading:
         used |= set(self._answer_columns())
         for cell in self.cells.values():
             # Rows may be split by what is in them: by columns that stay apart under their names.
-            used |= set() if isinstance(cell, Named) and not cell.inside else set(cell.columns)
+            used |= cell.spread if isinstance(cell, Named) and not cell.inside else set(cell.columns)
         names = {column: new for new, column in renamed.items()}
         extras = []
         self.left_out = []

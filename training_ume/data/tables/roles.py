@@ -43,8 +43,9 @@ ROLE_WORDS = {
 }
 # In place of a modality's columns: all that are left.
 ALL_LEFT = "*"
-# How numbers that are names, and texts that are numbers, are said: `zip:category`.
-KINDS = ("category", "number")
+# How numbers that are names, and texts that are numbers, are said: `zip:category`; and that a list of numbers is one
+# step of as many channels, not as many steps of one: `features:step`.
+KINDS = ("category", "number", "step")
 
 
 def modality_roles() -> dict[str, Modality]:

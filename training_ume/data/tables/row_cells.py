@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from modeling_ume.cells_ume import MISSING, as_number, decimal_sign, missing
+from modeling_ume.cells_ume import MISSING, as_number, decimal_sign, missing, numbers_in
 from modeling_ume.modality_base_ume import Modality
 from training_ume.data.json_entries import VQADataError
 from training_ume.data.rows import _BadEntry
@@ -49,17 +49,21 @@ class Files:
 class Numbers:
     """Columns of numbers: rows hold lists of them, as the modality makes them of the cells."""
 
-    def __init__(self, kind: Modality, columns: list[str], depth: int):
-        self.kind, self.columns = kind, columns
+    def __init__(self, kind: Modality, columns: list[str], depth: int, steps: Collection[str] = ()):
+        self.kind, self.columns, self.steps = kind, columns, steps
         self.arrow = pa.float64()
         for _ in range(depth):
             self.arrow = pa.list_(self.arrow)
 
     def __call__(self, cells: Mapping[str, list], i: int) -> list | None:
         try:
-            return self.kind.cell({column: cells[column][i] for column in self.columns})
+            return self.kind.cell({column: self._cell(column, cells[column][i]) for column in self.columns})
         except ValueError as error:
             raise _BadEntry(f"malformed_{self.kind.noun}", str(error).rstrip(".")) from error
+
+    def _cell(self, column: str, value: Any) -> Any:
+        """What stands in a column, a list that is said to be one step as such."""
+        return [found] if column in self.steps and (found := numbers_in(value)) is not None else value
 
     def described(self) -> list[str]:
         if len(self.columns) < 2:
@@ -76,6 +80,9 @@ class Value:
     sign: str | None = None
     classes: Sequence[str] | None = None
 
+    def of(self, cells: Mapping[str, list], i: int) -> Any:
+        return cells[self.name][i]
+
     def __call__(self, value: Any) -> float | str | None:
         if self.classes is not None:
             value = class_name(value, self.classes)
@@ -85,6 +92,18 @@ class Value:
         if missing(value, MISSING):
             return None
         return written(value) if isinstance(value, (bool, int, float)) else str(value)
+
+
+@dataclass
+class Entry(Value):
+    """One number of a column whose cells are lists of so many numbers each."""
+
+    column: str = ""
+    place: int = 0
+
+    def of(self, cells: Mapping[str, list], i: int) -> Any:
+        value = numbers_in(cells[self.column][i])
+        return None if value is None or self.place >= len(value) else value[self.place]
 
 
 @dataclass
@@ -98,6 +117,11 @@ class Named:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def spread(self) -> set[str]:
+        """The columns whose lists stand in several of its own."""
+        return {value.column for value in self.values if isinstance(value, Entry)}
+
+    @property
     def arrow(self) -> pa.DataType:
         return pa.struct([(value.name, pa.string() if value.category else pa.float64()) for value in self.values])
 
@@ -105,7 +129,7 @@ class Named:
         given = (plain(cells[self.columns[0]][i]) or {}) if self.inside else cells
         found = {}
         for value in self.values:
-            held = given.get(value.name) if self.inside else given[value.name][i]
+            held = given.get(value.name) if self.inside else value.of(given, i)
             try:
                 found[value.name] = value(held)
             except ValueError as error:
@@ -147,6 +171,8 @@ def row_cell(kind: Modality, column: Any, table: Table, held: Mapping[str, Holdi
     names = columns_of(column)
     if kind.by_name:
         return _named_columns(kind, names, table, held)
+    said_of = dict(column_kind(name, table.columns) for name in names)
+    names = list(said_of)
     for name in names:
         if not held[name].filled:
             raise VQADataError(
@@ -160,7 +186,8 @@ def row_cell(kind: Modality, column: Any, table: Table, held: Mapping[str, Holdi
         )
     if files:
         return Files(kind, names[0], finder)
-    return Numbers(kind, names, kind.depth or held[names[0]].depth)
+    steps = {name for name, said in said_of.items() if said == "step"}
+    return Numbers(kind, names, kind.depth or held[names[0]].depth + bool(steps), steps)
 
 
 def _named_columns(kind: Modality, names: list[str], table: Table, held: Mapping[str, Holding]) -> Named:
@@ -171,11 +198,14 @@ def _named_columns(kind: Modality, names: list[str], table: Table, held: Mapping
     values, notes = [], []
     for named in names:
         name, said = column_kind(named, table.columns)
+        if held[name].width:
+            values += [Entry(f"{name}[{place}]", False, None, None, name, place) for place in range(held[name].width)]
+            continue
         value = _value(name, said, held[name], table.types.get(name), table.classes.get(name), kind, table)
         if said is None and value.category and held[name].kinds <= {"whole", "number"} and value.classes is None:
             notes.append(f"The numbers of {name!r} are taken as names, not as amounts; {name}:number says otherwise.")
         values.append(value)
-    return Named(kind, [value.name for value in values], values, notes=notes)
+    return Named(kind, [column_kind(named, table.columns)[0] for named in names], values, notes=notes)
 
 
 def _value(name, said, holding: Holding, arrow, classes, kind: Modality, table: Table) -> Value:
