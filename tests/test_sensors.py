@@ -19,6 +19,7 @@ from modeling_ume.simple_series_ume import UMECNNSeriesConfig, UMEGRUSeriesConfi
 from modeling_ume.simple_tables_ume import UMEFTTransformerConfig, UMETableMLPConfig
 from training_ume.commands import main
 from training_ume.data.collator import VQACollator
+from training_ume.data.drives import RATE, beats
 from training_ume.data.tables.load import load_rows
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.explain.shapley import explain_dataset
@@ -471,3 +472,25 @@ def test_a_recipe_without_the_column_is_told(tmp_path, capsys):
     (tmp_path / "drives.yaml").write_text(json.dumps(recipe))
     assert main(["train", str(tmp_path / "drives.yaml")]) == 2
     assert "the training rows have no column 'table': say which columns are its own" in capsys.readouterr().err
+
+
+def test_simulated_drives_are_the_same_every_time_and_no_driver_is_in_both_parts():
+    train, test = (load_rows(source="driver_stress", split=part, name="2") for part in ("train", "test"))
+    assert set(train["driver"][:]) & set(test["driver"][:]) == set()
+    assert len(train) == 40
+    again = load_rows(source="driver_stress", split="train", name="1")
+    np.testing.assert_array_equal(again["series"][3], train["series"][3])
+    assert np.shape(train["series"][0]) == (512, 3)
+    assert set(train["table"][0]) == {"road", "weather", "hour", "traffic"}
+    assert {answers[0] for answers in train["answers"]} == {"low", "medium", "high"}
+    with pytest.raises(ValueError, match="has the splits train and test"):
+        load_rows(source="driver_stress", split="dev")
+
+
+def test_the_pulse_says_how_a_driver_is():
+    """More beats a minute are more peaks: the signal holds what the label says, beside what is the driver's own."""
+    steps = np.arange(RATE * 60) / RATE
+    for pulse in (60, 90, 120):
+        found = beats(steps, pulse, 0.0, np.random.default_rng(0))
+        peaks = ((found[1:-1] > found[:-2]) & (found[1:-1] >= found[2:]) & (found[1:-1] > 0.6)).sum()
+        assert peaks == pytest.approx(pulse, abs=3)

@@ -8,7 +8,7 @@ from typing import Any
 from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.modality_base_ume import Modality
 
-PART = 1000  # rows that are looked at together
+PART = 100  # rows that are looked at together
 
 # Models that are trained on one modality alone, and what they are given.
 BLIND = {f"{kind.column}_only": kind.column for kind in MODALITIES.values()}
@@ -66,5 +66,10 @@ def paths_in(rows: Any) -> dict[str, list[str]]:
     return {
         kind.column: [cell if cell and kind.names_file(cell) else "" for cell in rows[kind.column][:]]
         for kind in MODALITIES.values()
-        if kind.suffixes and kind.column in rows.column_names
+        if kind.suffixes and kind.column in rows.column_names and _may_name_files(rows, kind.column)
     }
+
+
+def _may_name_files(rows: Any, column: str) -> bool:
+    """Whether a column holds texts: one of numbers names no files, and is long to read."""
+    return getattr(rows.features.get(column), "dtype", None) in ("string", "large_string")

@@ -12,6 +12,7 @@ from training_ume.data.sources.base import Source
 from training_ume.data.sources.clevr import CLEVR
 from training_ume.data.sources.coco_qa import COCO_QA
 from training_ume.data.sources.daquar import DAQUAR
+from training_ume.data.sources.driver_stress import DRIVER_STRESS
 from training_ume.data.sources.easy_vqa import EASY_VQA
 from training_ume.data.sources.gqa import GQA
 from training_ume.data.sources.hateful_memes import HATEFUL_MEMES
@@ -49,6 +50,7 @@ SOURCES: dict[str, Source] = {
         SORT_OF_CLEVR,
         SPOKEN_DIGITS,
         MACHINES,
+        DRIVER_STRESS,
     )
 }
 

@@ -19,6 +19,7 @@ from modeling_ume.modality_base_ume import Modality
 NO_ANSWER_WORDS = {"nan", "none", "null", "na", "n/a", "<na>"}
 HEAD = 1000  # rows that are looked at to tell what a column holds
 LOOKED_INTO = 20  # of texts that may be lists
+LONG = 50  # entries of lists, which nobody compares with others
 
 
 # ---------------------------------------------------------------------------------------------------------- one cell
@@ -101,7 +102,8 @@ class Holding:
             self.kinds.add(kind)
             numbers = kind == "list" and all(isinstance(one, (int, float)) for one in value)
             self.widths.add(len(value) if numbers else 0)
-            if len(self.distinct) <= HEAD and kind != "image":
+            long = kind in ("image", "array") or (kind == "list" and len(value) > LONG)
+            if len(self.distinct) <= HEAD and not long:
                 self.distinct.add(value if isinstance(value, str) else repr(value))
             if isinstance(value, str) or kind == "image":
                 self.files.update(files_of(value))
