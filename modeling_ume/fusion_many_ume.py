@@ -16,6 +16,7 @@ from .streams_ume import FusionOutput, heard, masked_mean, masked_softmax, prese
 
 def learned(count: int, parameter: Tensor, like: Tensor) -> Tensor:
     """Learned tokens [R, D] for each of `count` examples, [B, R, D], in the type of `like`."""
+    # Here and below not len(x) for their number: it would be fixed in an exported graph.
     return parameter.to(like.dtype).expand(count, *parameter.shape)
 
 
@@ -48,8 +49,8 @@ class BottleneckFusion(DividedHead):
     def forward(self, streams):
         tokens, masks = self.project.heard_tokens(streams)
         here = heard(streams)
-        z = learned(len(here), self.bottleneck, tokens[0])
-        always = here.new_ones(1, 1).expand(len(here), self.rank)
+        z = learned(here.shape[0], self.bottleneck, tokens[0])
+        always = here.new_ones(1, 1).expand(here.shape[0], self.rank)
         for blocks in self.layers:
             joint = [
                 block(torch.cat([x, z], dim=1), torch.cat([mask, always], dim=1))
@@ -70,7 +71,7 @@ class PerceiverBlock(CrossAttentionBlock):
         """z [B, R, D], x [B, N, D] and which of x has a say, `mask` [B, N] → [B, R, D]."""
         queries = self.attention_norm(z)
         context = torch.cat([self.context_norm(x), queries], dim=1)
-        mask = torch.cat([mask, mask.new_ones(1, 1).expand(len(z), z.shape[1])], dim=1)
+        mask = torch.cat([mask, mask.new_ones(1, 1).expand(z.shape[:2])], dim=1)
         z = z + self.dropout(self.attention(queries, context, mask))
         return z + self.dropout(self.feed_forward(self.feed_forward_norm(z)))
 
@@ -106,7 +107,7 @@ class PerceiverFusion(DividedHead):
         embeddings = self.stream_embeddings.to(tokens[0].dtype)
         x = torch.cat([x + e for x, e in zip(tokens, embeddings, strict=True)], dim=1)
         mask = torch.cat(masks, dim=1)
-        z = learned(len(mask), self.queries, x)
+        z = learned(mask.shape[0], self.queries, x)
         for layer in self.layers:
             z = layer(z, x, mask)
         return FusionOutput(self.norm(z).mean(1)[:, None])
@@ -135,8 +136,8 @@ class TokenTransformerFusion(DividedHead):
     def forward(self, streams):
         here, pooled = heard(streams), self.project.pooled(streams)
         pooled = pooled + self.stream_embeddings.to(pooled.dtype)
-        tokens = torch.cat([learned(len(here), self.class_token, pooled), pooled], dim=1)  # [B, 1 + K, D]
-        mask = torch.cat([here.new_ones(1, 1).expand(len(here), 1), here], dim=1)
+        tokens = torch.cat([learned(here.shape[0], self.class_token, pooled), pooled], dim=1)  # [B, 1 + K, D]
+        mask = torch.cat([here.new_ones(1, 1).expand(here.shape[0], 1), here], dim=1)
         return FusionOutput(self.transformer(tokens, mask)[:, :1])
 
 

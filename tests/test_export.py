@@ -139,9 +139,12 @@ def test_what_stands_in_the_padding_does_not_change_an_answer_of_the_graph(expor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fusion", "members"), [*((name, 1) for name in sorted(FUSIONS)), ("ume", 2)])
-def test_every_head_says_the_same_as_a_graph(fusion, members, tmp_path):
-    model = make_model(fusion=fusion, fusion_num_members=members)
+@pytest.mark.parametrize(
+    ("fusion", "fields"),
+    [*((name, {}) for name in sorted(FUSIONS)), ("ume", {"fusion_num_members": 2}), ("ume", {"fusion_pairs": "all"})],
+)
+def test_every_head_says_the_same_as_a_graph(fusion, fields, tmp_path):
+    model = make_model(fusion=fusion, **fields)
     _, traced, _ = trace(model, make_processor(model))
     traced.save(tmp_path / "graph.onnx")
     inputs = tiny_batch(5, 3, 9)
