@@ -70,8 +70,7 @@ def make_model(text=None, image=None, size=16, **kwargs):
         text or BertConfig(vocab_size=len(WORDS), max_position_embeddings=40, initializer_range=0.5, **sizes),
         image or ViTConfig(image_size=size, patch_size=8, initializer_range=0.5, **sizes),
         fusion_hidden_size=16,
-        id2label=ANSWERS,
-        **kwargs,
+        **{"id2label": ANSWERS, **kwargs},
     )
     return UMEForVisualQuestionAnswering(config).eval()
 
@@ -389,3 +388,12 @@ def test_tools_that_are_imported_leave_the_places_where_modules_are_found_as_the
         "assert sys.path == before, sys.path"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_graphs_of_numbers_give_them_in_their_unit(tmp_path):
+    names = {"problem_type": "regression", "id2label": {0: "price"}}
+    model = make_model(**names, label_mean=12.5, label_std=0.7, label_transform="log")
+    export_onnx(model, make_processor(model), tmp_path / "out")
+    answers = OnnxVQA(tmp_path / "out")(picture(), "how much?")
+    assert answers[0]["name"] == "price"
+    assert 20_000 < answers[0]["answer"] < 3_000_000

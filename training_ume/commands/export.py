@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from configuration_ume.scores import NAMES, measured_by
+from configuration_ume.scores import LABELS, measured_by, written
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.evaluation.load import load_checkpoint
@@ -71,13 +71,13 @@ def report(about: dict) -> list[tuple[str, ...]]:
     scored = "scores" in about
     lines = [("", "image encoder, MB", "rest, MB", "a logit differs by")]
     if scored:
-        lines = [(*lines[0], NAMES[measured_by(next(iter(about["scores"].values())))], "seconds")]
+        lines = [(*lines[0], LABELS[measured_by(next(iter(about["scores"].values())))], "seconds")]
     for precision, sizes in about["bytes"].items():
         row = [precision, *(f"{size / 1e6:.2f}" for size in sizes.values())]
         row.append(f"{about['parity'][precision]['logits']:.1e}")
         if scored:
             scores = about["scores"][precision]
-            row += [f"{scores[measured_by(scores)]:.2f}", f"{scores['seconds']:.1f}"]
+            row += [written(measured_by(scores), scores[measured_by(scores)]), f"{scores['seconds']:.1f}"]
         lines.append(tuple(row))
     return lines
 

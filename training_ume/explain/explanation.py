@@ -15,6 +15,7 @@ from PIL import Image
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import needs_usual
 from modeling_ume.padding_ume import unpadded
+from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.explain.attribution import grad_cam, integrated_map, token_scores
 from training_ume.explain.shapley import named_weights, names_of, shapley_values, subset_probabilities, subsets_of
 from training_ume.explain.words import merge_words, pair_maps, token_texts
@@ -49,6 +50,11 @@ def explain(
     """
     need_captum()
     needs_usual(model.config.modalities, "An explanation")
+    if not PROBLEM_TYPES[model.config.problem_type].chooses:
+        raise ValueError(
+            "The model gives numbers, and an explanation is of an answer's probability: what each modality is worth "
+            "to a number, `ume evaluate … --drop` says over a data set."
+        )
     if not question.strip():
         raise ValueError("The question is empty: write what you want to know about the image.")
     if not processor.tokenizer.is_fast:

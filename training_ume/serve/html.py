@@ -6,6 +6,7 @@ import base64
 import io
 from html import escape
 
+from configuration_ume.scores import quantity
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.serve.judges import Card, Judge, Reasons, Visit
 
@@ -58,6 +59,8 @@ def render_card(judges: list[Judge], card: Card) -> str:
         rows = "".join(
             f"<dt{'' if place else ' class=first'}>{escape(found['answer'])}</dt>"
             f"<dd>{bar(0, found['score'])}</dd><dd>{found['score']:.1%}</dd>"
+            if "score" in found
+            else f"<dt class=first>{escape(found['name'])}</dt><dd></dd><dd>{quantity(found['answer'])}</dd>"
             for place, found in enumerate(answers)
         )
         reasons = '<p class="ume-note ume-wait">Looking for the reasons …</p>'

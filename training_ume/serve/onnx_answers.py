@@ -17,6 +17,7 @@ from modeling_ume.images_ume import read_image
 from modeling_ume.tasks_ume import decode_logits
 from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
+from training_ume.evaluation.scoring import scoring_of
 from training_ume.records.files import read_json
 from training_ume.serve.onnx_graphs import ABOUT, GRAPHS, IMAGE_ENCODER, PRECISIONS, QUESTION_FUSION, question_inputs
 
@@ -123,16 +124,18 @@ class OnnxVQA:
         answers = decode_logits(torch.from_numpy(logits), self._id2label, self.about["problem_type"], top_k)
         return answers[0] if isinstance(question, str) else answers
 
-    def predict(self, dataset: Dataset, batch_size: int = 64, num_workers: int = 0) -> list[str]:
+    def predict(self, dataset: Dataset, batch_size: int = 64, num_workers: int = 0) -> list:
         """The best answer to every question of rows of `load_vqa`, in their order."""
         collator = VQACollator(self.processor, max_question_length=self.about["max_question_length"])
         ordered, order = in_image_order(dataset)
         loader = DataLoader(ordered, batch_size, collate_fn=collator, num_workers=num_workers)
-        answers, positions = [""] * len(order), iter(order)
+        answers, positions = [None] * len(order), iter(order)
+        scoring = scoring_of(self.about["problem_type"], self._id2label, self.about.get("label_transform"))
         for batch in tqdm(loader, desc="answering", leave=False):
             inputs = {name: values.numpy() for name, values in batch.items()}
-            for answer in self.logits({**inputs, **self.encode_pixels(inputs["pixel_values"])}).argmax(-1):
-                answers[next(positions)] = self._id2label[int(answer)]
+            logits = torch.from_numpy(self.logits({**inputs, **self.encode_pixels(inputs["pixel_values"])}))
+            for answer in scoring.answers(scoring.kept(logits).tolist()):
+                answers[next(positions)] = answer
         return answers
 
     def _run(self, graph: str, values: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -20,7 +20,8 @@ from datasets import Dataset
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import needs_usual
-from training_ume.evaluation.scores import score_answers
+from modeling_ume.tasks_ume import PROBLEM_TYPES
+from training_ume.evaluation.scoring import scoring_of
 from training_ume.records.files import write_json
 from training_ume.records.machine import environment
 from training_ume.report.console import working
@@ -105,6 +106,7 @@ def export_onnx(
             "opset": opset,
             "max_question_length": limit,
             "problem_type": model.config.problem_type,
+            **({} if model.config.label_transform is None else {"label_transform": model.config.label_transform}),
             "answers": [model.config.id2label[i] for i in range(model.config.num_labels)],
         }
         write_json(stage / ABOUT, about)
@@ -163,7 +165,9 @@ def measure_parity(model: UMEForVisualQuestionAnswering, processor: UMEProcessor
             logits = model(**inputs, pixel_values=pixel_values).logits.numpy()
         encoded = graphs.encode_pixels(pixel_values.numpy())
         found = graphs.logits({**{name: values.numpy() for name, values in inputs.items()}, **encoded})
-        differences["logits"].append(np.abs(found - logits).max())
+        # Numbers are in their unit: what differs is a part of them.
+        size = 1.0 if PROBLEM_TYPES[model.config.problem_type].chooses else max(1.0, np.abs(logits).max())
+        differences["logits"].append(np.abs(found - logits).max() / size)
         differences["image_states"].append(np.abs(encoded["vision_states"] - states).max())
         largest = max(largest, np.abs(logits).max())
     # np.max, unlike max, lets no NaN get lost.
@@ -226,4 +230,6 @@ def _bytes(folder: Path, graph: str, precision: str) -> int:
 def _score(graphs: OnnxVQA, dataset: Dataset, batch_size: int, num_workers: int) -> dict:
     started = time.perf_counter()
     predictions = graphs.predict(dataset, batch_size, num_workers)
-    return {"seconds": time.perf_counter() - started, **score_answers(predictions, dataset)}
+    names = dict(enumerate(graphs.about["answers"]))
+    scoring = scoring_of(graphs.about["problem_type"], names, graphs.about.get("label_transform"))
+    return {"seconds": time.perf_counter() - started, **scoring.score(predictions, dataset)}
