@@ -110,23 +110,24 @@ def _too_few(problem_type: str) -> str:
     )
 
 
-def checked_answers(id2label, problem_type: str) -> dict[int, str]:
-    """The answers in the order of their ids. ValueError where they are no different words from 0 on, or too few."""
+def checked_answers(id2label, problem_type: str, given: str = "id2label") -> dict[int, str]:
+    """The answers in the order of their ids. ValueError where they are no different words from 0 on, or too few;
+    `given` is the field that they were given by."""
     if not isinstance(id2label, dict):
-        raise ValueError(f"id2label is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}.")
+        raise ValueError(f"{given} is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}.")
     for key, label in id2label.items():
         if not isinstance(label, str):
-            raise ValueError(f"id2label={{{key!r}: {label!r}}}: an answer must be a string.")
+            raise ValueError(f"{given} has the answer {label!r} of the id {key!r}: an answer must be a string.")
     answers = {whole_number(key): label for key, label in id2label.items()}
     if sorted(answers) != list(range(len(id2label))):
         raise ValueError(
-            f"id2label has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
+            f"{given} has {len(id2label)} entries whose ids are not 0 … {len(id2label) - 1}: number the answers "
             "from 0 without gaps."
         )
     if len(set(answers.values())) != len(answers):
-        raise ValueError("id2label gives the same answer to several ids: every answer must appear once.")
+        raise ValueError(f"{given} gives the same answer to several ids: every answer must appear once.")
     if len(answers) < _least(problem_type):
-        raise ValueError(f"id2label={id2label!r}: {_too_few(problem_type)}")
+        raise ValueError(f"{given} has {list(answers.values())}: {_too_few(problem_type)}")
     return dict(sorted(answers.items()))
 
 
@@ -136,7 +137,7 @@ def inverted(label2id, problem_type: str) -> dict[int, str]:
         raise ValueError(f"label2id is a {type(label2id).__name__}: give a dict of answers and ids, {{'no': 0, …}}.")
     if len(set(label2id.values())) < len(label2id):
         raise ValueError("label2id gives the same id to several answers: every id must appear once.")
-    return checked_answers({key: label for label, key in label2id.items()}, problem_type)
+    return checked_answers({key: label for label, key in label2id.items()}, problem_type, "label2id")
 
 
 def whole_number(key):
