@@ -48,6 +48,7 @@ class Modality:
         part_settings: what a caller may say of the part besides which encoder it is for, see `load_part`.
         settings: what a recipe, and `from_encoders_pretrained`, may say of it besides its encoder; see `fit_config`
             and `load_part`.
+        own_encoder: `model_type` of an encoder of this project that needs no settings; None: there is none.
         fitted: whether the part is made of the training rows, see `fit`, instead of loaded with an encoder.
         column: the column of a table of rows that holds it.
         default_config: `model_type` of the encoder where a config names none; None: it has to be given.
@@ -90,6 +91,7 @@ class Modality:
     part_classes: tuple[type, ...] = ()
     part_settings: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
+    own_encoder: str | None = None
     column = ""
     default_config: str | None = None
     halves: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ class Series(Modality):
     part = "series_scaler"
     part_classes = (SeriesScaler,)
     fitted = True
+    own_encoder = "ume_lstm_series"
     feature_maps = True
     marks = ("num_input_channels",)
     reads = "a model that reads series, such as ume_lstm_series, ume_cnn_series or patchtst"

@@ -27,6 +27,7 @@ class Table(Modality):
     part = "table_scaler"
     part_classes = (TableScaler,)
     fitted = True
+    own_encoder = "ume_ft_transformer"
     marks = ("category_sizes",)
     reads = "a model that reads tables, ume_ft_transformer or ume_table_mlp"
     hub_classes, hub_numbers = "tabular-classification", "tabular-regression"

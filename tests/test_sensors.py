@@ -26,6 +26,7 @@ from training_ume.explain.shapley import explain_dataset
 from training_ume.features.build import build_features
 from training_ume.features.store import FeatureCache
 from training_ume.records.files import read_json
+from training_ume.training.prepare import unread
 
 SERIES = {
     "lstm": lambda: UMELSTMSeriesConfig(2, 12, num_layers=2, bidirectional=True, stride=2),
@@ -494,3 +495,16 @@ def test_the_pulse_says_how_a_driver_is():
         found = beats(steps, pulse, 0.0, np.random.default_rng(0))
         peaks = ((found[1:-1] > found[:-2]) & (found[1:-1] >= found[2:]) & (found[1:-1] > 0.6)).sum()
         assert peaks == pytest.approx(pulse, abs=3)
+
+
+def test_what_a_recipe_has_no_encoder_of_is_told_and_the_proposed_command_has_one(run, capsys):
+    rows = load_rows(run / "drives.csv", columns=RECIPE["columns"])
+    assert unread(rows, ["series", "table"]) == []
+    (line,) = unread(rows, ["series", "vision"])
+    assert "The rows have table rows, and the recipe has no encoder of them: they are not read." in line
+    assert """--table_config '{"model_type": "ume_ft_transformer"}'""" in line
+    columns = ["--columns", "table=weather,traffic", "answer=stress"]
+    assert main(["data", str(run / "drives.csv"), *columns]) == 0
+    proposed = capsys.readouterr().out
+    assert """--series_config '{"model_type": "ume_lstm_series"}'""" in proposed
+    assert """--table_config '{"model_type": "ume_ft_transformer"}'""" in proposed

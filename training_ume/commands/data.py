@@ -4,12 +4,14 @@ ume data own.csv --images pictures
 ume data frame.parquet --columns image=img_name answer=label --text_model bert-base-uncased --plot data.png
 """
 
+import json
 import os
 import shlex
 import sys
 
 from configuration_ume.parsing import make_recipe
 from configuration_ume.values import pairs
+from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.trust_ume import load_tokenizer
 from training_ume.commands import command_parser
 from training_ume.data.profile import profile
@@ -64,6 +66,10 @@ def proposed(args, facts: dict) -> str:
         if (value := getattr(args, name)) is not None:
             words += [f"--{name}", *(value if isinstance(value, list) else [value])]
     words += [] if args.split is None else ["--train_split", args.split]
+    for column in facts["further"]:
+        kind = next(kind for kind in MODALITIES.values() if kind.column == column)
+        if kind.own_encoder:
+            words += [f"--{kind.name}_config", json.dumps({"model_type": kind.own_encoder})]
     words += [] if args.text_model is None else ["--text_model", args.text_model]
     for advice in facts["advice"]:
         words += [f"--{advice['field']}", advice["value"]] if advice["field"] else []

@@ -438,6 +438,21 @@ def _what_is_learned(data: VQAData) -> str:
     return learned + (" by the logarithm" if data.vocabulary.transform == "log" else "")
 
 
+def unread(rows: Dataset, modalities: Collection[str]) -> list[str]:
+    """A sentence for each modality that the rows have and a model does not read, beyond questions and images."""
+    lines = []
+    for kind in there(rows):
+        if kind.name not in modalities and kind not in usual():
+            advice = f"{kind.name}_model NAME"
+            if kind.own_encoder:
+                advice = f'{kind.name}_config \'{{"model_type": "{kind.own_encoder}"}}\''
+            lines.append(
+                f"The rows have {kind.nouns}, and the recipe has no encoder of them: they are not read. Give "
+                f"--{advice}, or another encoder."
+            )
+    return lines
+
+
 def choices_made(
     args: DataArguments,
     data: VQAData,
@@ -463,4 +478,4 @@ def choices_made(
         alone = f"{seen[0]} alone" if len(seen) == 1 else " and ".join(seen)
         if seen and without:
             lines.append(f"No row has any {' or '.join(without)}: the model sees the {alone} (inputs={data.inputs}).")
-    return lines
+    return [*lines, *unread(data.train, modalities)] if isinstance(data.train, Dataset) else lines
