@@ -22,9 +22,11 @@ from .hearing_ume import (
     MASK,
     STATES_A_SECOND,
     Hearing,
+    band_edges,
     check_lengths,
     check_seconds,
     hearing,
+    layout,
     least_length,
     positions_of,
     seconds_of,
@@ -34,6 +36,7 @@ from .hearing_ume import (
 from .log_mel_ume import LogMelPatches
 from .modality_base_ume import Modality, Setting
 from .padding_ume import padded_rows, read_in_groups
+from .parts_ume import Axis, Parts, between, cells_of, stretches
 from .sounds_ume import is_sound, open_sound, read_sound
 from .streams_ume import Stream, described
 from .trust_ume import ForeignCodeError, load_trusted
@@ -41,6 +44,8 @@ from .trust_ume import ForeignCodeError, load_trusted
 # Of a pretrained encoder of pictures of sound: batch norms keep the statistics that its weights were made for, which
 # may have been folded into them.
 HELD = "holds_statistics"
+STRETCHES, BANDS = 16, 8  # of time and of frequency, which an explanation tells apart
+PICTURE_WINDOW = 0.025  # seconds of a frame, where a spectrogram is made to be looked at
 
 
 class Audio(Modality):
@@ -394,3 +399,41 @@ class Audio(Modality):
             return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
         values, mask = padded_rows([row[name] for row in rows])
         return {name: values} if mask is None else {name: values, MASK: mask}
+
+    # -------------------------------------------------------------------------------------------------- explanations
+
+    def parts(self, part, config, cell, inputs):
+        """Time × frequency of what the encoder reads, of one that reads samples time alone. A part that is taken away
+        is as loud as the whole sound is on average; of samples that is silence."""
+        way = hearing(config)
+        values, mask = inputs[way.name][0].detach().float().cpu(), inputs.get(MASK)
+        time, band, seconds = layout(way, part, values, None if mask is None else mask[0].cpu())
+        stretch = cells_of(int(time.max()) + 1, STRETCHES)
+        times = stretches("time", stretch, seconds, "s")
+        real = (time >= 0).expand(values.shape)
+        blank = torch.full_like(values, values[real].mean())
+        of = torch.where(time < 0, -1, stretch[time.clamp(min=0)])
+        if band is None:
+            picture = _spectrogram(values[real], part.sampling_rate)
+            return Parts((times,), {way.name: of}, {way.name: blank}, "map", picture)
+        bands = int(band.max()) + 1
+        row = cells_of(bands, BANDS)
+        edges = band_edges(part, bands)
+        starts = [int((row == number).nonzero()[0]) for number in range(int(row[-1]) + 1)]
+        unit = "band" if edges is None else "Hz"
+        edges = [float(start if edges is None else edges[start]) for start in (*starts, bands)]
+        of = torch.where(of < 0, -1, row[band] * len(times.labels) + of)
+        picture = torch.full((bands, len(stretch)), float(values[real].min()))
+        band, time = band.expand(values.shape), time.expand(values.shape)
+        picture[band[real], time[real]] = values[real]
+        axes = (Axis("frequency", between(edges, unit), edges, unit), times)
+        return Parts(axes, {way.name: of}, {way.name: blank}, "map", picture.numpy())
+
+
+def _spectrogram(samples: Tensor, rate: int):
+    """Samples [S] → their logarithmic spectrogram [frequencies, frames], the lowest first, to be looked at."""
+    window = max(16, int(rate * PICTURE_WINDOW))
+    samples = F.pad(samples, (0, max(0, window - len(samples))))
+    spectrum = torch.stft(samples, window, window // 2, window=torch.hann_window(window), return_complex=True)
+    loudness = torch.log(spectrum.abs() + 1e-5)
+    return loudness.clamp(min=float(loudness.max()) - 9).numpy()

@@ -35,12 +35,14 @@ from .limits_ume import check_encoder_size, check_head_size, check_own_size
 from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES, usual
 from .modality_base_ume import Modality
+from .modality_names_ume import Named  # noqa: F401
 from .numerics_ume import accumulate_in  # noqa: F401
 from .outputs_ume import RECORDED
 from .own_heads_ume import FILE, check_known, check_travels, find_head, head_of, known_head, recorded_head, save_head
 from .padding_ume import real_tokens  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
+from .parts_ume import Axis  # noqa: F401
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import SIMPLE_ENCODERS  # noqa: F401 (importing it makes their configs known)

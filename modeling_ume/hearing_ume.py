@@ -7,6 +7,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -142,3 +144,73 @@ def seconds_of(part) -> float:
     own = window_of(part)
     given = getattr(part, "audio_seconds", None)
     return given if given is not None else DEFAULT_SECONDS if own is None else own
+
+
+# ------------------------------------------------------------------------------------------------- time and frequency
+
+
+class Layout(NamedTuple):
+    """
+    Where in a sound the values of a row are from.
+
+    Attributes:
+        time: which frame, or sample, each is of, −1 where it is padding; shaped like the row, as far as they differ.
+        band: which band of frequencies, alike; None: samples, which are of all.
+        seconds: from one frame, or sample, to the next.
+    """
+
+    time: Tensor
+    band: Tensor | None
+    seconds: float
+
+
+def layout(way: Hearing, part, values: Tensor, mask: Tensor | None) -> Layout:
+    """The layout of a row of inputs, `values`, whose mask is [length] or None, as `part` has made them."""
+    rate = part.sampling_rate
+    hop = getattr(part, "hop_length", None) or getattr(part, "hop", None)
+    seconds = 0.01 if hop is None else hop / rate  # what has no hop of its own goes on by the 10 ms of Kaldi
+    if way.shape == (None,):
+        return Layout(_until(len(values), _real(mask, len(values))), None, 1 / rate)
+    if way.own is not None:
+        patches, _, frames, mels = values.shape
+        time = torch.arange(patches)[:, None] * part.step + torch.arange(frames)
+        time[_real(mask, patches) :] = -1
+        return Layout(time[:, None, :, None], torch.arange(mels), seconds)
+    if len(way.shape) == 3:
+        return Layout(torch.arange(values.shape[1])[:, None], torch.arange(values.shape[2]), seconds)
+    if None in way.shape:  # several frames stand side by side
+        width = values.shape[1]
+        bands = getattr(part, "feature_size", width)
+        bands = bands if width % bands == 0 else width
+        time = torch.arange(len(values))[:, None] * (width // bands) + torch.arange(width) // bands
+        time[_real(mask, len(values)) :] = -1
+        return Layout(time, torch.arange(width) % bands, seconds)
+    if way.name == "input_features":  # frames stand last
+        frames = values.shape[1]
+        return Layout(_until(frames, _real(mask, frames)), torch.arange(len(values))[:, None], seconds)
+    # What pads a short sound here, no mask says: frames that are all alike.
+    other = (values != values[-1]).any(1).nonzero()
+    real = int(other[-1]) + 1 if len(other) else len(values)
+    real = len(values) if real == len(values) - 1 else real
+    return Layout(_until(len(values), real)[:, None], torch.arange(values.shape[1]), seconds)
+
+
+def _real(mask: Tensor | None, length: int) -> int:
+    return length if mask is None else max(1, int(mask.sum()))
+
+
+def _until(length: int, real: int) -> Tensor:
+    """0, 1, … and −1 from `real` on."""
+    places = torch.arange(length)
+    return torch.where(places < real, places, -1)
+
+
+def band_edges(part, bands: int) -> list[float] | None:
+    """The hertz at which each of the bands begins, and the last one ends; None where the extractor does not say."""
+    filters = getattr(part, "mel_filters", None)
+    if isinstance(part, LogMelPatches):
+        filters = part.filters(2 ** math.ceil(math.log2(part.window))).numpy()
+    if filters is None or np.ndim(filters) != 2 or np.shape(filters)[1] != bands:
+        return None
+    peaks = np.asarray(filters).argmax(0) * part.sampling_rate / 2 / (len(filters) - 1)
+    return [*peaks.tolist(), float(peaks[-1])]

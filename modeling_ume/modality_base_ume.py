@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .cells_ume import numbers_in
+from .modality_names_ume import Named
 from .numerics_ume import cut_off
+from .parts_ume import Parts, numbered
 from .streams_ume import Stream, check_ids, check_shape, described
 
 
@@ -24,7 +26,7 @@ class Setting(NamedTuple):
     default: Any = None
 
 
-class Modality:
+class Modality(Named):
     """
     One kind of input. A class that inherits says what its encoders are given, and where they need more than a call,
     how they are read; by itself this one fits an encoder that takes one tensor of numbers [rows, …] and returns
@@ -77,6 +79,8 @@ class Modality:
         hub_classes, hub_numbers: what the Hub calls the task of telling classes, or numbers, from it; "": it has none.
         packages: what reading its files needs beyond torch, transformers and pillow.
         code: how the code of a card says one of it; `code_import` is what that needs.
+        explained: how an explanation looks at it, see EXPLAINED in training_ume/explain/explanation.py: by the parts
+            that `parts` makes, or in a way of its own.
         depth: how deep its numbers lie in lists, where a cell holds them itself; 0: as the first one does.
     """
 
@@ -109,6 +113,7 @@ class Modality:
     packages: tuple[str, ...] = ()
     code, code_import = "…", ""
     joins = by_name = as_folder = False
+    explained = "parts"
     depth = 0
 
     def __init_subclass__(cls, **kwargs):
@@ -126,71 +131,6 @@ class Modality:
         cls.column = cls.column or cls.name
         cls.halves = cls.halves or (f"{cls.name}_config",)
         cls.reads = cls.reads or f"a model that reads {cls.nouns}"
-
-    # ------------------------------------------------------------------------------------------------------ names
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All that callers call it."""
-        return tuple(dict.fromkeys((self.column, self.name, self.argument, self.short, *self.aliases)))
-
-    @property
-    def file_nouns(self) -> str:
-        """What several of its files are called."""
-        return self.nouns if self.file_noun == self.noun else f"{self.file_noun}s"
-
-    @property
-    def subjects(self) -> str:
-        return self.nouns if self.subject == self.noun else f"{self.subject}s"
-
-    @property
-    def config_field(self) -> str:
-        return f"{self.name}_config"
-
-    @property
-    def pooling_field(self) -> str:
-        return f"{self.name}_pooling"
-
-    @property
-    def main_input(self) -> str:
-        return self.inputs[0]
-
-    @property
-    def present(self) -> str:
-        """The input that says which examples have it."""
-        return f"{self.short}_present"
-
-    @property
-    def index(self) -> str:
-        """The input that says which of the rows each example has."""
-        return f"{self.short}_index"
-
-    @property
-    def states(self) -> str:
-        """The input that holds the tokens which its encoder once made, [rows, N, width]."""
-        return f"{self.name}_states"
-
-    @property
-    def pooled(self) -> str:
-        """The input that holds the summaries which its encoder once made, [rows, width]."""
-        return f"{self.name}_pooled"
-
-    @property
-    def grid(self) -> str:
-        """The input that says which grid the last of the stored tokens form, [2]."""
-        return f"{self.name}_grid"
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        """The inputs that stand for what the encoder would say."""
-        return (self.states, self.pooled, *([self.grid] if self.has_grid else []))
-
-    @property
-    def all_inputs(self) -> tuple[str, ...]:
-        """Everything that `forward` takes of it."""
-        return tuple(
-            dict.fromkeys((*self.inputs, self.index, self.present, *self.stored, *self.later_inputs, self.mask))
-        )
 
     # ---------------------------------------------------------------------------------------------------- encoders
 
@@ -498,3 +438,21 @@ class Modality:
     def readable(self, cell) -> bool:
         """Whether an encoder can be given what a row's cell holds."""
         return not self.lacks(cell) or (self.reads_empty and cell is not None)
+
+    # -------------------------------------------------------------------------------------------------- explanations
+
+    def parts(self, part, config, cell, inputs: dict[str, Tensor]) -> Parts:
+        """
+        How an explanation divides one input; here along the first axis of the encoder's main input, each place being a
+        part in whose stead the mean over all of them may stand.
+
+        Args:
+            part: the processor's part, or None.
+            config: that of the encoder.
+            cell: what the row holds, as `open` takes it.
+            inputs: what was made of it, [1, …].
+        """
+        value = inputs[self.main_input][0]
+        places = torch.arange(len(value)).view(-1, *[1] * (value.ndim - 1))
+        blank = value.float().mean(0, keepdim=True).to(value.dtype).expand_as(value)
+        return Parts((numbered("part", len(value)),), {self.main_input: places}, {self.main_input: blank})

@@ -33,12 +33,14 @@ from .loading_ume import split_arguments  # noqa: F401
 from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES
 from .modality_base_ume import Setting  # noqa: F401
+from .modality_names_ume import Named  # noqa: F401
 from .numerics_ume import widen
 from .outputs_ume import UMEModelOutput, UMEVQAOutput, add_records, recorded_in, records
 from .own_heads_ume import head_of, register_fusion  # noqa: F401 (users import register_fusion from here, too)
 from .padding_ume import real_tokens  # noqa: F401
 from .pairs_triton_ume import fits_kernels  # noqa: F401
 from .pairs_ume import pair_mean  # noqa: F401
+from .parts_ume import Axis  # noqa: F401
 from .pipeline_ume import UMEVQAPipeline  # noqa: F401
 from .probe_ume import Shape  # noqa: F401
 from .processing_ume import process_images  # noqa: F401

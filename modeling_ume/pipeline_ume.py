@@ -27,8 +27,10 @@ from .images_ume import is_image, read_image
 from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES, usual
 from .modality_base_ume import Modality  # noqa: F401
+from .modality_names_ume import Named  # noqa: F401
 from .numerics_ume import widen  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
+from .parts_ume import Axis  # noqa: F401
 from .processing_ume import UMEProcessor
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401

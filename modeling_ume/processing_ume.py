@@ -22,8 +22,10 @@ from .images_ume import process_images  # noqa: F401
 from .log_mel_ume import LogMelPatches  # noqa: F401
 from .modalities_ume import MODALITIES, prepared, usual
 from .modality_base_ume import Modality
+from .modality_names_ume import Named  # noqa: F401
 from .numerics_ume import accumulate_in  # noqa: F401
 from .padding_ume import real_tokens  # noqa: F401
+from .parts_ume import Axis  # noqa: F401
 from .scalers_ume import mean_and_deviation  # noqa: F401
 from .series_ume import Series  # noqa: F401
 from .simple_encoders_ume import UMELSTMConfig  # noqa: F401

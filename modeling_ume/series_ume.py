@@ -10,12 +10,14 @@ from transformers.utils import ModelOutput, logging
 
 from .cells_ume import as_array, as_number, missing, numbers_in
 from .modality_base_ume import Modality, Setting
+from .parts_ume import Parts, cells_of, numbered, stretches
 from .scalers_ume import SeriesScaler
 from .streams_ume import check_shape, described
 
 logger = logging.get_logger(__name__)
 # Steps that are read of a series where nobody says how many: an hour at 2 Hz, half a minute at 250 Hz.
 LONGEST = 8192
+STRETCHES = 16  # which an explanation tells apart
 
 
 class Series(Modality):
@@ -245,6 +247,22 @@ class Series(Modality):
         if lacking is not None:
             raise ValueError(f"The series number {lacking} holds nothing: leave it out, or give one value at least.")
         return self.collate(part, [self.open(value) for value in several])
+
+    # -------------------------------------------------------------------------------------------------- explanations
+
+    def parts(self, part, config, cell, inputs):
+        """Channels × stretches of time; where one is taken away, each channel has its mean over the training rows.
+        What is missing, and what only pads, belongs to no part."""
+        there = inputs["series_mask"][0].bool().cpu()  # [T, C]
+        read = int(steps_there(there[None], len(there)).sum())
+        stretch = torch.zeros(len(there), dtype=torch.long)
+        stretch[:read] = cells_of(read, STRETCHES)
+        times = stretches("step", stretch[: max(read, 1)])
+        channels = numbered("channel", there.shape[1])
+        of = torch.arange(there.shape[1]) * len(times.labels) + stretch[:, None]
+        blank = torch.zeros_like(inputs[self.main_input][0])
+        of = {self.main_input: torch.where(there, of, -1)}
+        return Parts((channels, times), of, {self.main_input: blank}, "curves", np.asarray(cell)[:read])
 
 
 def as_series(value) -> np.ndarray:

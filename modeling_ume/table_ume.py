@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput
 
 from .cells_ume import missing
 from .modality_base_ume import Modality, Setting
+from .parts_ume import Axis, Parts
 from .scalers_ume import TableScaler
 from .streams_ume import check_ids, check_shape, described
 
@@ -155,6 +156,23 @@ class Table(Modality):
                 f"Row number {empty} of the table holds nothing: leave it out, or give one value at least."
             )
         return self.collate(part, [self.open(row) for row in rows])
+
+    # -------------------------------------------------------------------------------------------------- explanations
+
+    def parts(self, part, config, cell, inputs):
+        """Columns; one that is taken away is missing."""
+        numbers = len(part.numbers)
+        of = {self.main_input: torch.arange(numbers), "table_categories": numbers + torch.arange(len(part.categories))}
+        blank = {
+            self.main_input: torch.full((numbers,), torch.nan),
+            "table_categories": torch.zeros_like(of["table_categories"]),
+        }
+        labels = [f"{name} = {_shown(cell.get(name))}" for name in part.columns]
+        return Parts((Axis("column", labels),), of, blank)
+
+
+def _shown(value) -> str:
+    return "(missing)" if missing(value) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rows_of(values) -> list[dict]:

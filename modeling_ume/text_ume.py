@@ -13,6 +13,7 @@ from .images_ume import is_picture
 from .modality_base_ume import Modality
 from .numerics_ume import cut_off
 from .padding_ume import in_given_order, real_tokens
+from .parts_ume import Axis, Parts, word_of, word_spans
 from .streams_ume import Stream, check_ids, check_shape, described, real_first, reorder
 from .trust_ume import ForeignCodeError, load_tokenizer
 
@@ -35,6 +36,7 @@ class Text(Modality):
     reads = "a model that reads text"
     hub_classes = "text-classification"
     code = '"a text"'
+    explained = "words"
     column_names = (
         ("questions", "question_text", "query", "sentence", "text", "prompt", "caption", "sent", "statement"),
     )
@@ -175,6 +177,19 @@ class Text(Modality):
             part, values, padding=True, truncation=max_length is not None, max_length=max_length, return_tensors="pt"
         )
         return {name: encoded[name] for name in self.inputs if name in encoded}
+
+    def parts(self, part, config, cell, inputs):
+        """Words, in whose stead padding may stand; special tokens stay."""
+        wanted = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        read = self.process(part, cell, **wanted)
+        ids, spans = inputs["input_ids"][0].cpu(), word_spans(cell)
+        of = torch.full_like(ids, -1)
+        for place, (start, end) in enumerate(read["offset_mapping"][0].tolist()):
+            if spans and not read["special_tokens_mask"][0][place]:
+                of[place] = word_of(spans, start, end)
+        blank = torch.full_like(ids, part.pad_token_id)
+        axis = Axis("word", [cell[start:end] for start, end in spans], [*(start for start, _ in spans), len(cell)])
+        return Parts((axis,), {"input_ids": of}, {"input_ids": blank})
 
     @staticmethod
     def real(encoder, inputs: dict) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoConfig
 from transformers.image_processing_utils import ImageProcessingMixin
 from transformers.modeling_outputs import BaseModelOutput
@@ -15,6 +16,7 @@ from .films_ume import is_film, open_film, read_film
 from .images_ume import process_images
 from .modality_base_ume import Modality, Setting
 from .padding_ume import padded_rows
+from .parts_ume import Parts, numbered
 from .streams_ume import Stream, described
 from .trust_ume import load_trusted, read_quietly
 from .vision_ume import Vision, image_inputs, image_size, image_tokens
@@ -23,6 +25,7 @@ DEFAULT_FRAMES = 8  # of a film that an encoder of pictures reads
 FRAMES = ("num_frames", "frames_per_clip")  # what configs call the frames that an encoder of films is made for
 FRAME_MASK = "video_frame_mask"
 FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
+PATCHES = 4  # a side of a frame, which an explanation tells apart
 PICTURES = Vision()
 
 
@@ -285,6 +288,23 @@ class Video(Modality):
     def together(self, rows):
         values, mask = padded_rows([row[self.main_input] for row in rows])
         return {self.main_input: values} if mask is None else {self.main_input: values, FRAME_MASK: mask}
+
+    # -------------------------------------------------------------------------------------------------- explanations
+
+    def parts(self, part, config, cell, inputs):
+        """Frames × 4 × 4 patches, in whose stead the film's mean colour may stand."""
+        values, mask = inputs[self.main_input][0].float(), inputs.get(FRAME_MASK)
+        frames = len(values) if mask is None else max(1, int(mask[0].sum()))
+        place = torch.arange(PATCHES**2, dtype=torch.float32).view(1, 1, PATCHES, PATCHES)
+        place = F.interpolate(place, size=values.shape[-2:], mode="nearest")[0].long()  # [1, H, W]
+        of = torch.arange(len(values)).view(-1, 1, 1, 1)
+        of = torch.where(of < frames, of * PATCHES**2 + place, -1)  # [T, 1, H, W]
+        colour = values[:frames].mean((0, 2, 3))
+        blank = colour[:, None, None].expand_as(values)
+        seen = self.process(part, [cell], do_normalize=False)[self.main_input][0, :frames]
+        axes = (numbered("frame", frames), numbered("row", PATCHES), numbered("column", PATCHES))
+        shown = seen.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        return Parts(axes, {self.main_input: of}, {self.main_input: blank}, "frames", shown)
 
 
 def channels(config) -> int:

@@ -16,9 +16,12 @@ from .arguments_ume import image_names
 from .images_ume import from_array, is_array, process_images, read_image, with_image_size
 from .modality_base_ume import Modality
 from .padding_ume import is_padded, padded, read_each_size, unpadded
+from .parts_ume import Parts, numbered
 from .simple_encoders_ume import vgg_of
 from .streams_ume import Stream, described
 from .trust_ume import ForeignCodeError, load_trusted
+
+PATCHES = 8  # a side, which are taken away to see what hangs on them
 
 
 class Vision(Modality):
@@ -52,6 +55,7 @@ class Vision(Modality):
     )  # fmt: skip
     suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     beside = ("images", "imgs", "img", "pictures")
+    explained = "image"
 
     def check(self, adapter, encoder, inputs):
         if inputs.get(self.main_input) is not None:
@@ -158,6 +162,15 @@ class Vision(Modality):
 
     def together(self, rows):
         return padded([row["pixel_values"] for row in rows])
+
+    def parts(self, part, config, cell, inputs):
+        """8 × 8 patches, in whose stead the image's mean colour may stand."""
+        pixels = inputs["pixel_values"]
+        of = torch.arange(PATCHES**2, dtype=torch.float32).view(1, 1, PATCHES, PATCHES)
+        of = F.interpolate(of, size=pixels.shape[-2:], mode="nearest")[0].long()  # [1, H, W]
+        blank = pixels.mean((2, 3), keepdim=True).expand_as(pixels)[0]
+        axes = (numbered("row", PATCHES), numbered("column", PATCHES))
+        return Parts(axes, {"pixel_values": of}, {"pixel_values": blank}, "frames")
 
     def look(self, adapter, encoder, pixel_values: Tensor, record: dict[str, bool] | None = None) -> ModelOutput:
         """Runs the image encoder; one that cannot take images of this size says so."""

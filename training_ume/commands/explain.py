@@ -1,55 +1,65 @@
-"""Show why a checkpoint gives an answer, as a PNG and a JSON; or, over a data set, what text and image do for it.
+"""Show why a checkpoint gives an answer, as a PNG and a JSON; or, over a data set, what each modality does for it.
 
 ume explain runs/easy_vqa drawing.png "what shape is in the image?" --out explanation
+ume explain runs/spoken_digits seven.wav noisy.png --faithfulness
+ume explain runs/machines gauge.png hum.wav "nothing to report" --table temperature=61 hours=900 maker=north
 ume explain runs/easy_vqa --source easy_vqa --max_questions 1000 --out modalities
 
-The first shows where the model looked, which words mattered, and which modality did.
+One row shows where the model looked, which words, which part of a sound, which stretch of a series, which column and
+which frame mattered, and which modality did. What a row lacks may be left out.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from modeling_ume.images_ume import read_image
+from configuration_ume.scores import quantity
+from modeling_ume.modalities_ume import MODALITIES
 from training_ume.commands import add_trust_option, command_parser
+from training_ume.commands.given import add_row_options, named_any, row_of
 from training_ume.commands.named_data import add_data_options, load_named
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.explain.explanation import explain, need_captum
 from training_ume.explain.shapley import explain_dataset
+from training_ume.records.explanation import Explanation
 from training_ume.records.files import write_json
 from training_ume.records.machine import environment
 from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table, working
 from training_ume.report.explanation import modality_table, plot_explanation, plot_modalities
 
+SHOWN_PARTS = 8  # of each input at the terminal
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("explain", __doc__)
     parser.add_argument("model", help="a folder that `ume train` wrote, or a UME model on the Hub")
-    parser.add_argument("image", nargs="?", help="path or URL of an image")
-    parser.add_argument("question", nargs="?", help="what was asked about it, in quotes")
+    add_row_options(parser)
     parser.add_argument("--answer", help="the answer to explain (default: the one that the model gives)")
     parser.add_argument(
         "--out", default="explanation", help="name of the two files without .png and .json (default: explanation)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files if they exist")
+    parser.add_argument(
+        "--faithfulness", action="store_true",
+        help="find out, too, what becomes of the answer without the parts that are said to matter, and with them "
+        "alone, beside parts drawn by chance",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print what the JSON file holds instead of tables")
     add_trust_option(parser)
-    data = parser.add_argument_group("data set, instead of an image and a question")
+    data = parser.add_argument_group("data set, instead of one row")
     add_data_options(data, annotations="annotations JSON, which has the types of the answers")
     data.add_argument(
         "--max_questions", type=int, default=1000, help="so many, drawn from all of them by chance (default: 1000)"
     )
     data.add_argument("--batch_size", type=int, default=64, help="questions a batch (default: 64)")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # options may stand between model and inputs
 
 
 def check(args: argparse.Namespace, files: list[Path]) -> None:
     """Refuses, before any work, what cannot come to an end."""
-    if (args.image is None) == (args.source is None):
+    if named_any(args) == (args.source is not None):
         raise ValueError("Give either an image and a question, or a data set by --source.")
-    if args.image is not None and args.question is None:
-        raise ValueError("There is no question: give one behind the image, in quotes.")
     if args.source is not None and args.answer is not None:
         raise ValueError("--answer names one answer of one question: leave it out with --source.")
     for name in ("max_questions", "batch_size"):
@@ -64,16 +74,42 @@ def check(args: argparse.Namespace, files: list[Path]) -> None:
 
 def explain_one(args: argparse.Namespace, plot: Path) -> dict:
     model, processor = load_checkpoint(args.model, args.trust_remote_code)
-    with working("Asking the model about parts of image and question"):
-        explanation = explain(model, processor, read_image(args.image), args.question, args.answer)
+    row = row_of(args, model.config.modalities)
+    check_row(row, model.config.modalities)
+    with working("Asking the model about parts of what it is given"):
+        explanation = explain(model, processor, answer=args.answer, faithfulness=args.faithfulness, **row)
     plot_explanation(explanation, plot)
     if not args.json:
-        print(f"{args.question}\n  {explanation.probability:6.1%}  {explanation.answer}")
+        print_explanation(explanation)
+    return {"model": args.model, **row, **explanation.as_json()}
+
+
+def check_row(row: dict, modalities: list[str]) -> None:
+    """Refuses a row of one input where the model reads a question besides: nothing was asked."""
+    lacking = [kind for kind in map(MODALITIES.get, modalities) if kind.ordered and kind.column not in row]
+    if len(row) == 1 and lacking:
+        (kind,) = lacking
+        given = next(kind.noun for kind in MODALITIES.values() if kind.column in row)
+        raise ValueError(f"There is no {kind.noun}: give one behind the {given}, in quotes.")
+
+
+def print_explanation(explanation: Explanation) -> None:
+    if explanation.chooses:
+        print(f"{explanation.question}\n  {explanation.probability:6.1%}  {explanation.answer}".lstrip("\n"))
+    else:
+        print(f"{explanation.answer}: {quantity(explanation.probability)}")
+    if explanation.words:
         words = ((word["word"], f"{word['score']:+.3f}") for word in explanation.words)
         print_table([("", "adds to the logit"), *words])
-        values = ((name, f"{value:+.3f}") for name, value in explanation.shapley.items())
-        print_table([("", "Shapley value"), *values])
-    return {"model": args.model, "image": args.image, **explanation.as_json()}
+    for scores in explanation.parts.values():
+        best = ((name, f"{score:+.4g}") for name, score in scores.best(SHOWN_PARTS))
+        print_table([(scores.noun, "adds to the logit" if explanation.chooses else "adds"), *best])
+    values = ((name, f"{value:+.3f}") for name, value in explanation.shapley.items())
+    print_table([("", "Shapley value"), *values])
+    if explanation.faithfulness:
+        kinds = ("deletion", "random_deletion", "insertion", "random_insertion")
+        rows = ((name, *(f"{found[kind]:.3f}" for kind in kinds)) for name, found in explanation.faithfulness.items())
+        print_table([("", "without: low", "by chance", "with alone: high", "by chance"), *rows])
 
 
 def explain_many(args: argparse.Namespace, plot: Path) -> dict:
@@ -84,7 +120,8 @@ def explain_many(args: argparse.Namespace, plot: Path) -> dict:
     found = explain_dataset(model, processor, dataset, args.batch_size)
     plot_modalities(found["kinds"], plot)
     if not args.json:
-        print(f"{found['questions']:,} questions about {found['images']:,} images")
+        about = [f"{found[kind.nouns]:,} {kind.nouns}" for kind in MODALITIES.values() if kind.nouns in found]
+        print(f"{found['questions']:,} questions{' about ' * bool(about)}{' and '.join(about)}")
         print_table(modality_table(found["kinds"]))
     return {"model": args.model, **found}
 

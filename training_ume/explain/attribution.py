@@ -12,9 +12,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_ume import UMEForVisualQuestionAnswering
 from modeling_ume.vision_ume import image_tokens
+from training_ume.explain.parts import ROWS, STEPS, integrated, repeated
 
-STEPS = 50  # of an integral
-ROWS = 10  # of these together
 MAP_SIDE = 16  # cells a side over which the integrated map sums its pixels
 
 
@@ -79,25 +78,12 @@ def integrated_map(
     Returns:
         The sums over 16 × 16 cells, and by how much these fail to sum to that difference.
     """
-    from captum.attr import IntegratedGradients
-
-    pixel_values = inputs["pixel_values"].detach()
-    text = {name: value for name, value in inputs.items() if name != "pixel_values"}
-
-    def logit(pixels: Tensor) -> Tensor:
-        rows = {name: value.expand(len(pixels), -1) for name, value in text.items()}
-        return model(**rows, pixel_values=pixels).logits[:, target].float()
-
+    pixel_values = inputs["pixel_values"]
     mean_colour = pixel_values.mean((2, 3), keepdim=True).expand_as(pixel_values).clone()
-    with torch.enable_grad():
-        pixels = IntegratedGradients(logit).attribute(
-            pixel_values, mean_colour, n_steps=STEPS, internal_batch_size=ROWS
-        )
-    with torch.no_grad():
-        added = logit(pixel_values) - logit(mean_colour)
-    cells = sum_over_cells(pixels[0].detach().sum(0), MAP_SIDE).float()
+    pixels, begins_at, ends_at = integrated(model, inputs, "pixel_values", mean_colour, target)
+    cells = sum_over_cells(pixels.sum(0), MAP_SIDE).float()
     # Of the map that is shown: what goes wrong on the way from the pixels to it counts, too.
-    return cells, abs(cells.double().sum() - added.double()).item()
+    return cells, abs(cells.double().sum().item() - (ends_at - begins_at))
 
 
 def sum_over_cells(pixels: Tensor, side: int) -> Tensor:
@@ -176,12 +162,12 @@ def token_scores(
     """
     Integrated gradients (Sundararajan et al., 2017) of the answer's logit at the layer of word embeddings.
 
-    The path leads from the embeddings of a blank question to those of the question itself. The image is encoded once.
+    The path leads from the embeddings of a blank question to those of the question itself.
 
     Args:
         text: `input_ids` [1, L] and what belongs to them.
         blank: the ids [1, L] of the blank question; where they equal the question's, the score is 0.
-        encoded: what `encode_images` says of the image.
+        encoded: what there is besides, as `encode` gives it.
         target: id of the answer.
 
     Returns:
@@ -197,8 +183,7 @@ def token_scores(
 
     def logit(embeddings: Tensor) -> Tensor:
         """[n, L, E] in place of the embeddings → [n]."""
-        n = len(embeddings)
-        rows = {name: value.expand(n, -1) for name, value in text.items()}
+        rows = repeated(model, {**text, **encoded}, len(embeddings))
 
         def replace(module, args, output):
             # XLNet puts the length first.
@@ -206,7 +191,7 @@ def token_scores(
 
         hooks = [layer.register_forward_hook(replace) for layer in layers]
         try:
-            return model(**rows, **encoded, image_index=ids.new_zeros(n)).logits[:, target].float()
+            return model(**rows).logits[:, target].float()
         finally:
             for hook in hooks:
                 hook.remove()

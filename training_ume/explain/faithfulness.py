@@ -1,6 +1,7 @@
 """Whether a map of where a model looked is right: does it lie on what was asked about, and does the answer hang on it?
 
-`mass_in_box` needs a box that is known to hold it, such as easy-VQA's one shape; `masking_curves` nothing.
+`mass_in_box` needs a box that is known to hold it, such as easy-VQA's one shape; `masking_curves`, which is
+`masking_areas` in parts.py for images, nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modeling_ume import UMEForVisualQuestionAnswering
-from modeling_ume.tasks_ume import PROBLEM_TYPES
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.parts_ume import Parts
+from modeling_ume.vision_ume import PATCHES
+from training_ume.explain.parts import masking_areas
 
-PATCHES = 8  # a side: the patches that are masked
-STEPS = 16  # from the whole image to none of it
+RANDOM_ORDERS = 5
 
 
 def shape_box(image: Image.Image, difference: int = 30) -> tuple[int, int, int, int]:
@@ -73,38 +76,29 @@ def patch_order(cells: np.ndarray, generator: torch.Generator) -> Tensor:
     return shuffled[height[shuffled].argsort(descending=True, stable=True)]
 
 
-@torch.no_grad()
 def masking_curves(
     model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor], target: int, orders: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """
-    The area under the deletion and the insertion curve (Petsiuk et al., 2018) of each order of the patches.
-
-    A curve is the answer's probability while patches are replaced, in this order, by the image's mean colour
-    (deletion), or put back, in this order, into an image of that colour (insertion).
+    `masking_areas` of an image's patches, in whose stead its mean colour stands.
 
     Args:
         inputs: of one question and one image, with `pixel_values` [1, C, H, W].
         target: id of the answer.
         orders: O orders of the 64 patches, see `patch_order`.
-
-    Returns:
-        Deletion and insertion, [O] each, in 0 … 1. A map that names what the answer hangs on has a low deletion and a
-        high insertion.
     """
-    pixel_values = inputs["pixel_values"]
-    blank = pixel_values.mean((2, 3), keepdim=True).expand_as(pixel_values)
-    masked = []  # of all orders, after each step, those of the first so many patches
-    for order in orders:
-        rank = order.argsort().float().view(1, 1, PATCHES, PATCHES).to(pixel_values.device)
-        rank = F.interpolate(rank, size=pixel_values.shape[-2:], mode="nearest")  # [1, 1, H, W]
-        masked += [rank < step * PATCHES**2 / STEPS for step in range(STEPS + 1)]
-    areas = []
-    for first, second in ((blank, pixel_values), (pixel_values, blank)):
-        images = torch.cat([torch.where(mask, first, second) for mask in masked])
-        rows = {k: v.expand(len(images), -1) for k, v in inputs.items() if k != "pixel_values"}
-        logits = model(**rows, pixel_values=images).logits.float()
-        probabilities = PROBLEM_TYPES[model.config.problem_type].probabilities(logits)
-        curve = probabilities[:, target].view(len(orders), STEPS + 1)
-        areas.append(torch.trapezoid(curve, dx=1 / STEPS).cpu())
-    return areas[0], areas[1]
+    parts = MODALITIES["vision"].parts(None, None, None, inputs)
+    return masking_areas(model, inputs, parts, target, orders)
+
+
+def against_chance(
+    model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor], parts: Parts, target: int, order: Tensor
+) -> dict[str, float]:
+    """The areas of `masking_areas` for an order of the parts, beside the means of those of random orders."""
+    generator = torch.Generator().manual_seed(0)
+    orders = [order, *(torch.randperm(len(parts), generator=generator) for _ in range(RANDOM_ORDERS))]
+    areas = dict(zip(("deletion", "insertion"), masking_areas(model, inputs, parts, target, orders), strict=True))
+    return {
+        **{kind: found[0].item() for kind, found in areas.items()},
+        **{f"random_{kind}": found[1:].mean().item() for kind, found in areas.items()},
+    }

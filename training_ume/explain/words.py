@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 
 from torch import Tensor
 
 from modeling_ume import UMEProcessor
+from modeling_ume.parts_ume import word_of, word_spans
 from training_ume.records.explanation import PairMaps
-
-WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-
 
 # --------------------------------------------------------------------------------------------- tokens, cells and words
 
@@ -39,13 +36,12 @@ def merge_words(question: str, offsets: list[list[int]], special: list[bool], sc
     Returns:
         One dict a word of which the model has read a piece: `word`, `start`, `end`, `score`. A mark is a word, too.
     """
-    spans = [match.span() for match in WORD.finditer(question)]
+    spans = word_spans(question)
     sums: dict[tuple[int, int], float] = {}
     for (start, end), is_special, score in zip(offsets, special, scores, strict=True):
         if is_special or not spans:
             continue
-        # The word it shares most with; of a token that is a space only, the word behind it.
-        span = max(spans, key=lambda s: (min(s[1], end) - max(s[0], start), s[0]))
+        span = spans[word_of(spans, start, end)]
         sums[span] = sums.get(span, 0.0) + score
     return [
         {"word": question[start:end], "start": start, "end": end, "score": score}

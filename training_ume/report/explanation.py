@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from training_ume.records.explanation import Explanation
+from configuration_ume.scores import quantity
+from training_ume.records.explanation import Explanation, PartScores
 from training_ume.records.packages import need_matplotlib
+from training_ume.report.explained_parts import AGAINST, FOR, draw_parts, label_bars, panel_height, show
 
 
 def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
@@ -35,7 +39,6 @@ def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
     return lines
 
 
-FOR, AGAINST = "#2a7a4b", "#b5473c"
 # Of the modalities in their order; the pairs have one of their own.
 COLOURS, PAIRS_COLOUR = ("#5b8dbd", "#d1903d", "#3f9c86", "#c0669a", "#8c8c3a", "#7d6b5d"), "#8a6fae"
 WIDTH, DPI = 6.4, 150  # inches; 960 pixels
@@ -55,51 +58,52 @@ def plot_explanation(explanation: Explanation, path: str | Path) -> None:
 
     pairs = explanation.pair_weights
     token_rows = 0 if pairs is None else -(-len(pairs.tokens) // TOKENS_A_ROW)
-    title = textwrap.wrap(explanation.question, 46)
-    heights = [2.5, 0.75 + 0.27 * max(len(explanation.words), 1), 1.75]
-    if token_rows:
-        heights.append(0.45 + 1.75 * token_rows)
+    panels: list[tuple[float, Callable]] = []
+    if explanation.image is not None:
+        panels.append((2.5, _where))
+    if explanation.baseline_logit is not None:
+        panels.append((0.75 + 0.27 * max(len(explanation.words), 1), _words))
+    for scores in explanation.parts.values():
+        panels.append((panel_height(scores), partial(_parts, scores=scores)))
+    panels.append((1.75 + 0.2 * max(0, len(explanation.shapley) - 3), _modalities))
+    if pairs is not None:
+        panels.append((0.45 + 1.75 * token_rows, partial(_pairs, rows=token_rows)))
+    title = textwrap.wrap(explanation.question or f"Why {explanation.answer}?", 46)
     top = 0.45 + 0.32 * len(title)
+    heights = [height for height, _ in panels]
     figure = Figure(figsize=(WIDTH, top + sum(heights)), layout="constrained")
     head, *parts = figure.subfigures(1 + len(heights), 1, height_ratios=[top, *heights])
     lines = "\n".join(title)
     head.text(0.5, 0.66, lines, ha="center", va="center", fontsize=15, fontweight="bold")
+    head.text(0.5, 0.14, _answer(explanation), ha="center", va="center", fontsize=11.5)
+    for part, (_, draw) in zip(parts, panels, strict=True):
+        draw(part, explanation)
+    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})  # the same bytes each time
+
+
+def _answer(explanation: Explanation) -> str:
+    """What is explained, in a line."""
+    if not explanation.chooses:
+        return f"{explanation.answer}: {quantity(explanation.probability)}"
     answer = f"“{explanation.answer}”, probability {explanation.probability:.1%}"
     predicted = explanation.candidates[0]
     if predicted["answer"] != explanation.answer:
         answer += f" (the model's own answer: “{predicted['answer']}”, {predicted['score']:.1%})"
-    head.text(0.5, 0.14, answer, ha="center", va="center", fontsize=11.5)
-    _where(parts[0], explanation)
-    _words(parts[1], explanation)
-    _modalities(parts[2], explanation)
-    if pairs is not None:
-        _pairs(parts[3], explanation, token_rows)
-    figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})  # the same bytes each time
+    return answer
 
 
-def _show(axes, image: np.ndarray, cells: np.ndarray | None = None, most: float | None = None) -> None:
-    """The image, and over it a map [h, w] ≥ 0 whose cells cover their part of it; `most` is its strongest colour."""
-    height, width = image.shape[:2]
-    if cells is None:
-        axes.imshow(image)
-    else:
-        # Grey below, so that all colour is the map's.
-        grey = image.mean(-1)
-        axes.imshow(0.35 + 0.65 * grey, cmap="gray", vmin=0, vmax=1)
-        axes.imshow(
-            cells, cmap="inferno", vmin=0, vmax=most or 1, alpha=0.62, extent=(-0.5, width - 0.5, height - 0.5, -0.5)
-        )
-    axes.set(xticks=[], yticks=[])
+def _parts(part, explanation: Explanation, scores: PartScores) -> None:
+    draw_parts(part, scores, "the answer's logit" if explanation.chooses else f"“{explanation.answer}”")
 
 
 def _where(part, explanation: Explanation) -> None:
     seen, *maps = part.subplots(1, 3)
-    _show(seen, explanation.image)
+    show(seen, explanation.image)
     seen.set_title("what the model sees", fontsize=10)
     named = ("where it looked:\nGrad-CAM", explanation.grad_cam), ("integrated gradients", explanation.integrated)
     for axes, (name, cells) in zip(maps, named, strict=True):
         speaks_for = cells.clip(0)
-        _show(axes, explanation.image, speaks_for, speaks_for.max())
+        show(axes, explanation.image, speaks_for, speaks_for.max())
         size = "×".join(map(str, cells.shape)) if speaks_for.any() else "nothing speaks for it"
         axes.set_title(f"{name}, {size}", fontsize=10)
 
@@ -129,36 +133,24 @@ def _modalities(part, explanation: Explanation) -> None:
     columns = part.subplots(1, 1 if weights is None else 2, squeeze=False)[0]
     shapley = explanation.shapley
     values = explanation.values
+    said, form = ("probability", "{:.2f}".format) if explanation.chooses else (explanation.answer, quantity)
     columns[0].barh(list(shapley), list(shapley.values()), color=[_colour(name, list(shapley)) for name in shapley])
     columns[0].axvline(0, color="black", linewidth=0.8)
     columns[0].set_title(
-        f"which modality: Shapley values\nprobability {values['']:.2f} → {list(values.values())[-1]:.2f}", fontsize=10
+        f"which modality: Shapley values\n{said} {form(values[''])} → {form(list(values.values())[-1])}", fontsize=10
     )
-    _label(columns[0], shapley, "{:+.2f}")
+    label_bars(columns[0], shapley.values(), "{:+.2f}" if explanation.chooses else "{:+.4g}")
     if weights is not None:
         columns[1].barh(
             list(weights), list(weights.values()), color=[_colour(name, list(shapley)) for name in weights]
         )
         columns[1].set_title("the head's own weights\n(they sum to 1)", fontsize=10)
-        _label(columns[1], weights, "{:.2f}")
+        label_bars(columns[1], weights.values(), "{:.2f}")
 
 
 def _colour(name: str, names: list[str]) -> str:
     """The colour of a view among the modalities of a model."""
     return COLOURS[names.index(name) % len(COLOURS)] if name in names else PAIRS_COLOUR
-
-
-def _label(axes, values: dict[str, float], form: str) -> None:
-    for place, value in enumerate(values.values()):
-        side = 1 if value >= 0 else -1
-        axes.annotate(
-            form.format(value), (value, place), xytext=(3 * side, 0), textcoords="offset points", va="center",
-            ha="left" if side > 0 else "right", fontsize=10,
-        )  # fmt: skip
-    axes.invert_yaxis()
-    axes.margins(x=0.25)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False, labelsize=10)
 
 
 def _pairs(part, explanation: Explanation, rows: int) -> None:
@@ -167,7 +159,7 @@ def _pairs(part, explanation: Explanation, rows: int) -> None:
     most = pairs.maps.max()
     panels = list(part.subplots(rows, TOKENS_A_ROW, squeeze=False).flat)
     for axes, token, cells, off_grid in zip(panels, pairs.tokens, pairs.maps, pairs.off_grid, strict=False):
-        _show(axes, explanation.image, cells, most)
+        show(axes, explanation.image, cells, most)
         axes.set_title(f"{token}  {cells.sum() + off_grid:.0%}", fontsize=10)
     for axes in panels[len(pairs.tokens) :]:
         axes.set_axis_off()
