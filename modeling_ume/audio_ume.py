@@ -32,6 +32,7 @@ from .hearing_ume import (
     seconds_of,
     tokens_of,
     with_seconds,
+    within,
 )
 from .log_mel_ume import LogMelPatches
 from .modality_base_ume import Modality, Setting
@@ -407,7 +408,9 @@ class Audio(Modality):
         is as loud as the whole sound is on average; of samples that is silence."""
         way = hearing(config)
         values, mask = inputs[way.name][0].detach().float().cpu(), inputs.get(MASK)
-        time, band, seconds = layout(way, part, values, None if mask is None else mask[0].cpu())
+        heard = read_sound(cell, part.sampling_rate, seconds_of(part))
+        found = layout(way, part, values, None if mask is None else mask[0].cpu())
+        time, band, seconds = within(found, part, len(heard) / part.sampling_rate)
         stretch = cells_of(int(time.max()) + 1, STRETCHES)
         times = stretches("time", stretch, seconds, "s")
         real = (time >= 0).expand(values.shape)

@@ -188,11 +188,16 @@ def layout(way: Hearing, part, values: Tensor, mask: Tensor | None) -> Layout:
     if way.name == "input_features":  # frames stand last
         frames = values.shape[1]
         return Layout(_until(frames, _real(mask, frames)), torch.arange(len(values))[:, None], seconds)
-    # What pads a short sound here, no mask says: frames that are all alike.
-    other = (values != values[-1]).any(1).nonzero()
-    real = int(other[-1]) + 1 if len(other) else len(values)
-    real = len(values) if real == len(values) - 1 else real
-    return Layout(_until(len(values), real)[:, None], torch.arange(values.shape[1]), seconds)
+    return Layout(torch.arange(len(values))[:, None], torch.arange(values.shape[1]), seconds)
+
+
+def within(found: Layout, part, duration: float) -> Layout:
+    """The layout of a sound of so many seconds: what stands behind it is padding, whatever the mask says, or, where an
+    extractor fills its window by repeating a sound, the sound once more."""
+    frames = max(1, math.ceil(round(duration / found.seconds, 6)))
+    if getattr(part, "padding", None) == "repeatpad":
+        return found._replace(time=found.time % frames)
+    return found._replace(time=torch.where(found.time < frames, found.time, -1))
 
 
 def _real(mask: Tensor | None, length: int) -> int:

@@ -145,6 +145,8 @@ def explain(
 def read_parts(asked: Asked, kind: Modality) -> None:
     part = asked.processor.part(kind)
     opened = asked.known[kind.name] = kind.open(asked.cells[kind.name])
+    if kind.lacks(opened):
+        raise ValueError(f"The {kind.noun} holds nothing: leave it out, or give one value at least.")
     batch = kind.collate(part, [opened])
     asked.own[kind.name] = {name: value.to(asked.model.device) for name, value in batch.items()}
 
