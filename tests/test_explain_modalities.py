@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXT_CONFIGS
+from datasets import Dataset
 from PIL import Image
 from transformers import (
     ASTConfig,
@@ -34,8 +35,8 @@ from training_ume.commands import main
 from training_ume.data.collator import VQACollator
 from training_ume.explain.explanation import explain
 from training_ume.explain.parts import EXACT, INTEGRATED, SAMPLED, masking_areas, part_order, part_scores
-from training_ume.explain.shapley import shapley_values, subset_probabilities
-from training_ume.report.explanation import plot_explanation
+from training_ume.explain.shapley import explain_dataset, shapley_values, subset_probabilities
+from training_ume.report.explanation import modality_table, plot_explanation
 
 pytest.importorskip("captum")
 RATE = 16000
@@ -448,6 +449,27 @@ def test_what_a_row_lacks_has_the_shapley_value_nought_and_its_row_is_explained_
         if explanation.answer == explanation.candidates[0]["answer"]
         else None, abs=1e-5,
     )  # fmt: skip
+
+
+def test_over_a_data_set_whole_batches_may_lack_a_modality_and_the_table_says_what_each_alone_gives(of_all):
+    model, processor, _ = of_all
+    random = np.random.default_rng(4)
+    rows = [
+        {"question": "is the floor wet ?" if n % 2 else "", "table": a_table(True, random), "image": "",
+         "image_id": "", "series": a_series(True, random).tolist() if n != 2 else None, "answer_type": "",
+         "question_id": n}
+        for n in range(4)
+    ]  # fmt: skip
+    found = explain_dataset(model, processor, Dataset.from_list(rows), batch_size=1)
+    means = found["kinds"]["all"]
+    assert sum(means["share"].values()) == pytest.approx(1)
+    assert means["share"]["audio"] == means["share"]["image"] == 0
+    assert sum(means["shapley"].values()) == pytest.approx(list(means["values"].values())[-1] - means["values"][""])
+    header, line = modality_table(found["kinds"])
+    columns = dict(zip(header, line, strict=True))
+    assert columns["P series"] == f"{means['values']['series']:.3f}"
+    assert columns["P none"] == f"{means['values']['']:.3f}"
+    assert "P text+series" not in columns
 
 
 def test_a_number_is_explained_in_its_own_unit(processor, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from configuration_ume.scores import FURTHER, LABELS, NUMBERS, measured_by, names_in, written
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.named_data import add_data_options, asked_in, load_named
-from training_ume.commands.tables import add_table_options, load_table, table_arguments
+from training_ume.commands.tables import add_table_options, check_sources, load_table, table_arguments
 from training_ume.data.inputs import BLIND, LEFT, lacked_by_all
 from training_ume.data.sources.table import SOURCES
 from training_ume.data.tables.load import understand
@@ -193,23 +193,6 @@ def chosen_scores(args: argparse.Namespace, source: str | None, dataset) -> tupl
     if by is None:
         by = [name for name in (judged.by if judged else ()) if name in dataset.column_names]
     return scores if gives_numbers(args.model) else check_scores(scores), by, remarks
-
-
-def check_sources(args: argparse.Namespace) -> None:
-    """ValueError where rows are named in two ways, or in none."""
-    table = args.data is not None
-    files = [name for name in ("questions", "annotations", "image_pattern") if getattr(args, name)]
-    if args.part is not None and (table or files or args.source or args.images or args.where or args.columns):
-        raise ValueError("--part names rows of the run itself: leave other data out.")
-    if table and files:
-        raise ValueError(f"--data names a table: leave --{' and --'.join(files)} out.")
-    if not table and (args.where or args.columns) and args.source not in SOURCES:
-        raise ValueError("--columns and --where are about a table: name it by --data.")
-    if args.part is None and not table and not files and args.source is None:
-        raise ValueError(
-            "There are no rows to score: name the run's own by --part validation, a table by --data, or --source and "
-            "--questions."
-        )
 
 
 def score_table(results: dict) -> list[tuple[str, ...]]:

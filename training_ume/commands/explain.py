@@ -4,6 +4,8 @@ ume explain runs/easy_vqa drawing.png "what shape is in the image?" --out explan
 ume explain runs/spoken_digits seven.wav noisy.png --faithfulness
 ume explain runs/machines gauge.png hum.wav "nothing to report" --table temperature=61 hours=900 maker=north
 ume explain runs/easy_vqa --source easy_vqa --max_questions 1000 --out modalities
+ume explain runs/machines --part test --out modalities
+ume explain runs/memes --data memes.csv --images pictures --out modalities
 
 One row shows where the model looked, which words, which part of a sound, which stretch of a series, which column and
 which frame mattered, and which modality did. What a row lacks may be left out.
@@ -13,12 +15,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from datasets import Dataset
+
 from configuration_ume.scores import quantity
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.given import add_row_options, named_any, row_of
 from training_ume.commands.named_data import add_data_options, load_named
-from training_ume.evaluation.load import load_checkpoint
+from training_ume.commands.tables import add_table_options, check_sources, load_table
+from training_ume.data.sources.table import SOURCES
+from training_ume.evaluation.load import gives_numbers, load_checkpoint
 from training_ume.explain.explanation import explain, need_captum
 from training_ume.explain.shapley import explain_dataset
 from training_ume.records.explanation import Explanation
@@ -27,6 +33,7 @@ from training_ume.records.machine import environment
 from training_ume.records.packages import need_matplotlib
 from training_ume.report.console import print_json, print_table, working
 from training_ume.report.explanation import modality_table, plot_explanation, plot_modalities
+from training_ume.training.parts import PARTS, run_part
 
 SHOWN_PARTS = 8  # of each input at the terminal
 
@@ -49,6 +56,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_trust_option(parser)
     data = parser.add_argument_group("data set, instead of one row")
     add_data_options(data, annotations="annotations JSON, which has the types of the answers")
+    add_table_options(data)
+    data.add_argument(
+        "--part", choices=PARTS, help="the rows of the run itself: those that were held out, its test rows, or its own"
+    )
     data.add_argument(
         "--max_questions", type=int, default=1000, help="so many, drawn from all of them by chance (default: 1000)"
     )
@@ -58,10 +69,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def check(args: argparse.Namespace, files: list[Path]) -> None:
     """Refuses, before any work, what cannot come to an end."""
-    if named_any(args) == (args.source is not None):
-        raise ValueError("Give either an image and a question, or a data set by --source.")
-    if args.source is not None and args.answer is not None:
-        raise ValueError("--answer names one answer of one question: leave it out with --source.")
+    if named_any(args) == many(args):
+        raise ValueError(
+            "Give either an image and a question, or a data set by --source, --data or --part; what a model reads "
+            "besides or instead, --help says."
+        )
+    if many(args):
+        check_sources(args)
+    if many(args) and args.answer is not None:
+        raise ValueError("--answer names one answer of one row: leave it out with --source, --data and --part.")
     for name in ("max_questions", "batch_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name}={getattr(args, name)} is impossible: give 1 or more.")
@@ -70,6 +86,19 @@ def check(args: argparse.Namespace, files: list[Path]) -> None:
             raise ValueError(f"{file} exists: add --overwrite, or choose another name by --out.")
     need_matplotlib()
     need_captum()
+
+
+def many(args: argparse.Namespace) -> bool:
+    """Whether a data set was named."""
+    return any(value is not None for value in (args.source, args.data, args.part))
+
+
+def load_any(args: argparse.Namespace) -> Dataset:
+    if args.part is not None:
+        return run_part(args.model, args.part)[0]
+    if args.data is not None or args.source in SOURCES.keys() - {"vqa_v2", "easy_vqa"}:
+        return load_table(args, numbers=gives_numbers(args.model))
+    return load_named(args)
 
 
 def explain_one(args: argparse.Namespace, plot: Path) -> dict:
@@ -113,7 +142,7 @@ def print_explanation(explanation: Explanation) -> None:
 
 
 def explain_many(args: argparse.Namespace, plot: Path) -> dict:
-    dataset = load_named(args)
+    dataset = load_any(args)
     model, processor = load_checkpoint(args.model, args.trust_remote_code)
     # By chance: the first questions of a file are about few images.
     dataset = dataset.shuffle(seed=0).select(range(min(args.max_questions, len(dataset))))
@@ -133,7 +162,7 @@ def main(argv: list[str]) -> int:
     try:
         check(args, [plot, file])
         plot.parent.mkdir(parents=True, exist_ok=True)
-        found = explain_one(args, plot) if args.source is None else explain_many(args, plot)
+        found = explain_many(args, plot) if many(args) else explain_one(args, plot)
         found["environment"] = environment()
         write_json(file, found)
     except (ValueError, OSError, ImportError) as error:

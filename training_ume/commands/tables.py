@@ -43,3 +43,22 @@ def table_arguments(args: argparse.Namespace) -> tuple[str | list[str] | None, d
     columns = {role: column or None for role, column in pairs("columns", args.columns).items()}
     data = args.data[0] if args.data is not None and len(args.data) == 1 else args.data
     return data, {**given, "columns": columns or None, "where": pairs("where", args.where) or None}
+
+
+def check_sources(args: argparse.Namespace) -> None:
+    """ValueError where rows are named in two ways, or in none: by --part, a table, or the options of `named_data`."""
+    from training_ume.data.sources.table import SOURCES
+
+    table = args.data is not None
+    files = [name for name in ("questions", "annotations", "image_pattern") if getattr(args, name)]
+    if args.part is not None and (table or files or args.source or args.images or args.where or args.columns):
+        raise ValueError("--part names rows of the run itself: leave other data out.")
+    if table and files:
+        raise ValueError(f"--data names a table: leave --{' and --'.join(files)} out.")
+    if not table and (args.where or args.columns) and args.source not in SOURCES:
+        raise ValueError("--columns and --where are about a table: name it by --data.")
+    if args.part is None and not table and not files and args.source is None:
+        raise ValueError(
+            "There are no rows to score: name the run's own by --part validation, a table by --data, or --source and "
+            "--questions."
+        )

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import MODALITIES, usual
 from modeling_ume.tasks_ume import PROBLEM_TYPES
-from training_ume.data.collator import VQACollator
+from training_ume.data.collator import VQACollator, allow_lacks
+from training_ume.data.inputs import lacked_by_all
 from training_ume.data.order import in_image_order
 from training_ume.records.explanation import PAIRS
 from training_ume.records.shares import names_of, shapley_values, subsets_of
@@ -88,9 +89,9 @@ def explain_dataset(
         raise ValueError("There is no question to explain: the data set is empty.")
     ordered, order = in_image_order(dataset)
     values, weights = [], []
-    for batch in tqdm(
-        DataLoader(ordered, batch_size, collate_fn=VQACollator(processor)), desc="explaining", leave=False
-    ):
+    collator = VQACollator(processor, may_lack=lacked_by_all(dataset))
+    allow_lacks(collator, ordered)
+    for batch in tqdm(DataLoader(ordered, batch_size, collate_fn=collator), desc="explaining", leave=False):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         inputs = encoded_once(model, inputs)
         values.append(subset_probabilities(model, inputs))
@@ -122,7 +123,7 @@ def encoded_once(model: UMEForVisualQuestionAnswering, inputs: dict[str, Tensor]
     inputs = dict(inputs)
     for modality in model.config.modalities:
         kind = MODALITIES[modality]
-        if kind.in_files and kind.main_input in inputs:
+        if kind.in_files and kind.given(inputs) and kind.states not in inputs:
             given = {name: inputs.pop(name) for name in (*kind.inputs, *kind.later_inputs) if name in inputs}
             inputs |= model.encode(modality, **given)
     return inputs

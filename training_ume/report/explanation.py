@@ -20,7 +20,9 @@ def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
     views = list(kinds["all"]["modality_weights"] or {})
     names, subsets = list(kinds["all"]["shapley"]), list(kinds["all"]["values"])
     ends = ("neither", "both") if len(names) == 2 else ("none", "all")
-    given = [ends[0], *subsets[1:-1], ends[1]]
+    # Of many modalities all of them, each alone, and none: their subsets are 2^K.
+    shown = [0, *range(1, len(names) + 1), -1]
+    given = [ends[0], *(subsets[place] for place in shown[1:-1]), ends[1]]
     header = ("", "questions", *(f"share {name}" for name in names), *(f"P {subset}" for subset in given))
     lines = [(*header, *(f"weight {view}" for view in views))]
     for kind, means in kinds.items():
@@ -32,7 +34,7 @@ def modality_table(kinds: dict[str, dict]) -> list[tuple[str, ...]]:
                 kind,
                 f"{means['questions']:,}",
                 *shares,
-                *(f"{value:.3f}" for value in means["values"].values()),
+                *(f"{list(means['values'].values())[place]:.3f}" for place in shown),
                 *(f"{means['modality_weights'][view]:.3f}" for view in views),
             )
         )
