@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ from .hearing_ume import (
     within,
 )
 from .log_mel_ume import LogMelPatches
-from .modality_base_ume import Modality, Setting
+from .modality_base_ume import Modality, Setting, Size
 from .padding_ume import padded_rows, read_in_groups
 from .parts_ume import Axis, Parts, between, cells_of, stretches
 from .sounds_ume import is_sound, open_sound, read_sound
@@ -169,6 +170,15 @@ class Audio(Modality):
         name = hearing(encoder.config).name
         value = inputs.get(name)
         return inputs if value is None else {**inputs, name: value.to(encoder.dtype)}
+
+    def graph_sizes(self, config):
+        way = hearing(config)
+        if self.is_window(way):
+            return {way.name: {}, MASK: {}}
+        any_length = None in way.shape and len(way.shape) != 3
+        # A graph takes it that there are two tokens or more; a sound is longer, see LEAST_SECONDS.
+        least = max(2, least_length(config) + math.prod(getattr(config, "conv_stride", ())))
+        return {way.name: {1 + way.shape.index(None): Size("length", least)} if any_length else {}}
 
     def encoder_inputs(self, encoder, arguments, inputs):
         way = hearing(encoder.config)

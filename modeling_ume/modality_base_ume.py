@@ -26,6 +26,15 @@ class Setting(NamedTuple):
     default: Any = None
 
 
+class Size(NamedTuple):
+    """What one dimension of an encoder's input counts, where it may be any number from `least` on; with `multiple` any
+    multiple of that, two of them or more, which a row is padded to (of its mask, with 0)."""
+
+    name: str
+    least: int = 2
+    multiple: int = 1
+
+
 class Modality(Named):
     """
     One kind of input. A class that inherits says what its encoders are given, and where they need more than a call,
@@ -231,6 +240,11 @@ class Modality(Named):
                 "field input_shape."
             )
         return {self.main_input: torch.empty(rows, *shape, device="meta")}
+
+    def graph_sizes(self, config) -> dict[str, dict[int, Size]]:
+        """The inputs of a graph of an encoder with this config, which reads rows without padding, and which of their
+        dimensions, besides the rows, may have any size. An input that a row lacks is ones."""
+        return {self.main_input: {}}
 
     def encoder_inputs(self, encoder, arguments: set[str], inputs: dict) -> dict:
         """Of `forward`'s inputs those of the encoder's own forward."""

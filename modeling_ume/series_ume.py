@@ -1,5 +1,6 @@
 """Series: what sensors measure step by step, in one channel or several, and what an encoder is given of them."""
 
+import math
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 
 from .cells_ume import as_array, as_number, missing, numbers_in
-from .modality_base_ume import Modality, Setting
+from .modality_base_ume import Modality, Setting, Size
 from .parts_ume import Parts, cells_of, numbered, stretches
 from .scalers_ume import SeriesScaler
 from .streams_ume import check_shape, described
@@ -91,6 +92,13 @@ class Series(Modality):
     def example(self, config, rows=1):
         shape = (rows, getattr(config, "context_length", 8), _channels(config))
         return {self.main_input: torch.empty(shape, device="meta"), "series_mask": torch.ones(shape, dtype=torch.bool)}
+
+    def graph_sizes(self, config):
+        if hasattr(config, "context_length"):
+            return {self.main_input: {}, "series_mask": {}}
+        # Convolutions leave a part of the steps: which, can be told of whole ones alone.
+        steps = {1: Size("steps", multiple=math.prod(getattr(config, "strides", ())))}
+        return {self.main_input: steps, "series_mask": steps}
 
     def prepare(self, encoder, inputs):
         inputs = super().prepare(encoder, inputs)

@@ -107,7 +107,7 @@ class UMECNNSeriesConfig(PretrainedConfig):
 def steps_real(mask: Tensor) -> Tensor:
     """[B, T, C] bool → [B, T]: the steps up to the last one that holds a value; those in between count, if empty."""
     there = mask.any(2)
-    return there.flip(1).int().cummax(1).values.flip(1).bool()
+    return there.flip(1).int().cumsum(1).flip(1) > 0
 
 
 class _SeriesEncoder(PreTrainedModel):

@@ -266,7 +266,7 @@ class UMEFTTransformerModel(_TableEncoder):
     def forward(self, table_numbers: Tensor, table_categories: Tensor | None = None) -> BaseModelOutput:
         """table_numbers [B, F] with NaN where one is missing, table_categories [B, G] (needed where there are any)."""
         columns = self.tokens(table_numbers, table_categories)
-        states = torch.cat([self.cls_token.expand(len(columns), -1, -1), columns], dim=1)
+        states = torch.cat([self.cls_token.expand(columns.shape[0], -1, -1), columns], dim=1)
         for layer in self.layers:
             states = layer(states)
         return BaseModelOutput(last_hidden_state=self.norm(states))

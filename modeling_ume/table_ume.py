@@ -88,6 +88,10 @@ class Table(Modality):
         columns = len(getattr(config, "category_sizes", ()))
         return {**found, "table_categories": torch.zeros(rows, columns, dtype=torch.long)}
 
+    def graph_sizes(self, config):
+        categories = {"table_categories": {}} if getattr(config, "category_sizes", None) else {}
+        return {self.main_input: {}, **categories}
+
     def tokens(self, config, outputs: ModelOutput, inputs: dict):
         states = outputs.last_hidden_state
         columns = getattr(config, "num_numbers", 0) + len(getattr(config, "category_sizes", ()))

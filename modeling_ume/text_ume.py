@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput, is_protobuf_available, is_sentencepi
 
 from .arguments_ume import tokenizer_names
 from .images_ume import is_picture
-from .modality_base_ume import Modality
+from .modality_base_ume import Modality, Size
 from .numerics_ume import cut_off
 from .padding_ume import in_given_order, real_tokens
 from .parts_ume import Axis, Parts, word_of, word_spans
@@ -60,6 +60,10 @@ class Text(Modality):
 
     def follow_part(self, config, part, settings):
         config.vocab_size, config.pad_token_id = len(part), part.pad_token_id
+
+    def graph_sizes(self, config):
+        length = {1: Size("length")}
+        return {"input_ids": length, "attention_mask": length}
 
     def encoder_inputs(self, encoder, arguments, inputs):
         own = [inputs.get(name) for name in (*self.inputs, *self.instead)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,17 +10,16 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from modeling_ume import UMEProcessor
 from modeling_ume.images_ume import read_image
 from modeling_ume.tasks_ume import decode_logits
 from training_ume.data.collator import VQACollator
 from training_ume.data.order import in_image_order
 from training_ume.evaluation.scoring import scoring_of
-from training_ume.records.files import read_json
-from training_ume.serve.onnx_graphs import ABOUT, GRAPHS, IMAGE_ENCODER, PRECISIONS, QUESTION_FUSION, question_inputs
+from training_ume.serve.onnx_graphs import IMAGE_ENCODER, QUESTION_FUSION, question_inputs
+from training_ume.serve.onnx_sessions import Sessions
 
 
-class OnnxVQA:
+class OnnxVQA(Sessions):
     r"""
     Answers questions about images from an exported folder with onnxruntime; the model's own code is not run.
 
@@ -45,27 +42,12 @@ class OnnxVQA:
     ```"""
 
     def __init__(self, folder: str | os.PathLike, precision: str = "fp32"):
-        if find_spec("onnxruntime") is None:
-            raise ImportError("Answering from ONNX graphs needs onnxruntime: `pip install 'ume[export]'`.")
-        import onnxruntime
-
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known: choose from {', '.join(PRECISIONS)}.")
-        folder = Path(folder)
-        self.about = read_json(folder / ABOUT)
-        files = {graph: folder / (graph + PRECISIONS[precision]) for graph in GRAPHS}
-        missing = [path.name for path in files.values() if not path.is_file()]
-        if self.about is None or missing:
+        super().__init__(folder, precision)
+        if "modalities" in self.about:
             raise ValueError(
-                f"The folder {str(folder)!r} holds no {precision} export (it has no {', '.join(missing) or ABOUT}): "
-                f"make one with `ume export{' --int8' if precision == 'int8' else ''}`."
+                f"The folder {str(folder)!r} holds the graphs of a model of {', '.join(self.about['modalities'])}: "
+                "answer with OnnxModel of training_ume.serve.onnx_any."
             )
-        self.processor = UMEProcessor.from_pretrained(folder)
-        providers = [name for name in onnxruntime.get_available_providers() if name.startswith(("CUDA", "CPU"))]
-        self._sessions = {
-            graph: onnxruntime.InferenceSession(str(path), providers=providers) for graph, path in files.items()
-        }
-        self._id2label = dict(enumerate(self.about["answers"]))
         self._token_types = "token_type_ids" in self.about[QUESTION_FUSION]["inputs"]
 
     def encode(self, images) -> dict[str, np.ndarray]:
@@ -137,6 +119,3 @@ class OnnxVQA:
             for answer in scoring.answers(scoring.kept(logits).tolist()):
                 answers[next(positions)] = answer
         return answers
-
-    def _run(self, graph: str, values: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return self._sessions[graph].run(None, {name: values[name] for name in self.about[graph]["inputs"]})

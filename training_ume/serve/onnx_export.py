@@ -19,13 +19,14 @@ import torch
 from datasets import Dataset
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
-from modeling_ume.modalities_ume import needs_usual
+from modeling_ume.modalities_ume import MODALITIES, usual
 from modeling_ume.tasks_ume import PROBLEM_TYPES
-from training_ume.evaluation.scoring import scoring_of
+from training_ume.evaluation.scoring import AnswerScoring, scoring_of_model
 from training_ume.records.files import write_json
 from training_ume.records.machine import environment
 from training_ume.report.console import working
 from training_ume.serve.onnx_answers import OnnxVQA
+from training_ume.serve.onnx_any import FUSION, OnnxModel, encoder_graph, measure_any, trace_any
 from training_ume.serve.onnx_graphs import (
     ABOUT,
     ASKED,
@@ -61,8 +62,10 @@ def export_onnx(
     """
     Writes a model as ONNX graphs, which are compared with it before anything is kept.
 
-    `out` then holds `image_encoder.onnx`, `question_fusion.onnx`, with `int8` also `image_encoder.int8.onnx` and
-    `question_fusion.int8.onnx`, the processor's files, and `onnx.json`, which is returned.
+    Of a model of questions and images `out` then holds `image_encoder.onnx`, `question_fusion.onnx`, with `int8` also
+    `image_encoder.int8.onnx` and `question_fusion.int8.onnx`; of other modalities a graph of each encoder,
+    `audio_encoder.onnx` …, and `fusion.onnx` (see onnx_any.py); and the processor's files, and `onnx.json`, which is
+    returned.
 
     Args:
         model, processor: what `load_checkpoint` gives; the model is moved to the CPU and made float32 in place.
@@ -86,7 +89,6 @@ def export_onnx(
         raise ValueError(f"parity={parity} is impossible: give the greatest difference to allow, above 0.")
     if dataset is not None and not any(dataset["answers"][:]):
         raise ValueError("The questions have no answers, so the graphs have no score: name --annotations too.")
-    needs_usual(model.config.modalities, "An exported graph")
     out = Path(out)
     check_folder(out, overwrite)
     model = model.to("cpu").float().eval()
@@ -95,22 +97,29 @@ def export_onnx(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as stage:
         stage = Path(stage)
         processor.save_pretrained(stage)
-        encoder, fusion, limit = trace(model, processor)
+        about_images = list(model.config.modalities) == [kind.name for kind in usual()]
+        if about_images:
+            encoder, fusion, limit = trace(model, processor)
+            parts, more = {IMAGE_ENCODER: encoder, QUESTION_FUSION: fusion}, {"max_question_length": limit}
+            answering, measure = OnnxVQA, measure_parity
+        else:
+            parts = trace_any(model, processor)
+            more = {"graphs": list(parts), "modalities": list(model.config.modalities)}
+            more["multiples"] = {graph: part.multiple for graph, part in parts.items()}
+            answering, measure = OnnxModel, measure_any
         with _plain_attention(model), working("Writing the graphs"):
-            opset = encoder.save(stage / f"{IMAGE_ENCODER}.onnx")
-            fusion.save(stage / f"{QUESTION_FUSION}.onnx")
+            opset = max([part.save(stage / f"{graph}.onnx") for graph, part in parts.items()])
         about = {
             "model": name,
-            IMAGE_ENCODER: _signature(stage, IMAGE_ENCODER),
-            QUESTION_FUSION: _signature(stage, QUESTION_FUSION),
+            **{graph: _signature(stage, graph) for graph in parts},
             "opset": opset,
-            "max_question_length": limit,
+            **more,
             "problem_type": model.config.problem_type,
             **({} if model.config.label_transform is None else {"label_transform": model.config.label_transform}),
             "answers": [model.config.id2label[i] for i in range(model.config.num_labels)],
         }
         write_json(stage / ABOUT, about)
-        measured = {"fp32": measure_parity(model, processor, OnnxVQA(stage))}
+        measured = {"fp32": measure(model, processor, answering(stage))}
         worst = measured["fp32"]["logits"]
         if not worst <= parity:  # NaN is not
             raise ValueError(
@@ -118,14 +127,17 @@ def export_onnx(
                 "nothing was written. If the logits are large, allow more by --parity."
             )
         if int8:
-            for graph in GRAPHS:
+            for graph in parts:
                 quantise(stage / f"{graph}.onnx", stage / f"{graph}.int8.onnx")
-            measured["int8"] = measure_parity(model, processor, OnnxVQA(stage, "int8"))
+            measured["int8"] = measure(model, processor, answering(stage, "int8"))
         about["parity"] = {"allowed": parity, **measured}
-        about["bytes"] = {p: {graph: _bytes(stage, graph, p) for graph in GRAPHS} for p in measured}
+        about["bytes"] = {p: {graph: _bytes(stage, graph, p) for graph in parts} for p in measured}
         if dataset is not None:
             about["questions"] = len(dataset)
-            about["scores"] = {p: _score(OnnxVQA(stage, p), dataset, batch_size, num_workers) for p in measured}
+            about["scores"] = {
+                p: _score(answering(stage, p), scoring_of_model(model), dataset, batch_size, num_workers)
+                for p in measured
+            }
         about["environment"] = environment()
         about["environment"]["versions"] |= {package: metadata.version(package) for package in PACKAGES}
         write_json(stage / ABOUT, about)
@@ -218,7 +230,8 @@ def _signature(folder: Path, graph: str) -> dict:
 
 def _own_files(folder: Path) -> list[Path]:
     """The graphs of an earlier export, and the weights beside large ones."""
-    names = [f"{graph}{suffix}{data}" for graph in GRAPHS for suffix in PRECISIONS.values() for data in ("", ".data")]
+    graphs = (*GRAPHS, FUSION, *map(encoder_graph, MODALITIES.values()))
+    names = [f"{graph}{suffix}{data}" for graph in graphs for suffix in PRECISIONS.values() for data in ("", ".data")]
     return [folder / name for name in names if (folder / name).exists()]
 
 
@@ -227,9 +240,13 @@ def _bytes(folder: Path, graph: str, precision: str) -> int:
     return sum(path.stat().st_size for path in folder.glob(f"{graph}{PRECISIONS[precision]}*"))
 
 
-def _score(graphs: OnnxVQA, dataset: Dataset, batch_size: int, num_workers: int) -> dict:
+def _score(
+    graphs: OnnxVQA | OnnxModel, scoring: AnswerScoring, dataset: Dataset, batch_size: int, num_workers: int
+) -> dict:
     started = time.perf_counter()
-    predictions = graphs.predict(dataset, batch_size, num_workers)
-    names = dict(enumerate(graphs.about["answers"]))
-    scoring = scoring_of(graphs.about["problem_type"], names, graphs.about.get("label_transform"))
-    return {"seconds": time.perf_counter() - started, **scoring.score(predictions, dataset)}
+    if isinstance(graphs, OnnxModel):
+        logits = torch.from_numpy(graphs.predict_logits(dataset, batch_size))
+        answers = scoring.answers(scoring.kept(logits).tolist())
+    else:
+        answers = graphs.predict(dataset, batch_size, num_workers)
+    return {"seconds": time.perf_counter() - started, **scoring.score(answers, dataset)}

@@ -80,16 +80,21 @@ class Traced:
     """A module ready for `torch.export`.
 
     Attributes:
-        module: `ImageEncoder` or `QuestionFusion`.
+        module: `ImageEncoder`, or what gets its inputs as `forward(*values)`.
         inputs: by name, an example whose sizes stand for all others.
         outputs: names of what comes out.
         dynamic: for each input, which of its dimensions may have another size.
+        what: what a sentence calls it that says why it cannot be exported; of the two parts of a model of questions
+            and images, this says it itself.
+        multiple: of what the second size of its inputs has to be one, where it is open.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: list[str]
     dynamic: dict[str, dict]
+    what: str | None = None
+    multiple: int = 1
 
     def program(self) -> torch.export.ExportedProgram:
         """What `torch.export` makes of it.
@@ -101,7 +106,7 @@ class Traced:
             with torch.no_grad(), _quiet():
                 # Of a forward(*values), all values are one argument.
                 shapes = [self.dynamic[name] for name in self.inputs]
-                shapes = (tuple(shapes),) if isinstance(self.module, QuestionFusion) else tuple(shapes)
+                shapes = (tuple(shapes),) if not isinstance(self.module, ImageEncoder) else tuple(shapes)
                 return torch.export.export(self.module, tuple(self.inputs.values()), dynamic_shapes=shapes)
         except Exception as error:  # tracing runs all of a model's code, which raises what it likes
             raise ValueError(self._refusal(error)) from error
@@ -134,6 +139,7 @@ class Traced:
             str(value.shape[axis].value): size.__name__
             for value in graph.inputs
             for axis, size in self.dynamic[value.name].items()
+            if value.shape is not None
         }
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             for axis, size in enumerate(value.shape or ()):
@@ -142,8 +148,8 @@ class Traced:
 
     def _refusal(self, error: Exception) -> str:
         model = self.module.model
-        part = f"The image encoder {model.config.vision_config.model_type!r}"
-        if isinstance(self.module, QuestionFusion):
+        part = self.what or f"The image encoder {model.config.vision_config.model_type!r}"
+        if self.what is None and isinstance(self.module, QuestionFusion):
             part = f"The text encoder {model.config.text_config.model_type!r} with fusion={model.config.fusion!r}"
         # What torch.onnx says first is how to report it; the cause stands below.
         cause = error if error.__cause__ is None else error.__cause__
