@@ -82,7 +82,7 @@ class Audio(Modality):
     marks = ("conv_kernel", "num_mel_bins", "feature_projection_input_dim")
     shard_rows, batch_rows = 128, 16
     reads = "a model that reads sounds"
-    hub_classes = "audio-classification"
+    hub_classes, shown_as = "audio-classification", "Audio"
     packages = ("soundfile", "soxr")
     code = '"sound.wav"'
 

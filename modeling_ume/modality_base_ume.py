@@ -87,6 +87,7 @@ class Modality(Named):
         as_folder: whether a folder of files may stand for one file.
         hub_classes, hub_numbers: what the Hub calls the task of telling classes, or numbers, from it; "": it has none.
         packages: what reading its files needs beyond torch, transformers and pillow.
+        shown_as: what of gradio shows one on a page; "": nothing does.
         code: how the code of a card says one of it; `code_import` is what that needs.
         explained: how an explanation looks at it, see EXPLAINED in training_ume/explain/explanation.py: by the parts
             that `parts` makes, or in a way of its own.
@@ -120,6 +121,7 @@ class Modality(Named):
     beside: tuple[str, ...] = ()
     hub_classes = hub_numbers = ""
     packages: tuple[str, ...] = ()
+    shown_as = ""
     code, code_import = "…", ""
     joins = by_name = as_folder = False
     explained = "parts"
@@ -420,6 +422,10 @@ class Modality(Named):
         """
         shape = self.example(config)[self.main_input].shape[1:]
         return torch.randn(shape, generator=torch.Generator().manual_seed(number))
+
+    def fields_of(self, part) -> dict[str, list[str] | None]:
+        """Of what keeps columns apart (`by_name`) the names of these, with what may be chosen; None: any number."""
+        return {}
 
     def code_of(self, part) -> str:
         """What `code` says, where that is known better from the processor's part."""

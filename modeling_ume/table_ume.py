@@ -114,6 +114,9 @@ class Table(Modality):
         row |= {name: known[number % len(known)] if known else None for name, known in part.categories.items()}
         return {**row, part.columns[0]: None} if number % 2 and len(row) > 1 else row
 
+    def fields_of(self, part):
+        return {**dict.fromkeys(part.numbers), **part.categories}
+
     def code_of(self, part):
         return self.code if part is None else json.dumps(self.made_up(None, part), ensure_ascii=False)
 

@@ -44,7 +44,7 @@ class Vision(Modality):
     feature_maps = has_grid = in_files = True
     shard_rows, batch_rows = 256, 32
     reads = "a model that reads single pictures"
-    hub_classes = "image-classification"
+    hub_classes, shown_as = "image-classification", "Image"
     code, code_import = 'Image.open("picture.png")', "from PIL import Image"
     column_names = (
         (

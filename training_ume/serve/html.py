@@ -53,7 +53,14 @@ def render(judges: list[Judge], visit: Visit) -> str:
     return "".join(render_card(judges, card) for card in visit.cards)
 
 
-def render_card(judges: list[Judge], card: Card) -> str:
+def render_answers(judges: list[Judge], cards: list[Card]) -> str:
+    """The same of answers without reasons."""
+    if not cards:
+        return '<p class="ume-note">The answers will stand here.</p>'
+    return "".join(render_card(judges, card, explained=False) for card in cards)
+
+
+def render_card(judges: list[Judge], card: Card, explained: bool = True) -> str:
     parts = []
     for number, (judge, answers) in enumerate(zip(judges, card.answers, strict=True)):
         rows = "".join(
@@ -63,7 +70,7 @@ def render_card(judges: list[Judge], card: Card) -> str:
             else f"<dt class=first>{escape(found['name'])}</dt><dd></dd><dd>{quantity(found['answer'])}</dd>"
             for place, found in enumerate(answers)
         )
-        reasons = '<p class="ume-note ume-wait">Looking for the reasons …</p>'
+        reasons = '<p class="ume-note ume-wait">Looking for the reasons …</p>' if explained else ""
         if card.reasons is not None:
             reasons = render_reasons(answers[0], card.reasons[number])
         parts.append(f'<section><h4>{escape(judge.title)}</h4><dl class="ume-rows">{rows}</dl>{reasons}</section>')

@@ -13,7 +13,6 @@ from PIL import Image
 
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.images_ume import to_rgb
-from modeling_ume.modalities_ume import needs_usual
 from modeling_ume.padding_ume import unpadded
 from modeling_ume.pipeline_ume import UMEVQAPipeline
 from training_ume.evaluation.load import load_checkpoint
@@ -148,7 +147,6 @@ def load_judges(names: list[str], trust_remote_code: bool = False) -> list[Judge
     judges = []
     for name in names:
         model, processor = load_checkpoint(name, trust_remote_code)
-        needs_usual(model.config.modalities, "The page")
         folder = folder_name(name) if Path(name).is_dir() else name.rsplit("/", 1)[-1]
         title = folder if folder == model.config.fusion else f"{folder} · fusion {model.config.fusion}"
         judges.append(Judge(title, model, processor))

@@ -10,8 +10,6 @@ import json
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,11 +27,11 @@ from training_ume.serve.judges import (
     read_question,
     read_upload,
 )
+from training_ume.serve.page_any import build_any
+from training_ume.serve.sentences import HOUR, QUEUE, sentences
 from training_ume.serve.uploads import Uploads
 
-QUEUE = 32  # calls that wait; who comes later is told so
 CALLS_A_MINUTE = 120  # uploads, answers and reasons for one address: a question a second, from several people, too
-HOUR = 3600  # seconds after which uploads and visits are forgotten
 QUESTIONS = "questions.txt"  # in a folder of examples
 
 
@@ -84,19 +82,6 @@ class Rate:
         await self.app(scope, receive, send)
 
 
-@contextmanager
-def sentences():
-    """What a visitor did wrong is said on the page as the ValueError says it; any other error is logged."""
-    import gradio as gr
-
-    try:
-        yield
-    except ValueError as error:
-        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from None
-    except Exception as error:
-        raise gr.Error("The page made a mistake, which is not yours: its log says more.", duration=None) from error
-
-
 def build_demo(judges: list[Judge], examples: str | Path | None = None):
     """
     The page as `gradio.Blocks`; `launch` serves it.
@@ -111,6 +96,10 @@ def build_demo(judges: list[Judge], examples: str | Path | None = None):
     need_gradio()
     import gradio as gr
 
+    if not all(judge.pipeline.asks_about_images for judge in judges):
+        if examples is not None:
+            raise ValueError("--examples are for questions about images, and this model reads other things.")
+        return build_any(judges)
     images, questions = find_examples(examples)
 
     def pick(path):

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from training_ume.records.private import check_files
 from training_ume.serve.judges import folder_name, load_judges
 from training_ume.serve.page import QUESTIONS, find_examples
+from training_ume.serve.page_any import kinds_of
 
 GRADIO_VERSION = "6.31.0"  # the one that the page is tested with
 PACKAGES = ("modeling_ume", "configuration_ume", "training_ume", "metrics")  # what a Space needs of this project
@@ -34,7 +35,7 @@ if __name__ == "__main__":
 '''
 
 README = """---
-title: Ask about a picture
+title: {title}
 sdk: gradio
 sdk_version: {gradio}
 python_version: "3.11"
@@ -42,11 +43,16 @@ app_file: app.py
 {listed}pinned: false
 ---
 
-# Ask about a picture
+# {title}
 
-Choose a picture, ask, and see the answers of {titles}, the part of the picture that speaks for them, and what the
-question and the picture add to their probability. Pictures are deleted after an hour and not kept otherwise.
+{what}
 """
+PICTURES = """\
+Choose a picture, ask, and see the answers of {titles}, the part of the picture that speaks for them, and what the
+question and the picture add to their probability. Pictures are deleted after an hour and not kept otherwise."""
+ANYTHING = """\
+Give a {nouns}, any of which may be left empty, and see the answers of {titles}. Files are
+deleted after an hour and not kept otherwise."""
 
 
 def write_space(
@@ -68,6 +74,9 @@ def write_space(
         raise ValueError(f"{str(folder)!r} exists and is not empty: name a new folder for the Space.")
     images, _ = find_examples(examples)
     judges = load_judges(names, trust_remote_code)
+    about_images = all(judge.pipeline.asks_about_images for judge in judges)
+    if images and not about_images:
+        raise ValueError("--examples are for questions about images, and this model reads other things.")
     folder.mkdir(parents=True, exist_ok=True)
     models = []
     for name, judge in zip(names, judges, strict=True):
@@ -98,7 +107,11 @@ def write_space(
         "README.md": README.format(
             gradio=GRADIO_VERSION,
             listed="".join(["models:\n", *(f"  - {name}\n" for name in on_hub)]) if on_hub else "",
-            titles=" and ".join(f"`{judge.title}`" for judge in judges),
+            title="Ask about a picture" if about_images else "Try a model",
+            what=(PICTURES if about_images else ANYTHING).format(
+                titles=" and ".join(f"`{judge.title}`" for judge in judges),
+                nouns=" or a ".join(kind.subject for kind in kinds_of(judges)),
+            ),
         ),
         ".gitattributes": "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
     }
