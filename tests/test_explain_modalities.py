@@ -173,7 +173,7 @@ def test_the_part_that_decides_is_found_and_the_answer_hangs_on_it_more_than_on_
     modality, cell, _, is_it = KNOWN[kind]
     model, random = learned(kind), np.random.default_rng(2)
     areas = []
-    for _ in range(3):
+    for _ in range(2):
         explanation = explain(model, processor, answer="yes", faithfulness=True, **{modality: cell(True, random)})
         scores = explanation.parts[modality]
         assert explanation.candidates[0]["answer"] == "yes"
@@ -247,7 +247,7 @@ def test_whatever_an_encoder_reads_of_a_sound_the_loudest_part_is_that_of_the_to
 
 
 @pytest.mark.parametrize("name", ["samples", "window", "two frames side by side"])
-def test_every_kind_of_ear_is_explained_and_adds_up(name, processor, tmp_path):
+def test_every_kind_of_ear_is_explained_and_adds_up(name, processor, tmp_path, hasty):
     kind, config = MODALITIES["audio"], EARS[name]
     torch.manual_seed(0)
     own = UMEProcessor(
@@ -381,7 +381,7 @@ def of_all(processor, tmp_path_factory):
     text = TEXT_CONFIGS["bert"]()
     text.vocab_size = len(tokenizer)
     model = model_of(
-        "ume", text_config=text, vision_config=ViTConfig(image_size=32, patch_size=8, hidden_size=16,
+        "gmu", text_config=text, vision_config=ViTConfig(image_size=32, patch_size=8, hidden_size=16,
         num_hidden_layers=1, num_attention_heads=2, intermediate_size=16), audio_config=SOUND, video_config=PICTURE,
         series_config=UMECNNSeriesConfig(3, [8]), table_config=UMEFTTransformerConfig(4, [4], 16),
     )  # fmt: skip
