@@ -18,6 +18,7 @@ from training_ume.evidence.thesis import steps_table
 from training_ume.report.ablations import ablations_table
 from training_ume.report.arena import PLOTS, arena_overview, arena_page, arena_plot, arena_table
 from training_ume.report.benchmarks import benchmarks_table, compile_table, demo_table, long_run_table
+from training_ume.report.beyond import beyond_tables
 from training_ume.report.explanation import modality_table
 from training_ume.report.faithfulness import explanations_table
 from training_ume.report.glance import claim, glance_table
@@ -167,6 +168,7 @@ SECTIONS = {
         "heads_trained": heads_trained,
         "encoders": encoders_table,
     },
+    "docs/modalities.md": {"beyond": lambda: beyond_tables(RESULTS / "beyond")},
     "docs/feature_cache.md": {"features": features_table},
     "docs/explain.md": {
         "modalities": modalities,

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = argparse.ArgumentParser(
             prog="ume",
             usage="%(prog)s COMMAND [ARGUMENTS …]",
-            description="Two pretrained encoders and a fusion head that answer questions about pictures.\n\n"
+            description="Encoders of text, images, sound, film, series and tables, joined by a fusion head.\n\n"
             f"commands:\n{list_commands()}",
             epilog=EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
