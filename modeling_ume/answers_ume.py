@@ -117,7 +117,8 @@ def checked_answers(id2label, problem_type: str, given: str = "id2label") -> dic
         raise ValueError(f"{given} is a {type(id2label).__name__}: give a dict of ids and answers, {{0: 'no', …}}.")
     for key, label in id2label.items():
         if not isinstance(label, str):
-            raise ValueError(f"{given} has the answer {label!r} of the id {key!r}: an answer must be a string.")
+            shown = {key: label} if given == "id2label" else {label: key}
+            raise ValueError(f"{given}={shown}: an answer must be a string.")
     answers = {whole_number(key): label for key, label in id2label.items()}
     if sorted(answers) != list(range(len(id2label))):
         raise ValueError(

@@ -25,7 +25,7 @@ HOMES = {
     "register_fusion": "own_heads_ume",
 }
 # They import heads, not the other way round.
-ABOVE_HEADS = ("base_ume", "loading_ume", "modeling_ume", "retrieval_ume")
+ABOVE_HEADS = ("base_ume", "contrast_ume", "loading_ume", "modeling_ume", "retrieval_ume")
 # As transformers looks for files to copy, in docstrings too.
 RELATIVE = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
 

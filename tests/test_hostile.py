@@ -108,6 +108,7 @@ def test_a_model_that_is_tried_before_it_is_published_sees_no_token(tmp_path, mo
         return subprocess.CompletedProcess(command, 0, stdout='{"logits": [], "answer": ""}', stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("training_ume.hub.publish.made_up_parts", lambda *where: ("AutoModel", {}, {}))
     monkeypatch.setenv("HF_TOKEN", FAKE_TOKEN)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", FAKE_TOKEN)
     answer_elsewhere(str(tmp_path), adapter=False)

@@ -14,6 +14,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 import training_ume.data.streaming
 import training_ume.evaluation.baselines
 import training_ume.evaluation.scores
+import training_ume.evaluation.scoring
 import training_ume.training.run
 from configuration_ume.parsing import parse_recipe
 from training_ume.data.collator import VQACollator
@@ -140,7 +141,7 @@ def test_a_recipe_trains_from_shards_and_its_answers_are_those_for_the_files(rec
         scored.append(dict(zip(rows["question_id"][:], answers, strict=True)))
         return score(answers, rows)
 
-    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.training.run):
+    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.evaluation.scoring):
         monkeypatch.setattr(module, "score_answers", score_answers)
     streamed = recipe("streamed", "stream", num_train_epochs=3, learning_rate=1e-2, dataloader_num_workers=1)
     results = train_and_evaluate(streamed)

@@ -14,6 +14,7 @@ from vqa_files import write_tiny_recipe, write_vqa_files
 
 import training_ume.evaluation.baselines
 import training_ume.evaluation.scores
+import training_ume.evaluation.scoring
 import training_ume.training.run
 from configuration_ume.parsing import parse_recipe
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor
@@ -175,7 +176,7 @@ def test_the_epoch_is_chosen_on_images_held_out_and_the_test_questions_are_score
         scored.append(set(rows["image"][:]))
         return score(answers, rows)
 
-    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.training.run):
+    for module in (training_ume.evaluation.scores, training_ume.evaluation.baselines, training_ume.evaluation.scoring):
         monkeypatch.setattr(module, "score_answers", score_answers)
     files = write_vqa_files(tmp_path / "test", num_images=4)
     results = train_and_evaluate(tiny(**{name.replace("train", "eval"): path for name, path in files.items()}))
