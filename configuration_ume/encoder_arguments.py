@@ -28,6 +28,11 @@ def _fields(kind: Modality) -> list[tuple]:
     ]
 
 
+def fields_of(kind: Modality) -> list[str]:
+    """The fields of a recipe that are about a modality's encoder."""
+    return [name for name, *_ in _fields(kind)]
+
+
 EncoderArguments = make_dataclass(
     "EncoderArguments",
     [

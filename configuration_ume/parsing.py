@@ -12,7 +12,7 @@ import json
 import os
 import re
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -25,6 +25,7 @@ from transformers import HfArgumentParser
 from configuration_ume import RECIPES
 from configuration_ume.arguments import DataArguments, ModelArguments, Recipe, UMETrainingArguments, check_together
 from configuration_ume.data_arguments import OF_THE_LAYOUT, OWN_FIELDS, PAIRS, SWEPT
+from configuration_ume.encoder_arguments import fields_of
 from configuration_ume.training_arguments import NOT_COMPARED
 from configuration_ume.values import load_yaml, pairs, plain, rate_or_rates, scalar_text, truth_or_text
 from modeling_ume.modalities_ume import MODALITIES
@@ -263,17 +264,31 @@ def make_recipe(
 
 def _give_way(parser: _RecipeParser, given: Mapping[str, Any]) -> None:
     """Empties what a recipe says where its user says other things: who names data takes the place of all that it says
-    of where its own lie, and who names an encoder that of the recipe's own, with what only that one needs."""
+    of where its own lie, who names an encoder that of the recipe's own, with what only that one needs, and who empties
+    its encoder takes all away that is said of it."""
     if given.get("data") is not None or given.get("source") not in (None, *OWN_FIELDS):
         parser.set_defaults(**dict.fromkeys(OF_THE_LAYOUT - given.keys()))
     elif given.get("source") in OWN_FIELDS:
         parser.set_defaults(data=None)
     for kind in MODALITIES.values():
         model, config = f"{kind.name}_model", f"{kind.name}_config"
+        there = {name: parser.get_default(name) for name in (model, config)}
         if given.get(model) is not None and given.get(config) is None:
             parser.set_defaults(**dict.fromkeys({config, *kind.of_new} - given.keys()))
         elif given.get(config) is not None and given.get(model) is None:
             parser.set_defaults(**dict.fromkeys({model, f"{kind.name}_revision"} - given.keys()))
+            if there[model] is not None:  # a new encoder in place of a pretrained one, which knows nothing yet
+                parser.set_defaults(**_as_nobody_says({f"freeze_{kind.name}", *kind.of_recipe} - given.keys()))
+        elif there[model] is None or there[config] is None:
+            emptied = any(name in given and there[name] is not None for name in there)
+            if emptied:
+                own = {*fields_of(kind), *kind.of_new, *kind.of_recipe}
+                parser.set_defaults(**_as_nobody_says(own - given.keys()))
+
+
+def _as_nobody_says(names: Collection[str]) -> dict[str, Any]:
+    """Fields of a model as they are where neither a recipe nor its user says them."""
+    return {field.name: field.default for field in fields(ModelArguments) if field.name in names}
 
 
 def _yaml(value: Any) -> Any:

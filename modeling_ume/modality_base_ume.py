@@ -76,6 +76,7 @@ class Modality(Named):
         ordered: whether its tokens have a last one that has seen all others, as words have.
         reads_empty: whether an encoder can be given an empty cell, as a text without words.
         of_new: fields of a recipe that a new encoder needs and a pretrained one brings along.
+        of_recipe: fields of a recipe that fit the encoder that it names, and not whichever is put in its place.
         reads: what encoders of it read, for a sentence that tells to choose one.
         column_names: names of a table's columns that mean it, the surest first; of two in one tier, neither is surer.
             That of `column` itself needs no mention.
@@ -114,6 +115,7 @@ class Modality(Named):
     feature_maps = has_grid = in_files = ordered = reads_empty = fitted = False
     shard_rows, batch_rows = 4096, 128
     of_new: tuple[str, ...] = ()
+    of_recipe: tuple[str, ...] = ()
     reads = ""
     column_names: tuple[tuple[str, ...], ...] = ()
     suffixes: tuple[str, ...] = ()
@@ -174,6 +176,10 @@ class Modality(Named):
             part: the processor's part, or None.
             settings: those of a recipe, by name.
         """
+
+    def new_fields(self, config: dict) -> dict:
+        """The fields of a recipe, of `of_new`, that a new encoder with these fields gets where nobody says them."""
+        return {}
 
     def check_config(self, config, part) -> None:
         """Raises ValueError for a pretrained encoder that does not fit a part that is made of the training rows."""

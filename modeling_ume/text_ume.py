@@ -41,6 +41,9 @@ class Text(Modality):
         ("questions", "question_text", "query", "sentence", "text", "prompt", "caption", "sent", "statement"),
     )
 
+    def new_fields(self, config):
+        return {"tokenizer": "words"}
+
     def check(self, adapter, encoder, inputs):
         embeddings, ids = inputs.get("inputs_embeds"), inputs.get(self.main_input)
         if embeddings is not None:

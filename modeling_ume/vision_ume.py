@@ -36,6 +36,7 @@ class Vision(Modality):
     argument = "images"
     part = "image_processor"
     of_new = ("image_size", "image_mean", "image_std")
+    of_recipe = ("feature_grid",)
     part_settings = ("image_size",)
     column = "image"
     default_config = "vit"
@@ -56,6 +57,10 @@ class Vision(Modality):
     suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     beside = ("images", "imgs", "img", "pictures")
     explained = "image"
+
+    def new_fields(self, config):
+        side = config.get("image_size")
+        return {"image_size": side} if isinstance(side, int) else {}
 
     def check(self, adapter, encoder, inputs):
         if inputs.get(self.main_input) is not None:

@@ -81,6 +81,22 @@ def test_an_encoder_that_is_named_takes_the_place_of_the_recipes_own(recipe_file
         parse_recipe([path, "--text_model", "a/b", "--text_config", '{"model_type": "bert"}'])
 
 
+def test_a_new_encoder_in_place_of_a_pretrained_one_is_trained_and_one_that_is_emptied_takes_all_along():
+    config = '{"model_type": "resnet"}'
+    new = parse_recipe(["own_table", "--vision_config", config, "--image_size", "32"]).model
+    assert (new.vision_model, new.freeze_vision, new.feature_grid) == (None, False, None)
+    assert parse_recipe(
+        ["own_table", "--vision_config", config, "--image_size=32", "--freeze_vision"]
+    ).model.freeze_vision
+    others = ["--audio_config", '{"model_type": "wav2vec2"}', "--table_config", '{"model_type": "ume_table_mlp"}']
+    without = parse_recipe(["own_table", "--text_model", "null", "--vision_model", "null", *others]).model
+    assert (without.modalities, without.freeze_text, without.feature_grid) == (["audio", "table"], False, None)
+    without = parse_recipe(["machines", "--text_config", "null", "--vision_config", "null"]).model
+    assert (without.modalities, without.tokenizer, without.image_size) == (["audio", "table"], None, None)
+    with pytest.raises(ValueError, match="freeze_text is given without such an encoder"):
+        parse_recipe(["own_table", "--text_model", "null", "--freeze_text", "true", *others])
+
+
 def test_the_output_folder_follows_the_recipes_name(tmp_path):
     path = write_tiny_recipe(tmp_path / "mine.yaml", FILES, output_dir=None)
     assert parse_recipe([str(path)]).training.output_dir == "runs/mine"

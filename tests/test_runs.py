@@ -13,6 +13,7 @@ from transformers import BertConfig, ViTConfig
 from vqa_files import TINY
 
 import ume
+from modeling_ume.simple_tables_ume import UMETableMLPConfig
 from training_ume.commands import main
 
 TEXT = {"model_type": "bert", "max_position_embeddings": 16, **TINY}
@@ -133,6 +134,22 @@ def test_several_values_give_a_run_of_runs(rows, tmp_path):
     assert run.best.results["name"] == run.results["best"]["name"]
     assert run.scores == run.best.scores
     assert run.plot().size[0] > 100
+
+
+def test_an_encoder_of_any_modality_is_given_by_its_name(tmp_path):
+    encoders = {
+        "series": {"model_type": "ume_gru_series", "hidden_size": 8},
+        "table": UMETableMLPConfig(hidden_size=8),
+    }
+    rows = [{"label": str(i % 2), "ecg": [float(i), 1.0, 2.0 * (i % 2)], "age": i % 7} for i in range(24)]
+    columns = {"series": "ecg", "table": ["age"], "answer": "label"}
+    run = ume.train(rows, **encoders, text_model=None, vision_model=None, fusion="concat", fusion_hidden_size=8,
+                    fusion_num_heads=1, columns=columns, output_dir=tmp_path / "run", num_train_epochs=1)  # fmt: skip
+    assert run.model.config.modalities == ["series", "table"]
+    assert run.model.config.series_config.model_type == "ume_gru_series"
+    assert run.ask(series=[1.0, 2.0, 3.0], table={"age": 3})[0]["answer"] in ("0", "1")
+    with pytest.raises(ValueError, match="table_config and table are both given"):
+        ume.train(rows, table=encoders["table"], table_config={"model_type": "ume_table_mlp"}, output_dir=tmp_path)
 
 
 @pytest.mark.parametrize(

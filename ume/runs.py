@@ -22,6 +22,8 @@ from configuration_ume.data_arguments import PAIRS
 from configuration_ume.parsing import make_recipe
 from configuration_ume.scores import written
 from modeling_ume import UMEForVisualQuestionAnswering, UMEProcessor, UMEVQAPipeline
+from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modality_base_ume import Modality
 from modeling_ume.tasks_ume import PROBLEM_TYPES
 from training_ume.data.inputs import lacked_by_all
 from training_ume.data.rows import FEATURES
@@ -70,6 +72,7 @@ def train(
         text: the question encoder: a Hub name or a folder; or the config of a new one, which begins untrained. Left
             out, the recipe's.
         vision: the image encoder, likewise.
+        audio, video, series, table: those of sounds, films, series and table rows, likewise.
         output_dir (path, *optional*): where the model and results.json are written; defaults to the recipe's.
         recipe (*optional*): a YAML file, the name of a shipped recipe, or fields as a dict; defaults to `own_table`.
         fields: any field of a recipe by its name (`ume train own_table --help` lists them): `fusion="concat"`,
@@ -90,14 +93,15 @@ def train(
                 "There is nothing to train on: give rows, a path or a frame, or a recipe that names data."
             )
         recipe = OWN_TABLE
-    changes = {**_encoder("text", text, fields), **_encoder("vision", vision, fields)}
-    twice = [name for name in changes if fields.get(name) is not None]
-    if twice:
-        raise ValueError(f"{' and '.join(twice)} and {twice[0].split('_')[0]} are both given: leave one of them out.")
-    changes = {
-        **changes,
-        **{name: value for name, value in fields.items() if name not in changes or value is not None},
-    }
+    encoders = {"text": text, "vision": vision, **{name: fields.pop(name) for name in MODALITIES if name in fields}}
+    changes = {}
+    for name, given in encoders.items():
+        said = _encoder(MODALITIES[name], given)
+        twice = [field for field in said if fields.get(field) is not None and field.startswith(f"{name}_")]
+        if twice:
+            raise ValueError(f"{' and '.join(twice)} and {name} are both given: leave one of them out.")
+        changes |= said
+    changes |= {name: value for name, value in fields.items() if name not in changes or value is not None}
     if output_dir is not None:
         changes["output_dir"] = os.fspath(output_dir)
     parts, understood = None, {}
@@ -337,27 +341,24 @@ class Run:
             return publish(folder, repo, about=file, dry_run=dry_run, **options)
 
 
-def _encoder(part: str, given: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that say an encoder, those of the other kind emptied."""
+def _encoder(kind: Modality, given: Any) -> dict[str, Any]:
+    """The fields that say a modality's encoder, those of the other kind emptied."""
     if given is None:
         return {}
-    model, config = f"{part}_model", f"{part}_config"
+    name = kind.name
+    model, config, revision = f"{name}_model", f"{name}_config", f"{name}_revision"
     if isinstance(given, str | os.PathLike):
-        changes = {model: os.fspath(given), config: None, f"{part}_revision": None}
-        return changes | ({"tokenizer": None} if part == "text" else {"image_mean": None, "image_std": None})
+        return {model: os.fspath(given), config: None, revision: None}
     if isinstance(given, PretrainedConfig):
         settings = {"model_type": given.model_type, **given.to_diff_dict()}
         given = {name: value for name, value in settings.items() if name not in ("transformers_version", "dtype")}
     if not isinstance(given, Mapping):
-        raise ValueError(f"{part} is a {type(given).__name__}: give a Hub name, a folder, or a config.")
-    changes = {config: dict(given), model: None, f"{part}_revision": None, f"freeze_{part}": False}
-    if part == "vision":
-        changes["feature_grid"] = None  # a recipe's is that of the recipe's encoder
-    if part == "text":
-        changes["tokenizer"] = "words"
-    elif isinstance(given.get("image_size"), int):
-        changes["image_size"] = given["image_size"]
-    return changes
+        raise ValueError(f"{name} is a {type(given).__name__}: give a Hub name, a folder, or a config.")
+    given = dict(given)
+    return {
+        config: given, model: None, revision: None, f"freeze_{name}": False,
+        **dict.fromkeys(kind.of_recipe), **kind.new_fields(given),
+    }  # fmt: skip
 
 
 def _is_paths(data: Any) -> bool:
