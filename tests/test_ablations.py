@@ -123,8 +123,8 @@ def test_the_average_of_all_steps_is_evaluated_and_saved(tiny, monkeypatch, keep
 @pytest.mark.parametrize(
     "fields",
     [
-        {"ema_decay": 0.9, "load_best_model_at_end": False},
-        {"rubi_weight": 1.0},
+        pytest.param({"ema_decay": 0.9, "load_best_model_at_end": False}, marks=pytest.mark.slow),
+        pytest.param({"rubi_weight": 1.0}, marks=pytest.mark.slow),
         {"ema_decay": 0.9, "rubi_weight": 1.0, "soft_targets": True, "label_smoothing_factor": 0.1},
         pytest.param({"ema_decay": 0.9, "rubi_weight": 1.0, "lora_r": 2}, marks=pytest.mark.slow),
     ],

@@ -390,6 +390,7 @@ def test_tools_that_are_imported_leave_the_places_where_modules_are_found_as_the
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_graphs_of_numbers_give_them_in_their_unit(tmp_path):
     names = {"problem_type": "regression", "id2label": {0: "price"}}
     model = make_model(**names, label_mean=12.5, label_std=0.7, label_transform="log")

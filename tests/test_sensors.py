@@ -93,7 +93,9 @@ def trained_a_step(model, inputs):
     return model.eval()
 
 
-@pytest.mark.parametrize("fusion", ["ume", "concat", "late_mean"])
+@pytest.mark.parametrize(
+    "fusion", ["ume", *(pytest.param(head, marks=pytest.mark.slow) for head in ("concat", "bottleneck", "late_mean"))]
+)
 @pytest.mark.parametrize("kind", [*SERIES, *TABLES])
 def test_each_encoder_is_trained_saved_loaded_and_ignores_padding_and_absence(kind, fusion, processor, tmp_path):
     configs = {"vision_config": IMAGE_CONFIGS["vit"]()}

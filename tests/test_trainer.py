@@ -71,9 +71,16 @@ def interrupt_after(monkeypatch, steps: int):
     monkeypatch.setattr(UMETrainer, "training_step", training_step)
 
 
-@pytest.mark.parametrize("group_by_image", [True, False])
 @pytest.mark.parametrize(
-    "save", [{"save_strategy": "epoch"}, *({"save_strategy": "steps", "save_steps": n} for n in (2, 5))]
+    ("save", "group_by_image"),
+    [
+        ({"save_strategy": "epoch"}, True),
+        ({"save_strategy": "steps", "save_steps": 2}, False),
+        pytest.param({"save_strategy": "epoch"}, False, marks=pytest.mark.slow),
+        pytest.param({"save_strategy": "steps", "save_steps": 2}, True, marks=pytest.mark.slow),
+        pytest.param({"save_strategy": "steps", "save_steps": 5}, True, marks=pytest.mark.slow),
+        pytest.param({"save_strategy": "steps", "save_steps": 5}, False, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tiny, monkeypatch, save, group_by_image):
     # By steps a checkpoint lies in the middle of an epoch, or, after five, at its end, where the evaluation comes

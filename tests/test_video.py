@@ -43,7 +43,8 @@ KINDS = {
     "vit": lambda: ViTConfig(**TRANSFORMER, image_size=32, patch_size=16),
     "resnet": lambda: ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
 }  # fmt: skip
-HEADS = ("ume", "concat", "late_mean")
+# The first head for every encoder at once; the others are tried with all of them by the slow tests.
+HEADS = ("ume", *(pytest.param(head, marks=pytest.mark.slow) for head in ("concat", "bottleneck", "late_mean")))
 ANSWERS = {0: "up", 1: "down"}
 
 
@@ -76,29 +77,29 @@ def processor_of(config, **settings):
     return UMEProcessor(tokenizer=words_tokenizer(["is it up ?"]), video_processor=part, id2label=ANSWERS)
 
 
+@pytest.mark.parametrize("fusion", HEADS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_encoder_is_trained_saved_and_loaded_and_passes_over_padding_and_absence(kind, tmp_path):
-    for fusion in HEADS:
-        model = model_of(kind, fusion=fusion, fusion_num_heads=1)
-        processor = processor_of(model.config)
-        films = [frames(6, 1), frames(1, 2), frames(3, 3)]
-        batch = processor(videos=films, text=["is it up ?"] * 3)
-        logits = model(**batch).logits
-        for number, film in enumerate(films):
-            alone = model(**processor(videos=[film], text="is it up ?")).logits
-            torch.testing.assert_close(alone[0], logits[number], rtol=0, atol=1e-5)
-        lacking = model(**batch, video_present=torch.tensor([True, False, True])).logits
-        torch.testing.assert_close(lacking[[0, 2]], logits[[0, 2]], rtol=0, atol=1e-5)
-        without = model(**processor(text="is it up ?")).logits
-        torch.testing.assert_close(lacking[1], without[0], rtol=0, atol=1e-5)
-        shared = model(**batch, video_index=torch.tensor([2, 1, 0])).logits
-        torch.testing.assert_close(shared, logits.flip(0), rtol=0, atol=1e-5)
+def test_every_encoder_is_trained_saved_and_loaded_and_passes_over_padding_and_absence(kind, fusion, tmp_path):
+    model = model_of(kind, fusion=fusion, fusion_num_heads=1)
+    processor = processor_of(model.config)
+    films = [frames(6, 1), frames(1, 2), frames(3, 3)]
+    batch = processor(videos=films, text=["is it up ?"] * 3)
+    logits = model(**batch).logits
+    for number, film in enumerate(films):
+        alone = model(**processor(videos=[film], text="is it up ?")).logits
+        torch.testing.assert_close(alone[0], logits[number], rtol=0, atol=1e-5)
+    lacking = model(**batch, video_present=torch.tensor([True, False, True])).logits
+    torch.testing.assert_close(lacking[[0, 2]], logits[[0, 2]], rtol=0, atol=1e-5)
+    without = model(**processor(text="is it up ?")).logits
+    torch.testing.assert_close(lacking[1], without[0], rtol=0, atol=1e-5)
+    shared = model(**batch, video_index=torch.tensor([2, 1, 0])).logits
+    torch.testing.assert_close(shared, logits.flip(0), rtol=0, atol=1e-5)
 
-        model.train()
-        model(**batch, labels=torch.tensor([0, 1, 0])).loss.backward()
-        trained = [p for p in model.ume.video_model.parameters() if p.requires_grad]
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
-        assert any(p.grad.abs().max() > 0 for p in trained)
+    model.train()
+    model(**batch, labels=torch.tensor([0, 1, 0])).loss.backward()
+    trained = [p for p in model.ume.video_model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert any(p.grad.abs().max() > 0 for p in trained)
     model.eval()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
