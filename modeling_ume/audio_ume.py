@@ -35,7 +35,7 @@ from .hearing_ume import (
     with_seconds,
     within,
 )
-from .log_mel_ume import LogMelPatches
+from .log_mel_ume import LogMelPatches, makes_patches
 from .modality_base_ume import Modality, Setting, Size
 from .padding_ume import padded_rows, read_in_groups
 from .parts_ume import Axis, Parts, between, cells_of, stretches
@@ -344,11 +344,11 @@ class Audio(Modality):
         return with_seconds(part, seconds)
 
     def check_part(self, part):
-        if not isinstance(part, LogMelPatches) and getattr(part, "sampling_rate", None) is None:
+        if not makes_patches(part) and getattr(part, "sampling_rate", None) is None:
             raise ValueError(f"{type(part).__name__} is no feature extractor of sounds: it has no sampling_rate.")
 
     def option_names(self, part):
-        if isinstance(part, LogMelPatches):
+        if makes_patches(part):
             return {"sampling_rate", "return_tensors"}
         own = inspect.signature(type(part).__call__).parameters.values()
         own = {p.name for p in own if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
@@ -382,7 +382,7 @@ class Audio(Modality):
         """Sounds → `input_values` or `input_features` as the encoder reads them, and which of them is padding."""
         seconds = seconds_of(part)
         sounds = [read_sound(sound, part.sampling_rate, seconds, sampling_rate) for sound in values]
-        if isinstance(part, LogMelPatches):
+        if makes_patches(part):
             return part(sounds)
         taken = inspect.signature(type(part).__call__).parameters
         if "padding" in taken and taken["padding"].default is False:

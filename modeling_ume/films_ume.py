@@ -31,11 +31,20 @@ class Film(NamedTuple):
 
 def is_film(value) -> bool:
     """Whether `open_film` takes it for one film, be it readable or not; a string is a path."""
-    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, io.IOBase, Film)) or is_undecoded(value):
+    if (
+        isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, io.IOBase))
+        or is_undecoded(value)
+        or _is_opened(value)
+    ):
         return True
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim <= 4
     return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_frame, value))
+
+
+def _is_opened(value) -> bool:
+    """Whether it is a `Film`, told by its name: a checkpoint's code may be loaded twice, as `makes_patches` says."""
+    return type(value).__name__ == Film.__name__
 
 
 def _is_frame(value) -> bool:
@@ -57,7 +66,7 @@ def open_film(film, content: bytes | None = None) -> Film:
     """
     name = "The film"
     try:
-        if isinstance(film, Film):
+        if _is_opened(film):
             return film
         if is_undecoded(film):
             film = film["bytes"] if film.get("bytes") else film["path"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from .log_mel_ume import LogMelPatches
+from .log_mel_ume import LogMelPatches, makes_patches
 from .streams_ume import described
 
 DEFAULT_SECONDS = 30  # what is read of a sound where neither encoder nor caller says it
@@ -114,7 +114,7 @@ def with_seconds(part, seconds: float | None):
     check_seconds(seconds)
     if seconds is None:
         return part
-    if isinstance(part, LogMelPatches):
+    if makes_patches(part):
         return dataclasses.replace(part, audio_seconds=seconds)
     if hasattr(part, "chunk_length"):
         positions_of(seconds, int(part.chunk_length * STATES_A_SECOND))
@@ -213,7 +213,7 @@ def _until(length: int, real: int) -> Tensor:
 def band_edges(part, bands: int) -> list[float] | None:
     """The hertz at which each of the bands begins, and the last one ends; None where the extractor does not say."""
     filters = getattr(part, "mel_filters", None)
-    if isinstance(part, LogMelPatches):
+    if makes_patches(part):
         filters = part.filters(2 ** math.ceil(math.log2(part.window))).numpy()
     if filters is None or np.ndim(filters) != 2 or np.shape(filters)[1] != bands:
         return None

@@ -86,3 +86,9 @@ class LogMelPatches:
         if strange:
             raise ValueError(f"LogMelPatches has no field {strange[0]!r}: it has {', '.join(known)}.")
         return cls(**fields)
+
+
+def makes_patches(part) -> bool:
+    """Whether a part of a processor is `LogMelPatches`, told by its name: the code that travels with a checkpoint may
+    be loaded twice, with the model and with its pipeline, and then there are two classes of that name."""
+    return type(part).__name__ == LogMelPatches.__name__

@@ -76,15 +76,23 @@ class SeriesScaler(_Kept):
     def fit(cls, series, length: int | None = None) -> "SeriesScaler":
         """
         Args:
-            series: iterable of arrays [steps, channels] with NaN where a value is missing; None for none.
+            series: iterable of arrays or lists [steps, channels], of one channel [steps], with NaN (in lists None)
+                where a value is missing; None for none.
 
         Raises:
-            ValueError: where there is none, or one has another number of channels.
+            ValueError: where there is none, or one has another number of channels or is no numbers.
         """
         sums, first = None, None
         for number, array in enumerate(series):
             if array is None or not len(array):
                 continue
+            try:
+                array = np.asarray(array, dtype=float)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"The series of row {number} is no array of numbers ({error}).") from error
+            array = array[:, None] if array.ndim == 1 else array
+            if array.ndim != 2:
+                raise ValueError(f"The series of row {number} has shape {list(array.shape)}: give [steps, channels].")
             # Numbers far from 0 that hardly differ: their squares alone would hold no deviation.
             if sums is None:
                 sums = np.zeros((3, array.shape[1]))

@@ -226,3 +226,9 @@ def test_what_contradicts_itself_is_refused(capsys, argv, said):
     with pytest.raises(SystemExit):
         main(["ask", "model", *argv])
     assert said in capsys.readouterr().err
+
+
+def test_what_holds_no_model_is_told_before_what_could_be_asked_of_one(tmp_path, capsys):
+    for argv in (["clip.wav"], ["--audio", "clip.wav"]):
+        assert main(["ask", str(tmp_path), *argv]) == 2
+        assert "holds no model" in capsys.readouterr().err

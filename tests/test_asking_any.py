@@ -16,7 +16,6 @@ from modeling_ume.modalities_ume import MODALITIES
 from training_ume.build.tokenizer import words_tokenizer
 from training_ume.commands import main
 from training_ume.evaluation.asking import sorted_things
-from training_ume.serve.judges import load_judges
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +89,3 @@ def test_numbers_are_json_and_a_folder_is_a_film(tmp_path):
     assert questions == ["how many ?"]
     with pytest.raises(ValueError, match=r"--table 'area=3' is no JSON .*: write it as '\{\"area\": 3\}'"):
         sorted_things([], kinds, {"table": "area=3"})
-
-
-def test_what_is_made_for_questions_about_images_says_so_of_another_model(folder, capsys, monkeypatch):
-    monkeypatch.chdir(folder)
-    for command in (["explain", "MODEL", "red.png", "what is it ?", "--out", "o"], ["export", "MODEL", "exported"]):
-        things = [str(folder / "seen") if thing == "MODEL" else thing for thing in command]
-        assert main(things) == 2
-        assert "this model has no text encoder: it reads image and audio" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="The page takes a question about an image, and this model has no image enc"):
-        load_judges([str(folder / "asked")])

@@ -1,17 +1,24 @@
 """A processor's parts: any may be absent, one of this project's own is kept in the file, all come back on loading."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 import torch
 from test_processing import ANSWERS, bert_tokenizer, image_processor, picture
+from transformers import ViTConfig
 
+import modeling_ume
 from modeling_ume import UMEProcessor
+from modeling_ume.log_mel_ume import LogMelPatches
 from modeling_ume.modalities_ume import MODALITIES
 from modeling_ume.modality_base_ume import Modality
+from modeling_ume.scalers_ume import SeriesScaler, TableScaler
 
 
 class Halver:
@@ -123,3 +130,34 @@ def test_a_file_that_was_written_before_parts_could_be_absent_has_both(part, tmp
     said = json.loads((tmp_path / "processor_config.json").read_text())
     assert "tokenizer" not in said
     assert getattr(UMEProcessor.from_pretrained(tmp_path), part) is not None
+
+
+PARTS_OF_OURS = {
+    "audio": (LogMelPatches, lambda: np.sin(np.arange(8000, dtype=np.float32))),
+    "video": (
+        lambda: MODALITIES["video"].new_part(ViTConfig(image_size=32), {}),
+        lambda: np.zeros((3, 20, 30, 3), np.uint8),
+    ),
+    "series": (lambda: SeriesScaler.fit([[[1.0, 2.0], [3.0, 5.0]]]), lambda: [[1.0, 2.0], [0.0, 1.0]]),
+    "table": (lambda: TableScaler.fit([{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "y"}]), lambda: {"a": 1.5, "b": "y"}),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, kind in MODALITIES.items() if kind.part_classes])
+def test_a_part_whose_code_was_loaded_a_second_time_prepares_the_same(name, monkeypatch):
+    """As in a pipeline of a checkpoint, whose code is another copy of that of its processor."""
+    copied = types.ModuleType("copied_ume")
+    copied.__path__ = modeling_ume.__path__  # its modules, without what the package registers
+    monkeypatch.setitem(sys.modules, "copied_ume", copied)
+    make, cell = PARTS_OF_OURS[name]
+    part, kind = make(), MODALITIES[name]
+    home = importlib.import_module("copied_ume." + type(part).__module__.rpartition(".")[2])
+    other = getattr(home, type(part).__name__).from_dict(part.to_dict())
+    assert type(other) is not type(part)
+    kind.check_part(other)
+    assert kind.option_names(other) == kind.option_names(part)
+    found, wanted = (kind.process(one, [cell()]) for one in (other, part))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    for loaded in [module for module in sys.modules if module.startswith("copied_ume.")]:
+        del sys.modules[loaded]

@@ -510,3 +510,12 @@ def test_what_a_recipe_has_no_encoder_of_is_told_and_the_proposed_command_has_on
     proposed = capsys.readouterr().out
     assert """--series_config '{"model_type": "ume_lstm_series"}'""" in proposed
     assert """--table_config '{"model_type": "ume_ft_transformer"}'""" in proposed
+
+
+def test_a_scaler_is_fitted_on_lists_and_tells_what_is_no_series():
+    lists = SeriesScaler.fit([[[1, None], [3, 4.0]], None, [[5, 6]]])
+    assert lists == SeriesScaler.fit([np.array([[1, np.nan], [3, 4.0]]), np.array([[5.0, 6.0]])])
+    assert SeriesScaler.fit([[1.0, 2.0]]).channels == 1
+    for wrong, said in (([["a"]], "row 0 is no array of numbers"), (np.zeros((2, 2, 2)), r"shape \[2, 2, 2\]")):
+        with pytest.raises(ValueError, match=said):
+            SeriesScaler.fit([wrong])

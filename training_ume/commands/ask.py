@@ -26,7 +26,7 @@ from modeling_ume.modality_base_ume import Modality
 from training_ume.commands import add_trust_option, command_parser
 from training_ume.commands.tables import add_table_options, load_table
 from training_ume.evaluation.asking import QUESTION, ask, ask_any
-from training_ume.evaluation.load import reads_others
+from training_ume.evaluation.load import check_is_model, reads_others
 from training_ume.report.console import print_json
 
 
@@ -103,6 +103,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.json and not args.questions:
         parser.error("--json needs the questions: give them behind the image, in quotes")
     if not asks_table and not args.questions and not sys.stdin.isatty():
+        check_is_model(args.model)  # of which a question would be asked
         parser.error(
             "there is no question: give one behind the image, in quotes, - to read them from standard input, or type "
             "them at a terminal"
@@ -189,8 +190,8 @@ def show(args: argparse.Namespace, answered, with_questions: bool, from_stdin: b
 
 
 def main(argv: list[str]) -> int:
-    args = parse(argv)
     try:
+        args = parse(argv)
         if args.others:
             ask_one(args)
         elif args.image is None:

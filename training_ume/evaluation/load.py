@@ -13,6 +13,8 @@ from modeling_ume.tasks_ume import DEFAULT_TASK, PROBLEM_TYPES
 from modeling_ume.trust_ume import ForeignCodeError
 from training_ume.records.files import first_line, read_json
 
+ADVICE = "give a folder that `ume train` wrote, or the name of a UME model on the Hub."
+
 
 def gives_numbers(name: str) -> bool:
     """Whether the model of a name gives numbers, by its config.json alone; False where there is none to read."""
@@ -47,6 +49,22 @@ def _config_fields(name: str) -> dict | None:
         return None
 
 
+def check_is_model(name: str) -> None:
+    """Raises ValueError where a name is that of a folder or file that holds no UME model, or of nothing at all."""
+    path, advice = Path(name), ADVICE
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        if config is None and not (path / "adapter_config.json").is_file():
+            raise ValueError(f"The folder {name!r} holds no model (it has no config.json): {advice}")
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if config is not None and kind != "ume":
+            raise ValueError(f"The model in {name!r} is of type {kind!r}, not 'ume': {advice}")
+    elif path.exists():
+        raise ValueError(f"{name!r} is a file, not a model: {advice}")
+    elif name.count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"There is no model {name!r}: {advice}")
+
+
 def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForVisualQuestionAnswering, UMEProcessor]:
     """
     Loads a model and its processor, onto the GPU if there is one.
@@ -62,19 +80,7 @@ def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForV
         ForeignCodeError: for a fusion head of its own, without `trust_remote_code`.
         ValueError: when there is no UME checkpoint of that name; one sentence that says what was found instead.
     """
-    path = Path(name)
-    advice = "give a folder that `ume train` wrote, or the name of a UME model on the Hub."
-    if path.is_dir():
-        config = read_json(path / "config.json")
-        if config is None and not (path / "adapter_config.json").is_file():
-            raise ValueError(f"The folder {name!r} holds no model (it has no config.json): {advice}")
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        if config is not None and kind != "ume":
-            raise ValueError(f"The model in {name!r} is of type {kind!r}, not 'ume': {advice}")
-    elif path.exists():
-        raise ValueError(f"{name!r} is a file, not a model: {advice}")
-    elif name.count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"There is no model {name!r}: {advice}")
+    check_is_model(name)
     try:
         trust = {"trust_remote_code": True} if trust_remote_code else {}
         model, found = _class_of(name).from_pretrained(name, output_loading_info=True, **trust)
@@ -82,12 +88,12 @@ def load_checkpoint(name: str, trust_remote_code: bool = False) -> tuple[UMEForV
     except ForeignCodeError:
         raise
     except Exception as error:  # a damaged file makes the libraries below raise anything, a bare Exception too
-        raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {advice}") from error
+        raise ValueError(f"No UME model can be loaded from {name!r} ({first_line(error)}): {ADVICE}") from error
     foreign = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if foreign:
         raise ValueError(
             f"The weights in {name!r} are not those of its config.json ({len(foreign)} lack or have no place, such as "
-            f"{foreign[0]}): {advice}"
+            f"{foreign[0]}): {ADVICE}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), processor

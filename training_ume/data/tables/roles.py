@@ -97,6 +97,12 @@ def given_columns(columns: Mapping[str, Any] | None, there: Sequence[str], file:
     others: dict[str, str] = {}
     for word, column in (columns or {}).items():
         role = words.get(word, word)
+        near = [] if role in known else difflib.get_close_matches(word, [*known, *words], 1, 0.8)
+        if near and word != column:
+            raise VQADataError(
+                f"columns gives {column!r} for {word!r}, which is no role. Did you mean {near[0]!r}? Roles are "
+                f"{', '.join(known)}."
+            )
         if role in joining and column is not None:
             column = [name for one in _listed(column) for name in _meant(one, there, file, word)]
             if not column:
@@ -106,12 +112,6 @@ def given_columns(columns: Mapping[str, Any] | None, there: Sequence[str], file:
                 if name is not None and name not in there:
                     raise _not_there(name, there, file, word)
         if role not in known:
-            near = difflib.get_close_matches(word, [*known, *words], 1, 0.8)
-            if near and word != column:
-                raise VQADataError(
-                    f"columns gives {column!r} for {word!r}, which is no role. Did you mean {near[0]!r}? Roles are "
-                    f"{', '.join(known)}."
-                )
             if not isinstance(column, str):
                 raise VQADataError(f"columns gives {column!r} for {word!r}: give the name of one column.")
             others[word] = column
