@@ -149,8 +149,9 @@ class UMEModel(TogetherReader, UMEEncoders):
                 come alone. Default: no image was padded.
             vision_mask (`torch.Tensor` of shape `(images, tokens)`, *optional*): 1 for those of `vision_states` that
                 the image has. Default: all.
-            text_index and, of every other modality that the config has, its inputs (see `MODALITIES`), `…_index`,
-                `…_present`, `…_states`, `…_pooled` and `…_mask`: by the same rules.
+            text_index (`torch.LongTensor` of shape `(batch,)`, *optional*): which of the questions each example has,
+                by the rule of `image_index`. Of every other modality that the config has, its inputs (`MODALITIES`),
+                `…_index`, `…_present`, `…_states`, `…_pooled` and `…_mask` follow the same rules.
 
         Raises:
             ValueError: when no modality is given, one is given twice or is none of this model's, or their numbers of
