@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import wave
 
 import pytest
 from PIL import Image
@@ -98,3 +99,17 @@ def test_rare_classes_are_worth_weights():
 def test_what_cannot_be_read_is_one_sentence(table, tmp_path, capsys, argv, said):
     assert main(["data", *(word.format(table=table, folder=tmp_path) for word in argv)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_proposed_command_names_an_encoder_of_what_rows_have_and_leaves_out_what_none_has(tmp_path, capsys):
+    (tmp_path / "own.csv").write_text("wav,area,label\na.wav,1,x\nb.wav,2,y\n")
+    for name in ("a.wav", "b.wav"):
+        with wave.open(str(tmp_path / name), "wb") as sound:
+            sound.setparams((1, 2, 8000, 0, "NONE", ""))
+            sound.writeframes(bytes(1600))
+    assert main(["data", str(tmp_path / "own.csv"), "--columns", "table=area"]) == 0
+    said = capsys.readouterr().out
+    assert "--text_model null --vision_model null --audio_model NAME --table_config" in said
+    assert "Tokens are not counted" not in said
+    assert main(["data", str(tmp_path / "own.csv")]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("own.csv --audio_model NAME")  # a model joins two or more

@@ -11,7 +11,7 @@ import sys
 
 from configuration_ume.parsing import make_recipe
 from configuration_ume.values import pairs
-from modeling_ume.modalities_ume import MODALITIES
+from modeling_ume.modalities_ume import MODALITIES, usual
 from modeling_ume.trust_ume import load_tokenizer
 from training_ume.commands import command_parser
 from training_ume.data.profile import profile
@@ -66,10 +66,13 @@ def proposed(args, facts: dict) -> str:
         if (value := getattr(args, name)) is not None:
             words += [f"--{name}", *(value if isinstance(value, list) else [value])]
     words += [] if args.split is None else ["--train_split", args.split]
-    for column in facts["further"]:
-        kind = next(kind for kind in MODALITIES.values() if kind.column == column)
-        if kind.own_encoder:
-            words += [f"--{kind.name}_config", json.dumps({"model_type": kind.own_encoder})]
+    # What the recipe has no encoder of gets one; what no row has needs none, where two are left to join.
+    for kind in MODALITIES.values():
+        if kind.column in facts["further"]:
+            config = [f"--{kind.name}_config", json.dumps({"model_type": kind.own_encoder})]
+            words += config if kind.own_encoder else [f"--{kind.name}_model", "NAME"]
+        elif kind in usual() and kind.name not in facts["modalities"] and len(facts["modalities"]) > 1:
+            words += [] if getattr(args, f"{kind.name}_model", None) else [f"--{kind.name}_model", "null"]
     words += [] if args.text_model is None else ["--text_model", args.text_model]
     for advice in facts["advice"]:
         words += [f"--{advice['field']}", advice["value"]] if advice["field"] else []
@@ -101,7 +104,7 @@ def main(argv: list[str]) -> int:
         return 0
     for line in data_lines(facts):
         print(line)
-    if missing:
+    if missing and facts["questions"]["rows"]:
         print(missing)
     for title, table in data_tables(facts):
         print(f"\n{title}")

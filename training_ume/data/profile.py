@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from metrics.vqa_accuracy.vqa_accuracy import most_common_answer
 from modeling_ume.modalities_ume import MODALITIES
+from training_ume.data.inputs import there
 from training_ume.data.numbers import parse_number
 from training_ume.data.order import words
 from training_ume.data.pictures import copies
@@ -43,9 +44,9 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
     Returns:
         `dict`: what was `understood`; `rows`, and those `unusable` (their number by kind, and `examples`); `questions`
         with their lengths in words and tokens, `pictures` with the share of `copies`, `answers` with the most common
-        ones and the `coverage` by the size of the vocabulary, of each `further` modality how many rows have it,
-        `columns` that go along with how many values they have, `unknown_tokens`; `advice`: fields for `ume train`,
-        and why.
+        ones and the `coverage` by the size of the vocabulary, of each `further` modality how many rows have it, the
+        `modalities` that some rows have, `columns` that go along with how many values they have, `unknown_tokens`;
+        `advice`: fields for `ume train`, and why.
 
     Raises:
         VQADataError: where no row can be used.
@@ -70,6 +71,7 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
         "pictures": _pictures(shown),
         "answers": _answers(rows),
         "further": _further(rows),
+        "modalities": [kind.name for kind in there(rows)],
         "columns": {name: len(set(map(str, rows[name][:]))) for name in rows.column_names if name not in known},
         "unknown_tokens": unknown_tokens(tokenizer, asked) if tokenizer is not None else None,
     }
