@@ -367,6 +367,11 @@ class Modality(Named):
         found = next((own for own in self.part_classes if own.__name__ == wanted), None)
         return None if found is None else found.from_dict(fields)
 
+    def columns_read(self, part) -> list[str]:
+        """Of what keeps columns apart (`by_name`) those that a fitted part knows, each with what it holds behind a
+        colon (`zip:category`), as `columns` of a table of rows takes them."""
+        return []
+
     @property
     def options(self) -> str:
         """What a processor's call names the arguments that are for this part alone."""

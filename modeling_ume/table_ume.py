@@ -40,6 +40,9 @@ class Table(Modality):
         Setting("table_min_count", int, "Categories of fewer training rows are one, the unknown.", 1),
     )  # fmt: skip
 
+    def columns_read(self, part):
+        return [*(f"{name}:number" for name in part.numbers), *(f"{name}:category" for name in part.categories)]
+
     # ----------------------------------------------------------------------------------------------------- encoders
 
     def follow_part(self, config, part, settings):

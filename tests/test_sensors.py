@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import Namespace
 
 import numpy as np
 import pandas
@@ -18,8 +19,10 @@ from modeling_ume.series_ume import read_series
 from modeling_ume.simple_series_ume import UMECNNSeriesConfig, UMEGRUSeriesConfig, UMELSTMSeriesConfig
 from modeling_ume.simple_tables_ume import UMEFTTransformerConfig, UMETableMLPConfig
 from training_ume.commands import main
+from training_ume.commands.tables import load_table
 from training_ume.data.collator import VQACollator
 from training_ume.data.drives import RATE, beats
+from training_ume.data.json_entries import VQADataError
 from training_ume.data.tables.load import load_rows
 from training_ume.evaluation.load import load_checkpoint
 from training_ume.explain.shapley import explain_dataset
@@ -519,3 +522,19 @@ def test_a_scaler_is_fitted_on_lists_and_tells_what_is_no_series():
     for wrong, said in (([["a"]], "row 0 is no array of numbers"), (np.zeros((2, 2, 2)), r"shape \[2, 2, 2\]")):
         with pytest.raises(ValueError, match=said):
             SeriesScaler.fit([wrong])
+
+
+def test_a_table_that_a_model_is_asked_about_is_read_by_the_columns_that_it_was_trained_on(tmp_path):
+    scaler = TableScaler.fit([{"rooms": 3.0, "city": "Rome"}, {"rooms": 5.0, "city": "Oslo"}])
+    UMEProcessor(table_scaler=scaler, id2label={0: "a", 1: "b"}).save_pretrained(tmp_path / "model")
+    (tmp_path / "own.csv").write_text("city,rooms,owner,label\nRome,2,Ann,a\n7,,Bo,b\n")
+    given = {"data": [str(tmp_path / "own.csv")], "where": [], "model": str(tmp_path / "model")}
+    rows = load_table(Namespace(**given, columns=[]))
+    assert rows["table"][:] == [{"rooms": 2.0, "city": "Rome"}, {"rooms": None, "city": "7"}]
+    assert load_table(Namespace(**given, columns=["table=owner"]))["table"][:] == [{"owner": "Ann"}, {"owner": "Bo"}]
+    given["model"] = str(tmp_path / "none")
+    with pytest.raises(VQADataError, match=r"own\.csv"):
+        load_table(Namespace(**given, columns=[]))
+    (tmp_path / "own.csv").write_text("city,label\nRome,a\n")
+    with pytest.raises(VQADataError, match="has no column 'rooms', which columns gives for 'table'"):
+        load_table(Namespace(**{**given, "model": str(tmp_path / "model")}, columns=[]))

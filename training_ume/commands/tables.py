@@ -36,11 +36,18 @@ def load_table(args: argparse.Namespace, **options) -> Dataset:
 
 
 def table_arguments(args: argparse.Namespace) -> tuple[str | list[str] | None, dict]:
-    """What `load_rows` and `understand` are to be called with."""
+    """What `load_rows` and `understand` are to be called with: columns that a model was trained on are read as they
+    were then, where nothing else is said of them."""
     from configuration_ume.values import pairs
+    from training_ume.data.tables.roles import role_words
+    from training_ume.evaluation.load import columns_read
 
     given = {name: getattr(args, name, None) for name in ("source", "images", "split", "name")}
     columns = {role: column or None for role, column in pairs("columns", args.columns).items()}
+    words = role_words()
+    said = {words.get(role, role) for role in columns}
+    trained = {} if getattr(args, "model", None) is None or given["source"] else columns_read(args.model)
+    columns |= {role: names for role, names in trained.items() if role not in said}
     data = args.data[0] if args.data is not None and len(args.data) == 1 else args.data
     return data, {**given, "columns": columns or None, "where": pairs("where", args.where) or None}
 

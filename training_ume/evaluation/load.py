@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from modeling_ume import TASK_MODELS, UMEForVisualQuestionAnswering, UMEProcessor
 from modeling_ume.modalities_ume import MODALITIES, usual
 from modeling_ume.tasks_ume import DEFAULT_TASK, PROBLEM_TYPES
-from modeling_ume.trust_ume import ForeignCodeError
+from modeling_ume.trust_ume import ForeignCodeError, read_quietly
 from training_ume.records.files import first_line, read_json
 
 ADVICE = "give a folder that `ume train` wrote, or the name of a UME model on the Hub."
@@ -20,6 +20,17 @@ def gives_numbers(name: str) -> bool:
     """Whether the model of a name gives numbers, by its config.json alone; False where there is none to read."""
     problem = PROBLEM_TYPES.get((_config_fields(name) or {}).get("problem_type"))
     return problem is not None and not problem.chooses
+
+
+def columns_read(name: str) -> dict[str, list[str]]:
+    """The columns that the model of a name was trained on, of modalities that keep them apart, by the column of rows
+    that holds them: told by its processor_config.json alone; {} where there is none to read."""
+    fields, found = read_quietly(name, "processor_config.json", {}), {}
+    for kind in MODALITIES.values():
+        if kind.by_name and isinstance(held := fields.get(kind.part), dict):
+            part = kind.part_from_dict(held)
+            found |= {} if part is None else {kind.column: kind.columns_read(part)}
+    return found
 
 
 def reads_others(name: str) -> bool:
