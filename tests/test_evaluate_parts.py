@@ -141,3 +141,12 @@ def test_a_folder_without_a_run_has_no_parts(trained, tmp_path, capsys):
     shutil.copytree(trained / "run", tmp_path / "run", ignore=shutil.ignore_patterns("arguments.json"))
     assert main(["evaluate", str(tmp_path / "run"), "--part", "train"]) == 2
     assert "has no arguments.json" in capsys.readouterr().err
+
+
+def test_rows_of_other_answers_are_said(trained, tmp_path, capsys):
+    own = write(tmp_path / "own.csv", [["0.png", "what is it?", "a circle", "en"], ["1.png", "and it?", "two", "en"]])
+    found = scored(trained, "--data", own, "--images", trained / "pictures")
+    assert "WARNING: None of these rows have an answer that the model can give" in " ".join(found["remarks"])
+    assert "None of these rows" in capsys.readouterr().out
+    own = write(tmp_path / "own.csv", [["0.png", "what is it?", "red", "en"], ["1.png", "and it?", "two", "en"]])
+    assert "can give" not in " ".join(scored(trained, "--data", own, "--images", trained / "pictures")["remarks"])

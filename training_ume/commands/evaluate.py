@@ -29,6 +29,8 @@ from training_ume.report.curves import plot_robustness
 from training_ume.report.subsets import plot_subsets, subsets_table, worth_table
 from training_ume.training.parts import PARTS, data_arguments, describe_trained_on, run_part, trained_on
 
+KNOWN_SHARE = 0.5  # of the rows: with fewer whose answer a model can give, scores are of something else
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("evaluate", __doc__)
@@ -171,9 +173,22 @@ def evaluate(args: argparse.Namespace) -> dict:
         wordnet=args.wordnet,
         may_lack=() if args.part is None and args.data is None else lacked_by_all(dataset),
     )
+    remarks += [sentence] if (sentence := describe_unknown(results)) else []
     results |= {"remarks": remarks} | ({} if found is None else {"trained_on": found})
     results["left_out"] = {why: count for why, count in left_out.items() if count}
     return {**results, "data": {key: value for key, value in vars(args).items() if key not in ("model", "json")}}
+
+
+def describe_unknown(results: dict) -> str | None:
+    """A sentence where most of the rows have another answer than the model can give; None otherwise."""
+    known = (results.get("coverage") or {}).get("questions")
+    if known is None or known >= KNOWN_SHARE:
+        return None
+    few = "None" if known == 0 else f"Only {known:.1%}"
+    return (
+        f"WARNING: {few} of these rows have an answer that the model can give, so the scores say little of it: is "
+        "--columns answer=… the column that it was trained on, and are its answers spelled as they were then?"
+    )
 
 
 def chosen_scores(args: argparse.Namespace, source: str | None, dataset) -> tuple[list[str], list[str], list[str]]:
