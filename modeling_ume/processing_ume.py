@@ -307,6 +307,11 @@ class UMEProcessor(ProcessorMixin):
         given |= {kind.argument: kwargs.pop(kind.argument) for kind in MODALITIES.values() if kind.argument in kwargs}
         here = {kind.argument: kind for kind in MODALITIES.values() if self.reads(kind)}
         given = {argument: values for argument, values in given.items() if values is not None}
+        kinds = MODALITIES.values()
+        called = {name: kind.argument for kind in kinds for name in (kind.column, kind.name, *kind.aliases)}
+        for name in kwargs:
+            if called.get(name) in here:
+                raise ValueError(f"A processor is not given {name}: what it is called here is {called[name]}=….")
         if not given:
             ways = sorted(here)
             more = "both" if len(ways) == 2 else "several of them"

@@ -161,3 +161,9 @@ def test_a_part_whose_code_was_loaded_a_second_time_prepares_the_same(name, monk
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     for loaded in [module for module in sys.modules if module.startswith("copied_ume.")]:
         del sys.modules[loaded]
+
+
+def test_another_name_of_a_modality_is_answered_by_the_one_that_it_has_here():
+    processor = UMEProcessor(image_processor(), id2label=ANSWERS)
+    with pytest.raises(ValueError, match=r"A processor is not given image: what it is called here is images=…\."):
+        processor(image=picture())

@@ -113,3 +113,12 @@ def test_the_proposed_command_names_an_encoder_of_what_rows_have_and_leaves_out_
     assert "Tokens are not counted" not in said
     assert main(["data", str(tmp_path / "own.csv")]) == 0
     assert capsys.readouterr().out.rstrip().endswith("own.csv --audio_model NAME")  # a model joins two or more
+
+
+def test_where_no_row_can_be_used_the_first_reason_is_said_and_no_file_that_is_gone(tmp_path, capsys):
+    (tmp_path / "own.csv").write_text("image,question,answer\nnowhere.png,what?,a\nno.png,who?,b\n")
+    assert main(["data", str(tmp_path / "own.csv")]) == 2
+    said = capsys.readouterr().err
+    assert "No row can be used; the first: " in said
+    assert "nowhere.png" in said
+    assert "skipped.tsv" not in said

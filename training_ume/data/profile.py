@@ -15,6 +15,7 @@ from datasets import Dataset
 from metrics.vqa_accuracy.vqa_accuracy import most_common_answer
 from modeling_ume.modalities_ume import MODALITIES
 from training_ume.data.inputs import there
+from training_ume.data.json_entries import VQADataError
 from training_ume.data.numbers import parse_number
 from training_ume.data.order import words
 from training_ume.data.pictures import copies
@@ -57,6 +58,13 @@ def profile(data: Any, tokenizer=None, **reading: Any) -> dict:
         heard, logger.disabled = logger.disabled, True  # of a log that does not stay
         try:
             rows = load_rows(data, **reading, on_error="skip", skipped_log=log, check_images=True)
+        except VQADataError as error:
+            reasons = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+            first = next((line.split("\t") for line in reasons if not line.startswith("#")), None)
+            if first is None:
+                raise
+            # The log goes with its folder, so its first line is said.
+            raise VQADataError(f"No row can be used; the first: {first[1]}, {first[2]}: {first[-1]}.") from error
         finally:
             logger.disabled = heard
         unusable = _unusable(log)
