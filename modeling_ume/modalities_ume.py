@@ -78,20 +78,3 @@ def usual() -> list[Modality]:
 def prepared() -> list[Modality]:
     """The modalities that a part of the processor prepares."""
     return [kind for kind in MODALITIES.values() if kind.part is not None]
-
-
-def needs_usual(modalities, what: str) -> None:
-    """
-    Raises ValueError for what is made for questions about images, of a model that does not read both.
-
-    Args:
-        modalities: those that the model reads.
-        what: what is asked of it, which begins a sentence.
-    """
-    lacking = [kind.called for kind in usual() if kind.name not in modalities]
-    if lacking:
-        columns = " and ".join(MODALITIES[name].column for name in modalities)
-        raise ValueError(
-            f"{what} takes a question about an image, and this model has no {' or '.join(lacking)} encoder: it reads "
-            f"{columns}. Ask it by `ume ask`, or score it by `ume evaluate`."
-        )

@@ -16,7 +16,7 @@ from transformers.models.clap.configuration_clap import ClapAudioConfig
 from transformers.models.siglip.configuration_siglip import SiglipTextConfig
 from transformers.models.siglip2.configuration_siglip2 import Siglip2TextConfig
 
-from .simple_series_ume import SERIES_ENCODERS
+from .simple_series_ume import SERIES_ENCODERS, init_recurrent
 from .simple_tables_ume import TABLE_ENCODERS
 from .sizes_ume import check_dropout, check_sizes
 
@@ -132,13 +132,7 @@ class _SimpleEncoder(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             init.zeros_(module.bias)
         elif isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters():
-                if name.startswith("weight_ih"):
-                    init.xavier_uniform_(parameter)
-                elif name.startswith("weight_hh"):
-                    init.orthogonal_(parameter)
-                else:
-                    init.zeros_(parameter)
+            init_recurrent(module)
 
 
 class UMELSTMModel(_SimpleEncoder):

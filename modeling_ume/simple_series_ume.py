@@ -110,6 +110,17 @@ def steps_real(mask: Tensor) -> Tensor:
     return there.flip(1).int().cumsum(1).flip(1) > 0
 
 
+def init_recurrent(module: nn.RNNBase) -> None:
+    """Draws the weights of a recurrent network: Glorot's for its inputs, orthogonal ones from state to state."""
+    for name, parameter in module.named_parameters():
+        if name.startswith("weight_ih"):
+            init.xavier_uniform_(parameter)
+        elif name.startswith("weight_hh"):
+            init.orthogonal_(parameter)
+        else:
+            init.zeros_(parameter)
+
+
 class _SeriesEncoder(PreTrainedModel):
     supports_gradient_checkpointing = False
     main_input_name = "series_values"
@@ -124,13 +135,7 @@ class _SeriesEncoder(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters():
-                if name.startswith("weight_ih"):
-                    init.xavier_uniform_(parameter)
-                elif name.startswith("weight_hh"):
-                    init.orthogonal_(parameter)
-                else:
-                    init.zeros_(parameter)
+            init_recurrent(module)
 
     @staticmethod
     def _seen(series_values: Tensor, series_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -131,10 +131,6 @@ def flat_scores(scores: dict) -> dict[str, float]:
     }
 
 
-def score_rows(answers: list[str], rows: Dataset | StreamedQuestions) -> dict[str, float]:
-    return flat_scores(score_answers(answers, rows))
-
-
 def score_names(rows: Dataset | StreamedQuestions) -> list[str]:
     """The names of the scores that answers to these rows get."""
     references, kinds = rows["answers"][:], rows["answer_type"][:]
